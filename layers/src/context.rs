@@ -1,0 +1,280 @@
+//! What the layers learn of a connection and of a request.
+//!
+//! Facts travel with the value, as small named types. A request carries one extension, the
+//! [`RequestContext`], and one [`Arc<Conn>`] in it that all requests of a connection share:
+//! an extension for each fact would cost an allocation each. Every field has one writer.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use http::HeaderValue;
+use smol_str::SmolStr;
+
+use crate::names::HostName;
+
+/// The address of the client as far as we believe it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClientAddr(pub SocketAddr);
+
+impl ClientAddr {
+    /// The address without the port, an IPv4-mapped IPv6 address as IPv4.
+    pub const fn ip(&self) -> IpAddr {
+        self.0.ip().to_canonical()
+    }
+}
+
+/// What the TLS handshake settled. Written by the `tls` layer.
+#[derive(Debug, Clone)]
+pub struct TlsInfo {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// The server name that the client asked for (RFC 6066, section 3).
+    pub sni: Option<HostName>,
+    /// The protocol that ALPN settled, `h2` or `http/1.1` (RFC 7301); `None` when the client offered none.
+    pub alpn: Option<&'static str>,
+    /// The names of the certificate that was served.
+    pub names: CertNames,
+}
+
+/// The names that a certificate covers: exact ones and `*.parent`.
+#[derive(Debug, Clone, Default)]
+pub struct CertNames(pub Arc<[SmolStr]>);
+
+impl CertNames {
+    /// Whether the certificate is good for this host. A wildcard stands for exactly one label (RFC 9525, section 6.3).
+    pub fn cover(&self, host: &HostName) -> bool {
+        self.0.iter().any(|name| match name.strip_prefix("*.") {
+            Some(parent) => host.parent() == Some(parent),
+            None => name == host.as_str(),
+        })
+    }
+}
+
+/// What is known of a connection; every request on it shares one.
+#[derive(Debug)]
+pub struct Conn {
+    /// The address that the client connected to.
+    pub local: SocketAddr,
+    /// The other end of the socket.
+    pub peer: SocketAddr,
+    /// Whom we believe at connection level: the peer, or what PROXY protocol said.
+    pub client: ClientAddr,
+    /// `None` on a plain connection.
+    pub tls: Option<TlsInfo>,
+    /// `client` as a header value, made once and shared by every request that forwards it.
+    pub client_header: HeaderValue,
+}
+
+impl Conn {
+    /// Collects the facts of a connection.
+    pub fn new(local: SocketAddr, peer: SocketAddr, client: ClientAddr, tls: Option<TlsInfo>) -> Self {
+        let client_header =
+            HeaderValue::try_from(client.ip().to_string()).expect("an address is a valid header value");
+        Self { local, peer, client, tls, client_header }
+    }
+
+    /// `https` on a TLS connection, else `http`.
+    pub const fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+}
+
+/// Everything the layers know of one request.
+///
+/// `serve` inserts it; a layer that is used alone inserts an empty one ([`RequestContext::of`]).
+#[derive(Debug, Clone, Default)]
+pub struct RequestContext {
+    /// Written by `serve`; read by access log, normalize, forwarded, allowlist.
+    pub conn: Option<Arc<Conn>>,
+    /// Written by the access log (or whoever stands outermost); read by respond, forward.
+    pub id: Option<RequestId>,
+    /// The client behind trusted proxies. Written by `forwarded`; read by allowlist, access log. `None`: that of the connection.
+    pub client: Option<ClientAddr>,
+    /// Written by normalize; read by hosts, auth, resource metadata, forwarded.
+    pub host: Option<HostName>,
+    /// Written by route; read by the route dispatcher, access log, headers.
+    pub route: Option<RouteMatch>,
+    /// Written by auth; read by allowlist, headers and the control plane.
+    pub principal: Option<Arc<Principal>>,
+    /// Created by the access log, filled in by route, auth, respond and forward. `None` when nobody logs.
+    pub facts: Option<Arc<Facts>>,
+}
+
+impl RequestContext {
+    /// The context of a request, inserted empty when no layer outside has done so.
+    pub fn of(extensions: &mut http::Extensions) -> &mut Self {
+        extensions.get_or_insert_default()
+    }
+
+    /// The client as far as we believe it: behind trusted proxies, else of the connection.
+    pub fn client_addr(&self) -> Option<ClientAddr> {
+        self.client.or_else(|| self.conn.as_ref().map(|conn| conn.client))
+    }
+
+    /// Whether the client's connection to us is encrypted.
+    pub fn is_tls(&self) -> bool {
+        self.conn.as_ref().is_some_and(|conn| conn.tls.is_some())
+    }
+}
+
+/// Our own id of a request: a random prefix per worker and a counter, 32 hexadecimal digits as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestId(pub u64, pub u64);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}{:016x}", self.0, self.1)
+    }
+}
+
+impl RequestId {
+    /// The id as a header value.
+    pub fn to_header(self) -> HeaderValue {
+        HeaderValue::try_from(self.to_string()).expect("hexadecimal digits are a valid header value")
+    }
+}
+
+/// The route that matched.
+#[derive(Debug, Clone)]
+pub struct RouteMatch {
+    /// The route's id, as in configuration and logs.
+    pub id: SmolStr,
+    /// Its place in the host's route table.
+    pub index: usize,
+}
+
+/// Who is calling: what a verified token says, its scopes cut down to what the host's lists give this user now.
+#[derive(Debug, Clone, Default)]
+pub struct Principal {
+    /// `iss`.
+    pub issuer: SmolStr,
+    /// `sub`: for people GitHub's numeric id, for named tokens `service:NAME`.
+    pub subject: SmolStr,
+    /// The login name, for people; equal to `subject` for named tokens.
+    pub username: Option<SmolStr>,
+    /// The e-mail address, if the token has one.
+    pub email: Option<SmolStr>,
+    /// The display name, if the token has one.
+    pub name: Option<SmolStr>,
+    /// Groups or organisations, if the token has any.
+    pub groups: Vec<SmolStr>,
+    /// The scopes that hold on this host.
+    pub scopes: Vec<SmolStr>,
+    /// `client_id` (or `azp`).
+    pub client_id: Option<SmolStr>,
+    /// `aud`.
+    pub audience: Vec<SmolStr>,
+    /// `jti`.
+    pub token_id: Option<SmolStr>,
+    /// `exp`, seconds since 1970.
+    pub expires_at: u64,
+}
+
+impl Principal {
+    /// Whether a scope holds.
+    pub fn has_scope(&self, scope: &str) -> bool {
+        self.scopes.iter().any(|held| held == scope)
+    }
+}
+
+/// What the layers below the access log learned, for its record. Each fact is written once and without a lock.
+///
+/// The outermost layer gives the request away and would never see what inner layers inserted
+/// into it; so it keeps one end of this and puts the other into the [`RequestContext`].
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// By normalize.
+    pub host: OnceLock<HostName>,
+    /// By forwarded: the client behind trusted proxies, where it is another than the connection's.
+    pub client: OnceLock<ClientAddr>,
+    /// By route.
+    pub route: OnceLock<SmolStr>,
+    /// By auth.
+    pub principal: OnceLock<Arc<Principal>>,
+    /// By respond: the code of the rejection that was answered, e.g. `insufficient_scope`.
+    pub code: OnceLock<&'static str>,
+    /// By respond: the internal cause, for the log only.
+    pub cause: OnceLock<String>,
+    /// By forward: the upstream that was asked.
+    pub upstream: OnceLock<SmolStr>,
+    /// By forward, in microseconds plus one: the time from the call until the upstream's response head; 0 is unset.
+    pub upstream_micros: AtomicU64,
+    /// By forward: bytes of the request body that went to the upstream.
+    pub received: AtomicU64,
+}
+
+impl Facts {
+    /// Notes how long the upstream took to send its response head.
+    pub fn set_upstream_time(&self, elapsed: Duration) {
+        let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX - 1);
+        self.upstream_micros.store(micros + 1, Ordering::Relaxed);
+    }
+
+    /// How long the upstream took to send its response head, if it did.
+    pub fn upstream_time(&self) -> Option<Duration> {
+        self.upstream_micros.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_micros)
+    }
+}
+
+/// The bytes that went through a tunnel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TunnelEnd {
+    /// From the client.
+    pub received: u64,
+    /// To the client.
+    pub sent: u64,
+}
+
+/// Put into the extensions of a response that starts a tunnel (101, or 2xx to CONNECT), so that
+/// the access log can write its record when the tunnel ends and not when the empty body does.
+#[derive(Clone, Default)]
+pub struct OnTunnelEnd(Arc<Mutex<Option<Callback>>>);
+
+type Callback = Box<dyn FnOnce(TunnelEnd) + Send>;
+
+impl OnTunnelEnd {
+    /// Sets what is to run when the tunnel ends. Called by the access log.
+    pub fn set(&self, callback: impl FnOnce(TunnelEnd) + Send + 'static) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(callback));
+    }
+
+    /// Runs the callback, once. Called by the tunnel's task.
+    pub fn end(&self, end: TunnelEnd) {
+        let callback = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(callback) = callback {
+            callback(end);
+        }
+    }
+}
+
+impl fmt::Debug for OnTunnelEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnTunnelEnd")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_certificate_covers_one_label() {
+        let names = CertNames(["*.example.com".into(), "example.com".into()].into());
+        for (host, covered) in [
+            ("a.example.com", true),
+            ("example.com", true),
+            ("a.b.example.com", false),
+            ("example.org", false),
+        ] {
+            assert_eq!(names.cover(&host.parse().expect("valid")), covered, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_request_id_is_32_hexadecimal_digits() {
+        assert_eq!(RequestId(1, 255).to_string(), "000000000000000100000000000000ff");
+    }
+}

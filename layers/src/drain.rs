@@ -1,0 +1,1 @@
+//! Stop and kill signals, and the tasks they wait for.

@@ -1,0 +1,1 @@
+//! The `https_redirect` layer.

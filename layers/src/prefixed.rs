@@ -1,0 +1,1 @@
+//! I/O that replays bytes already read.

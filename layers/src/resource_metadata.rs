@@ -1,0 +1,1 @@
+//! The `resource_metadata` layer.

@@ -1,0 +1,14 @@
+//! The control plane of portcullis: the configuration model, the stores, the operations and the
+//! surfaces that read them. Nothing here stands on the path of a proxied request but built-in targets.
+
+pub mod config;
+pub mod logs;
+pub mod store;
+pub mod vault;
+
+#[cfg(feature = "api")]
+pub mod api;
+#[cfg(feature = "control")]
+pub mod control;
+#[cfg(feature = "oauth")]
+pub mod oauth;

@@ -1,0 +1,347 @@
+//! One store, four ideas: documents, items, streams and leases.
+//!
+//! - *Documents* are configuration: JSON values with a version, changed by [`Store::commit`], all or nothing.
+//!   Every commit moves the [`Revision`] and wakes the readers of [`Store::changes`].
+//! - *Items* are bytes with a life time, taken exactly once.
+//! - *Streams* are logs: entries in order of time, with fields and tags, bounded in length and age.
+//! - *Leases* elect one holder among the nodes, with a fencing number that a commit can require.
+//!
+//! A hint of a change carries nothing that anyone depends on: a reader loads the truth after each
+//! wake-up and after each reconnect, so a lost or doubled hint is harmless.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The state of the configuration: which store it is, and how many commits it has seen.
+///
+/// A store that comes back older or empty has another `epoch`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revision {
+    /// A random name that the store got when it was first written to.
+    pub epoch: String,
+    /// The number of commits.
+    pub n: u64,
+}
+
+/// What a document describes. Each kind is a collection of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A public host and what happens there.
+    Proxy,
+    /// A route: a pattern and a target.
+    Route,
+    /// A certificate, without its key.
+    Certificate,
+    /// An upstream registered by name.
+    External,
+    /// A protected resource of the registry.
+    Resource,
+    /// What is known of a named token: never the token.
+    Token,
+    /// A public signing key and its state; the private half is a secret.
+    Key,
+    /// Settings that nodes share: the issuer, log levels.
+    Setting,
+    /// A sealed secret. No operation lists them.
+    Secret,
+}
+
+impl Kind {
+    /// All kinds, in a fixed order.
+    pub const ALL: [Self; 9] = [
+        Self::Proxy,
+        Self::Route,
+        Self::Certificate,
+        Self::External,
+        Self::Resource,
+        Self::Token,
+        Self::Key,
+        Self::Setting,
+        Self::Secret,
+    ];
+
+    /// The name in keys and messages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Proxy => "proxy",
+            Self::Route => "route",
+            Self::Certificate => "certificate",
+            Self::External => "external",
+            Self::Resource => "resource",
+            Self::Token => "token",
+            Self::Key => "key",
+            Self::Setting => "setting",
+            Self::Secret => "secret",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The name of a document.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Key {
+    /// The collection.
+    pub kind: Kind,
+    /// The name in it.
+    pub id: String,
+}
+
+impl Key {
+    /// A key.
+    pub fn new(kind: Kind, id: impl Into<String>) -> Self {
+        Self { kind, id: id.into() }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.kind, self.id)
+    }
+}
+
+/// A JSON value with its version. Versions start at 1 and grow by one with each write of the document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Document {
+    /// Its name.
+    pub key: Key,
+    /// How often it was written.
+    pub version: u64,
+    /// Its content.
+    pub value: Value,
+}
+
+/// What must hold of a document before a write, or the whole commit is a [`Error::Conflict`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// Nothing.
+    Any,
+    /// There is no such document.
+    Absent,
+    /// There is one, of whatever version.
+    Present,
+    /// There is one of exactly this version.
+    Version(u64),
+}
+
+/// One step of a commit.
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// Creates or replaces a document.
+    Put {
+        /// Its name.
+        key: Key,
+        /// Its new content.
+        value: Value,
+        /// The precondition.
+        expect: Expect,
+    },
+    /// Removes a document.
+    Delete {
+        /// Its name.
+        key: Key,
+        /// The precondition.
+        expect: Expect,
+    },
+    /// Changes nothing, but checks a document.
+    Check {
+        /// Its name.
+        key: Key,
+        /// The precondition.
+        expect: Expect,
+    },
+    /// Changes nothing, but requires that a lease is still held under this fencing number.
+    Fence {
+        /// The lease.
+        lease: String,
+        /// The number that [`Store::acquire`] returned.
+        number: u64,
+    },
+}
+
+/// The name of an item: a collection and an id in it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ItemKey {
+    /// The collection, e.g. `setup`.
+    pub kind: &'static str,
+    /// The id.
+    pub id: String,
+}
+
+/// A stream of entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// One entry per request.
+    Requests,
+    /// One entry per call of an operation.
+    Audit,
+    /// The daemon's own diagnostics.
+    Diagnostics,
+    /// Revoked token ids; short-lived.
+    Revocations,
+}
+
+impl Stream {
+    /// The name in keys.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Audit => "audit",
+            Self::Diagnostics => "diagnostics",
+            Self::Revocations => "revocations",
+        }
+    }
+}
+
+/// An entry to append: one JSON object as bytes, and tags to find it by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Milliseconds since 1970.
+    pub time: u64,
+    /// The record, one JSON object.
+    pub record: Bytes,
+    /// Short words by which a range can be narrowed, e.g. `host:app.example.com`. May be empty.
+    pub tags: Vec<String>,
+}
+
+/// An entry as it was read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logged {
+    /// Its place: ids of a stream grow in the order of appending and compare as (time, sequence).
+    pub id: EntryId,
+    /// The record.
+    pub record: Bytes,
+}
+
+/// The place of an entry in a stream: milliseconds since 1970 and a sequence number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct EntryId {
+    /// Milliseconds since 1970.
+    pub time: u64,
+    /// Tells entries of one millisecond apart.
+    pub sequence: u64,
+}
+
+/// How much of a stream is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// At most about this many entries.
+    pub entries: usize,
+    /// None older than this.
+    pub age: Duration,
+}
+
+/// Which part of a stream to read.
+#[derive(Debug, Clone)]
+pub struct Range {
+    /// Only entries behind (forward) or before (backward) this one.
+    pub after: Option<EntryId>,
+    /// The earliest time, milliseconds since 1970, inclusive.
+    pub since: u64,
+    /// The latest time, inclusive.
+    pub until: u64,
+    /// Only entries with this tag.
+    pub tag: Option<String>,
+    /// Newest first?
+    pub newest_first: bool,
+    /// At most this many.
+    pub limit: usize,
+}
+
+/// A held lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// Grows with each new holder, never repeats: what [`Write::Fence`] checks.
+    pub number: u64,
+}
+
+/// Why the store refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A precondition of a commit failed; nothing was written.
+    #[error("{key} is not in the state that the change expects")]
+    Conflict {
+        /// The document whose precondition failed.
+        key: Key,
+    },
+    /// A fencing number is out of date; nothing was written.
+    #[error("lease {lease:?} is no longer held")]
+    Fenced {
+        /// The lease.
+        lease: String,
+    },
+    /// The store can't be reached, or did not answer in time. A write may or may not have happened.
+    #[error("the store is not available")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The store holds something that it should not.
+    #[error("the store holds bad data at {place}")]
+    Corrupt {
+        /// Where.
+        place: String,
+        /// What is wrong.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// The result of a store's operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Where configuration and logs live. Used as `Arc<dyn Store>`; proxied requests never wait for it.
+#[async_trait]
+pub trait Store: Send + Sync + fmt::Debug + 'static {
+    /// All documents at one revision, one consistent view.
+    async fn load(&self) -> Result<(Revision, Vec<Document>)>;
+
+    /// All documents of a kind, by id.
+    async fn list(&self, kind: Kind) -> Result<Vec<Document>>;
+
+    /// One document.
+    async fn get(&self, key: &Key) -> Result<Option<Document>>;
+
+    /// All writes or none. A commit that writes nothing (only checks) does not move the revision.
+    async fn commit(&self, writes: Vec<Write>) -> Result<Revision>;
+
+    /// Hints that something changed after `since`, at least once, newest revision only. The stream
+    /// survives lost connections: it reconnects with back-off and then hints once, in case something
+    /// was missed. It ends when the store is dropped.
+    fn changes(&self, since: Revision) -> BoxStream<'static, Revision>;
+
+    /// Stores an item for `ttl`, replacing what was there.
+    async fn put_item(&self, key: &ItemKey, value: &[u8], ttl: Duration) -> Result<()>;
+
+    /// Reads an item.
+    async fn get_item(&self, key: &ItemKey) -> Result<Option<Vec<u8>>>;
+
+    /// Reads and deletes an item: exactly one caller gets it.
+    async fn take_item(&self, key: &ItemKey) -> Result<Option<Vec<u8>>>;
+
+    /// Appends entries in order and trims the stream.
+    async fn append(&self, stream: Stream, entries: Vec<Entry>, keep: Keep) -> Result<()>;
+
+    /// Reads a part of a stream.
+    async fn range(&self, stream: Stream, range: &Range) -> Result<Vec<Logged>>;
+
+    /// Removes all entries of a stream; returns how many.
+    async fn clear(&self, stream: Stream) -> Result<u64>;
+
+    /// Takes a lease, or renews it for the same holder. `None` while another one holds it.
+    async fn acquire(&self, lease: &str, holder: &str, ttl: Duration) -> Result<Option<Lease>>;
+
+    /// Gives a lease back, if this holder has it.
+    async fn release(&self, lease: &str, holder: &str) -> Result<()>;
+
+    /// Whether the store answers now.
+    async fn ping(&self) -> Result<()>;
+}
