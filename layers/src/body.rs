@@ -4,12 +4,16 @@ use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tower_service::Service;
+
+use crate::rejection::Rejection;
 
 /// The error that every layer between `respond` and the leaf speaks.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -19,6 +23,49 @@ pub type Request = http::Request<Body>;
 
 /// A response inside the stacks.
 pub type Response = http::Response<Body>;
+
+/// The client's body failed, not the upstream: the answer is 4xx, and never 502.
+///
+/// `serve` makes these the errors of every request body. A client library wraps the errors of the
+/// bodies that it sends, so look for them with [`find`](Self::find).
+#[derive(Debug, thiserror::Error)]
+pub enum RequestBodyError {
+    /// It broke its framing, or ended early.
+    #[error("the request body is malformed or ended early")]
+    Malformed(#[source] BoxError),
+    /// It is larger than the limit, or says that it will be.
+    #[error("the request body is larger than {limit} bytes")]
+    TooLarge {
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// The client was waited for too long.
+    #[error("the request body made no progress for {0:?}")]
+    Stalled(Duration),
+}
+
+impl RequestBodyError {
+    /// The error of the client's body behind an error, if that was the cause.
+    pub fn find<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
+        std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
+    }
+
+    /// What it means to the client.
+    pub fn rejection(&self) -> Rejection {
+        let (status, code) = match self {
+            Self::Malformed(_) => (StatusCode::BAD_REQUEST, "bad_request_body"),
+            Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "request_body_too_large"),
+            Self::Stalled(_) => (StatusCode::REQUEST_TIMEOUT, "request_body_timeout"),
+        };
+        Rejection::new(status, code, self.to_string())
+    }
+}
+
+impl From<RequestBodyError> for Rejection {
+    fn from(error: RequestBodyError) -> Self {
+        error.rejection().with_source(error)
+    }
+}
 
 type DynBody = dyn http_body::Body<Data = Bytes, Error = BoxError> + Send;
 
@@ -143,6 +190,18 @@ trait Erased: Send + Sync {
 
 struct Concrete<S>(S);
 
+struct Function<F>(F);
+
+impl<F, Fut> Erased for Function<F>
+where
+    F: Fn(Request) -> Fut + Send + Sync,
+    Fut: Future<Output = Result<Response, BoxError>> + Send + 'static,
+{
+    fn call(&self, request: Request) -> BoxFuture<Result<Response, BoxError>> {
+        Box::pin((self.0)(request))
+    }
+}
+
 impl<S> Erased for Concrete<S>
 where
     S: Service<Request, Response = Response> + Clone + Send + Sync + 'static,
@@ -150,12 +209,66 @@ where
     S::Future: Send,
 {
     fn call(&self, request: Request) -> BoxFuture<Result<Response, BoxError>> {
-        let mut service = self.0.clone();
-        Box::pin(async move {
-            poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
-            service.call(request).await.map_err(Into::into)
-        })
+        match Ready::of(self.0.clone()) {
+            // The usual case: the box holds neither the request nor the stack.
+            Ready::Now(mut service) => {
+                let future = service.call(request);
+                Box::pin(async { future.await.map_err(Into::into) })
+            }
+            Ready::Later(service) => called_when_ready(service, request),
+            Ready::Never(error) => Box::pin(std::future::ready(Err(error))),
+        }
     }
+}
+
+struct Flat<S>(S);
+
+impl<S> Erased for Flat<S>
+where
+    S: Service<Request, Response = Response> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Into<BoxFuture<Result<Response, BoxError>>> + Send,
+{
+    fn call(&self, request: Request) -> BoxFuture<Result<Response, BoxError>> {
+        match Ready::of(self.0.clone()) {
+            Ready::Now(mut service) => service.call(request).into(),
+            Ready::Later(mut service) => Box::pin(async move {
+                poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
+                service.call(request).into().await
+            }),
+            Ready::Never(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+}
+
+/// What a service says of itself before its first call.
+enum Ready<S> {
+    Now(S),
+    Later(S),
+    Never(BoxError),
+}
+
+impl<S: Service<Request, Error: Into<BoxError>>> Ready<S> {
+    fn of(mut service: S) -> Self {
+        // Nobody is woken by this: a service that is not ready is asked again in the future.
+        match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Self::Now(service),
+            Poll::Ready(Err(error)) => Self::Never(error.into()),
+            Poll::Pending => Self::Later(service),
+        }
+    }
+}
+
+fn called_when_ready<S>(mut service: S, request: Request) -> BoxFuture<Result<Response, BoxError>>
+where
+    S: Service<Request, Response = Response> + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+{
+    Box::pin(async move {
+        poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
+        service.call(request).await.map_err(Into::into)
+    })
 }
 
 impl HttpService {
@@ -167,6 +280,26 @@ impl HttpService {
         S::Future: Send,
     {
         Self(Arc::new(Concrete(service)))
+    }
+
+    /// Boxes a stack whose future is a box already, alone or behind a [`Gate`](crate::future::Gate): it needs no second one.
+    pub fn flat<S>(service: S) -> Self
+    where
+        S: Service<Request, Response = Response> + Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Into<BoxFuture<Result<Response, BoxError>>> + Send,
+    {
+        Self(Arc::new(Flat(service)))
+    }
+
+    /// Boxes a function that answers requests: one allocation for a call, where a service whose
+    /// future is boxed already would cost two.
+    pub fn from_fn<F, Fut>(answer: F) -> Self
+    where
+        F: Fn(Request) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Response, BoxError>> + Send + 'static,
+    {
+        Self(Arc::new(Function(answer)))
     }
 
     /// Calls the stack; no clone and no readiness needed from the caller.
@@ -192,5 +325,22 @@ impl Service<Request> for HttpService {
 impl fmt::Debug for HttpService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("HttpService")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("wrapped")]
+    struct Wrapped(#[source] BoxError);
+
+    #[test]
+    fn the_fault_of_the_client_is_found_behind_other_errors() {
+        let error = Wrapped(Box::new(Wrapped(Box::new(RequestBodyError::TooLarge { limit: 5 }))));
+        let found = RequestBodyError::find(&error).map(RequestBodyError::rejection);
+        assert_eq!(found.map(|rejection| rejection.status()), Some(StatusCode::PAYLOAD_TOO_LARGE));
+        assert!(RequestBodyError::find(&Wrapped("other".into())).is_none());
     }
 }

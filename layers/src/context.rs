@@ -4,12 +4,14 @@
 //! [`RequestContext`], and one [`Arc<Conn>`] in it that all requests of a connection share:
 //! an extension for each fact would cost an allocation each. Every field has one writer.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use http::HeaderValue;
 use smol_str::SmolStr;
 
@@ -91,14 +93,20 @@ pub struct RequestContext {
     pub conn: Option<Arc<Conn>>,
     /// Written by the access log (or whoever stands outermost); read by respond, forward.
     pub id: Option<RequestId>,
-    /// The client behind trusted proxies. Written by `forwarded`; read by allowlist, access log. `None`: that of the connection.
+    /// The client behind trusted proxies. Written by normalize; read by forwarded, allowlist, access log. `None`: that of the connection.
     pub client: Option<ClientAddr>,
+    /// The scheme that a trusted proxy says the client used, `http` or `https`. Written by normalize;
+    /// read by https redirect, forwarded. `None`: that of the connection.
+    pub scheme: Option<&'static str>,
     /// Written by normalize; read by hosts, auth, resource metadata, forwarded.
     pub host: Option<HostName>,
     /// Written by route; read by the route dispatcher, access log, headers.
     pub route: Option<RouteMatch>,
     /// Written by auth; read by allowlist, headers and the control plane.
     pub principal: Option<Arc<Principal>>,
+    /// Whether anybody may make this request: an excepted path, or a host that only takes note of who calls.
+    /// Written by auth; read by allowlist, which then looks at networks only.
+    pub open: bool,
     /// Created by the access log, filled in by route, auth, respond and forward. `None` when nobody logs.
     pub facts: Option<Arc<Facts>>,
 }
@@ -109,14 +117,72 @@ impl RequestContext {
         extensions.get_or_insert_default()
     }
 
+    /// The context of a new request on a connection, in extensions that an earlier request has left, where there are any.
+    pub fn begin(conn: &Arc<Conn>, extensions: &mut http::Extensions) {
+        if extensions.is_empty()
+            && let Some(left) = LEFT.with_borrow_mut(Vec::pop)
+        {
+            *extensions = left;
+        }
+        Self::of(extensions).conn = Some(Arc::clone(conn));
+    }
+
     /// The client as far as we believe it: behind trusted proxies, else of the connection.
     pub fn client_addr(&self) -> Option<ClientAddr> {
         self.client.or_else(|| self.conn.as_ref().map(|conn| conn.client))
     }
 
+    /// The scheme that the client used: by a trusted proxy's word, else that of the connection to us.
+    pub fn scheme(&self) -> &'static str {
+        self.scheme.unwrap_or_else(|| self.conn.as_ref().map_or("http", |conn| conn.scheme()))
+    }
+
     /// Whether the client's connection to us is encrypted.
     pub fn is_tls(&self) -> bool {
         self.conn.as_ref().is_some_and(|conn| conn.tls.is_some())
+    }
+}
+
+/// How many extensions a thread keeps for further requests.
+const LEFT_AT_MOST: usize = 64;
+
+thread_local! {
+    static LEFT: RefCell<Vec<http::Extensions>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The extensions of a request that is over: three allocations that the next one on this thread need not make again.
+#[derive(Debug, Default)]
+pub struct Leaving(http::Extensions);
+
+impl Leaving {
+    /// Takes them; they are put aside when this is dropped.
+    pub const fn new(extensions: http::Extensions) -> Self {
+        Self(extensions)
+    }
+
+    /// The context of the request.
+    pub fn context(&mut self) -> &mut RequestContext {
+        RequestContext::of(&mut self.0)
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        // Anything else in there would become a fact of another request.
+        if self.0.len() == 1
+            && let Some(context) = self.0.get_mut::<RequestContext>()
+        {
+            *context = RequestContext::default();
+            let extensions = std::mem::take(&mut self.0);
+            // A thread that ends has no list any more, and needs none.
+            let _ended = LEFT.try_with(|left| {
+                if let Ok(mut left) = left.try_borrow_mut()
+                    && left.len() < LEFT_AT_MOST
+                {
+                    left.push(extensions);
+                }
+            });
+        }
     }
 }
 
@@ -133,9 +199,40 @@ impl fmt::Display for RequestId {
 impl RequestId {
     /// The id as a header value.
     pub fn to_header(self) -> HeaderValue {
-        HeaderValue::try_from(self.to_string()).expect("hexadecimal digits are a valid header value")
+        // Pieces of one block: every request has two of them, and each alone would be an allocation.
+        let text = BLOCK.with_borrow_mut(|block| {
+            if block.capacity() < ID_LENGTH {
+                block.reserve(IDS_OF_A_BLOCK * ID_LENGTH);
+            }
+            block.extend_from_slice(&self.digits());
+            block.split().freeze()
+        });
+        HeaderValue::from_maybe_shared(text).expect("hexadecimal digits are a valid header value")
+    }
+
+    /// The id as text, without the formatting machinery.
+    pub fn digits(self) -> [u8; ID_LENGTH] {
+        let mut text = [0; ID_LENGTH];
+        let bytes = self.0.to_be_bytes().into_iter().chain(self.1.to_be_bytes());
+        for (digits, byte) in text.chunks_exact_mut(2).zip(bytes) {
+            digits[0] = HEX[usize::from(byte >> 4)];
+            digits[1] = HEX[usize::from(byte & 15)];
+        }
+        text
     }
 }
+
+/// The length of a request id as text.
+pub const ID_LENGTH: usize = 32;
+
+/// A header that is kept for long keeps its block, which therefore is small.
+const IDS_OF_A_BLOCK: usize = 64;
+
+thread_local! {
+    static BLOCK: RefCell<BytesMut> = RefCell::default();
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// The route that matched.
 #[derive(Debug, Clone)]
@@ -151,6 +248,8 @@ pub struct RouteMatch {
 pub struct Principal {
     /// `iss`.
     pub issuer: SmolStr,
+    /// Whether the issuer is another one than the deployment's own: plain names on lists don't mean its users.
+    pub foreign: bool,
     /// `sub`: for people GitHub's numeric id, for named tokens `service:NAME`.
     pub subject: SmolStr,
     /// The login name, for people; equal to `subject` for named tokens.
@@ -188,7 +287,7 @@ impl Principal {
 pub struct Facts {
     /// By normalize.
     pub host: OnceLock<HostName>,
-    /// By forwarded: the client behind trusted proxies, where it is another than the connection's.
+    /// By normalize: the client behind trusted proxies, where it is another than the connection's.
     pub client: OnceLock<ClientAddr>,
     /// By route.
     pub route: OnceLock<SmolStr>,
@@ -274,7 +373,32 @@ mod tests {
     }
 
     #[test]
+    fn what_a_request_leaves_behind_holds_nothing_of_it() {
+        let address = "192.0.2.1:1".parse().expect("valid");
+        let conn = Arc::new(Conn::new(address, address, ClientAddr(address), None));
+        let mut extensions = http::Extensions::new();
+        let context = RequestContext::of(&mut extensions);
+        context.principal = Some(Arc::default());
+        context.open = true;
+        drop(Leaving::new(extensions));
+        let mut next = http::Extensions::new();
+        RequestContext::begin(&conn, &mut next);
+        assert_eq!(next.len(), 1);
+        let context = RequestContext::of(&mut next);
+        assert!(context.principal.is_none() && !context.open && context.conn.is_some());
+
+        // What anybody else has put there goes away with the request.
+        next.insert("a fact of this request");
+        drop(Leaving::new(next));
+        let mut third = http::Extensions::new();
+        RequestContext::begin(&conn, &mut third);
+        assert!(third.get::<&str>().is_none() && third.len() == 1);
+    }
+
+    #[test]
     fn a_request_id_is_32_hexadecimal_digits() {
-        assert_eq!(RequestId(1, 255).to_string(), "000000000000000100000000000000ff");
+        let id = RequestId(1, 255);
+        assert_eq!(id.to_string(), "000000000000000100000000000000ff");
+        assert_eq!(id.to_header(), id.to_string().as_str());
     }
 }

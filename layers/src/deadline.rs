@@ -149,6 +149,11 @@ impl Deadline {
         }
     }
 
+    /// Whether the deadline is armed, passed or not.
+    pub const fn is_armed(&self) -> bool {
+        self.slot.is_some()
+    }
+
     /// Ready when the deadline has passed; otherwise the task is woken when it does.
     pub fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(slot) = self.slot else { return Poll::Pending };

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-use crate::body::BoxError;
+use crate::body::{BoxError, BoxFuture, Response};
 
 pin_project! {
     /// Either the inner service's future or an error that is ready.
@@ -34,6 +34,21 @@ impl<F> Gate<F> {
     /// The request was refused here.
     pub fn refuse(error: impl Into<BoxError>) -> Self {
         Self { state: State::Refuse { error: Some(error.into()) } }
+    }
+}
+
+impl<F> From<Gate<F>> for BoxFuture<Result<Response, BoxError>>
+where
+    F: Into<Self>,
+{
+    /// A boxed future behind any number of gates, without another box.
+    fn from(gate: Gate<F>) -> Self {
+        match gate.state {
+            State::Pass { future } => future.into(),
+            State::Refuse { error } => {
+                Box::pin(std::future::ready(Err(error.expect("the future was not polled yet"))))
+            }
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
-#![warn(missing_docs)]
+#![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod accept;
 #[cfg(feature = "access-log")]
@@ -9,6 +10,8 @@ pub mod allowlist;
 #[cfg(feature = "auth")]
 pub mod auth;
 pub mod body;
+#[cfg(feature = "body-limit")]
+pub mod body_limit;
 pub mod context;
 pub mod deadline;
 pub mod drain;
@@ -17,6 +20,8 @@ pub mod forward;
 #[cfg(feature = "forwarded")]
 pub mod forwarded;
 pub mod future;
+pub mod glob;
+pub mod header_prefix;
 #[cfg(feature = "headers")]
 pub mod headers;
 #[cfg(feature = "hosts")]
@@ -43,9 +48,12 @@ pub mod serve;
 pub mod strict;
 #[cfg(feature = "tls")]
 pub mod tls;
+pub mod trailers;
+pub mod users;
 
 pub use accept::Accepted;
 pub use body::{Body, BoxError, HttpService, Request, Response};
 pub use context::{ClientAddr, Conn, Facts, Principal, RequestContext, RequestId, RouteMatch, TlsInfo};
+pub use header_prefix::HeaderPrefix;
 pub use names::HostName;
 pub use rejection::Rejection;

@@ -27,6 +27,19 @@ impl Rejection {
         Self { status, code, detail: detail.into(), headers: HeaderMap::new(), source: None }
     }
 
+    /// What an error means: a rejection is itself, anything else is our fault and its text stays inside.
+    pub fn of(error: impl Into<BoxError>) -> Self {
+        match error.into().downcast::<Self>() {
+            Ok(rejection) => *rejection,
+            Err(unknown) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal_error",
+                "The gateway failed to answer this request.",
+            )
+            .with_source(unknown),
+        }
+    }
+
     /// Adds a header to the answer.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {

@@ -1,1 +1,305 @@
-//! The `auth` layer.
+//! Lets a request through when it carries a good OAuth access token (RFC 6750, RFC 9068).
+//!
+//! The token comes from the `Authorization` header and is judged in memory by a [`Verify`]; a
+//! [`Policy`] says whom it must have been made for and which scopes the request needs. A refusal
+//! is a [`Rejection`] with the `WWW-Authenticate` of RFC 6750 and RFC 9728. The principal of a good
+//! token goes into the [`RequestContext`], its scopes cut down to what the host's lists give it.
+//!
+//! It does not fetch keys, does not write identity headers, does not remove `Authorization`, and
+//! does not know who may use the host: that is `allowlist`, which stands inside. `OPTIONS` is a
+//! method like any other, so an answer to CORS preflights must stand outside.
+//!
+//! Where it stands: inside `normalize` (excepted paths are compared with the path as it is) and
+//! `route`, outside `allowlist` and `headers`, and somewhere inside `respond`, which writes the refusal.
+//!
+//! A request with several `Authorization` headers is refused with 400 in every mode, because the
+//! upstream could read another one than we do. An excepted path is not looked at, not even for a token,
+//! unless [`Policy::notes`] says so.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use portcullis_layers::auth::{Audience, AuthLayer, Challenge, Policy, TokenError, Verified, Verify};
+//! use portcullis_layers::{Body, Principal, Rejection, RequestContext};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! // Stands for `JwtVerifier`: one token is good.
+//! struct OnlySecret;
+//!
+//! impl Verify for OnlySecret {
+//!     fn verify(&self, token: &str) -> Result<Arc<Verified>, TokenError> {
+//!         if token != "secret" {
+//!             return Err(TokenError::Signature);
+//!         }
+//!         let principal = Principal {
+//!             username: Some("alice".into()),
+//!             audience: vec!["https://app.example".into()],
+//!             expires_at: u64::MAX,
+//!             ..Principal::default()
+//!         };
+//!         Ok(Arc::new(Verified::new(principal, 0)))
+//!     }
+//! }
+//!
+//! # tokio_test::block_on(async {
+//! let policy = Policy::new([Audience::new("https://app.example")], Challenge::new("app"));
+//! let service = ServiceBuilder::new().layer(AuthLayer::new(OnlySecret, policy)).service(service_fn(
+//!     async |mut request: http::Request<Body>| {
+//!         let principal = RequestContext::of(request.extensions_mut()).principal.clone();
+//!         Ok::<_, Rejection>(http::Response::new(principal.and_then(|p| p.username.clone())))
+//!     },
+//! ));
+//!
+//! let request = http::Request::get("/").header("authorization", "Bearer secret").body(Body::empty())?;
+//! assert_eq!(service.clone().oneshot(request).await?.body().as_deref(), Some("alice"));
+//!
+//! let refusal = service.oneshot(http::Request::get("/").body(Body::empty())?).await.expect_err("no token");
+//! let refusal = refusal.downcast::<Rejection>().expect("refusals are rejections");
+//! assert_eq!(refusal.headers()["www-authenticate"], "Bearer realm=\"app\"");
+//! # Ok::<_, portcullis_layers::BoxError>(())
+//! # }).expect("served");
+//! ```
+
+mod bearer;
+mod cache;
+mod challenge;
+mod claims;
+mod jwt;
+mod keys;
+mod paths;
+mod policy;
+mod revoked;
+mod scopes;
+mod token;
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::header::{CACHE_CONTROL, LOCATION, WWW_AUTHENTICATE};
+use http::{HeaderValue, StatusCode};
+use tower_layer::Layer;
+use tower_service::Service;
+
+pub use challenge::{Challenge, InvalidParam};
+pub use jwt::{Issuer, JwtVerifier};
+pub use keys::{Algorithm, JwksError, KeySet, Keys};
+pub use paths::{InvalidPattern, Matcher, PathPattern};
+pub use policy::{Login, Mode, Policy, ScopeRule};
+pub use revoked::Revoked;
+pub use scopes::{ADMIN, Grants, MCP, USER, effective};
+pub use token::{Audience, TokenError, Verified, Verify};
+
+use crate::body::BoxError;
+use crate::context::{Principal, RequestContext};
+use crate::future::Gate;
+use crate::rejection::Rejection;
+
+/// Adds [`Auth`] to a stack.
+#[derive(Debug)]
+pub struct AuthLayer<V> {
+    shared: Arc<Shared<V>>,
+}
+
+#[derive(Debug)]
+struct Shared<V> {
+    verifier: V,
+    policy: Policy,
+}
+
+impl<V> AuthLayer<V> {
+    /// Judges tokens with this verifier by this policy.
+    pub fn new(verifier: V, policy: Policy) -> Self {
+        Self { shared: Arc::new(Shared { verifier, policy }) }
+    }
+}
+
+impl<V> Clone for AuthLayer<V> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<S, V> Layer<S> for AuthLayer<V> {
+    type Service = Auth<S, V>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Auth { inner, shared: Arc::clone(&self.shared) }
+    }
+}
+
+/// Lets requests with a good access token through.
+#[derive(Debug)]
+pub struct Auth<S, V> {
+    inner: S,
+    shared: Arc<Shared<V>>,
+}
+
+impl<S: Clone, V> Clone for Auth<S, V> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<S, V, B, R> Service<http::Request<B>> for Auth<S, V>
+where
+    S: Service<http::Request<B>, Response = http::Response<R>>,
+    S::Error: Into<BoxError>,
+    V: Verify,
+{
+    type Response = http::Response<R>;
+    type Error = BoxError;
+    type Future = Gate<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
+        let open = self.shared.is_open(&request);
+        match self.shared.decide(&request) {
+            Ok(principal) => {
+                let context = RequestContext::of(request.extensions_mut());
+                context.open = open;
+                if let Some(principal) = principal {
+                    if let Some(facts) = &context.facts {
+                        // The first writer wins: a request meets this layer once.
+                        let _ = facts.principal.set(Arc::clone(&principal));
+                    }
+                    context.principal = Some(principal);
+                }
+                Gate::pass(self.inner.call(request))
+            }
+            Err(error) => {
+                if let AuthError::Scope { principal, .. } = &error
+                    && let Some(facts) = &RequestContext::of(request.extensions_mut()).facts
+                {
+                    let _ = facts.principal.set(Arc::clone(principal));
+                }
+                Gate::refuse(Rejection::from(error))
+            }
+        }
+    }
+}
+
+impl<V: Verify> Shared<V> {
+    /// Whether anybody may make this request.
+    fn is_open<B>(&self, request: &http::Request<B>) -> bool {
+        self.policy.mode == Mode::Pass || self.policy.excepts(request.method(), request.uri().path())
+    }
+
+    /// Whose request it is; `None` where nobody needs to know.
+    fn decide<B>(&self, request: &http::Request<B>) -> Result<Option<Arc<Principal>>, AuthError> {
+        let policy = &self.policy;
+        let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
+        if policy.excepts(method, path) {
+            let token = if policy.notes { bearer::token(headers).ok().flatten() } else { None };
+            return Ok(
+                token.and_then(|token| self.verifier.verify(token).and_then(|one| policy.admit(&one)).ok())
+            );
+        }
+        let pass = policy.mode == Mode::Pass;
+        let Ok(token) = bearer::token(headers) else {
+            let description = "The request has more than one Authorization header";
+            let challenge = policy.challenge.with_error("invalid_request", description, "");
+            return Err(AuthError::Repeated { challenge });
+        };
+        let Some(token) = token else {
+            if pass {
+                return Ok(None);
+            }
+            if let Some(location) = policy.login_for(method, request.uri(), headers) {
+                return Err(AuthError::Login { location });
+            }
+            let challenge = policy.challenge.without_error(&policy.required(method, path));
+            return Err(AuthError::Missing { challenge });
+        };
+        let principal = match self.verifier.verify(token).and_then(|verified| policy.admit(&verified)) {
+            Ok(principal) => principal,
+            Err(_) if pass => return Ok(None),
+            Err(cause) => {
+                let required = policy.required(method, path);
+                let challenge = policy.challenge.with_error("invalid_token", cause.description(), &required);
+                return Err(AuthError::Refused { cause, challenge });
+            }
+        };
+        if pass || policy.satisfied(&principal, method, path) {
+            return Ok(Some(principal));
+        }
+        let required = policy.required(method, path);
+        let challenge = policy.challenge.insufficient_scope(&required);
+        Err(AuthError::Scope { required, principal, challenge })
+    }
+}
+
+/// Why a request was refused, with the challenge for it.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// No access token was sent.
+    #[error("no access token was sent")]
+    Missing {
+        /// The value of `WWW-Authenticate`.
+        challenge: HeaderValue,
+    },
+    /// More than one `Authorization` header was sent.
+    #[error("more than one authorization header was sent")]
+    Repeated {
+        /// The value of `WWW-Authenticate`.
+        challenge: HeaderValue,
+    },
+    /// The token is no good, or none for this resource.
+    #[error("the access token was refused")]
+    Refused {
+        /// Why.
+        #[source]
+        cause: TokenError,
+        /// The value of `WWW-Authenticate`.
+        challenge: HeaderValue,
+    },
+    /// The token lacks a scope that the request needs.
+    #[error("the access token lacks one of the scopes {required:?}")]
+    Scope {
+        /// All scopes that the request needs.
+        required: String,
+        /// Who sent it.
+        principal: Arc<Principal>,
+        /// The value of `WWW-Authenticate`.
+        challenge: HeaderValue,
+    },
+    /// The browser is sent to the login page.
+    #[error("login is needed")]
+    Login {
+        /// The page, with the address to come back to.
+        location: HeaderValue,
+    },
+}
+
+impl From<AuthError> for Rejection {
+    fn from(error: AuthError) -> Self {
+        let (status, code, detail, challenge) = match &error {
+            AuthError::Missing { challenge } => {
+                (StatusCode::UNAUTHORIZED, "token_required", "An access token is required", challenge)
+            }
+            AuthError::Repeated { challenge } => (
+                StatusCode::BAD_REQUEST,
+                "invalid_request",
+                "The request has more than one Authorization header",
+                challenge,
+            ),
+            AuthError::Refused { cause, challenge } => {
+                (StatusCode::UNAUTHORIZED, "invalid_token", cause.description(), challenge)
+            }
+            AuthError::Scope { challenge, .. } => {
+                (StatusCode::FORBIDDEN, "insufficient_scope", "The access token lacks a scope", challenge)
+            }
+            AuthError::Login { location } => {
+                return Self::new(StatusCode::FOUND, "login_required", "Login is required")
+                    .with_header(LOCATION, location.clone())
+                    .with_header(CACHE_CONTROL, HeaderValue::from_static("no-store"))
+                    .with_source(error);
+            }
+        };
+        Self::new(status, code, detail).with_header(WWW_AUTHENTICATE, challenge.clone()).with_source(error)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,307 @@
+//! The bodies of an exchange: the client's on its way up, the upstream's on its way down.
+//!
+//! Frames flow as they are asked for; nothing is gathered.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::body::{Body, BoxError};
+use crate::context::Facts;
+use crate::deadline::{Deadline, Ticker};
+use crate::trailers;
+
+use super::ForwardError;
+use super::lease::Lease;
+use super::live::Registration;
+
+/// What becomes of a request's body, seen from the request: hyper's driver holds the body itself.
+#[derive(Debug, Default)]
+pub(super) struct Upload {
+    moved: AtomicU64,
+    waiting: AtomicBool,
+    done: AtomicBool,
+    stopped: AtomicBool,
+    driver: AtomicWaker,
+    failure: Mutex<Option<ForwardError>>,
+}
+
+impl Upload {
+    /// Bytes that went up so far.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+
+    /// Whether the upstream is ready for more and the client has not sent it.
+    pub(super) fn waits_for_client(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Whether the whole body went up.
+    pub(super) fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
+
+    /// Ends the body with an error: nobody wants the rest of it.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.driver.wake();
+    }
+
+    /// Why the client's body failed, if it did. The first caller gets it.
+    pub(super) fn take_failure(&self) -> Option<ForwardError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn fail(&self, error: ForwardError) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+}
+
+/// The error that ends a request's body towards the upstream; hyper then drops the connection
+/// (HTTP/2: resets the stream), so that half a request is never taken for a whole one.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the request body was given up")]
+struct Aborted;
+
+/// The body of a request on its way to the upstream.
+pub(super) enum RequestBody {
+    /// No body; may be sent again.
+    Empty,
+    Upload(Box<Uploading>),
+}
+
+pub(super) struct Uploading {
+    body: Body,
+    upload: Arc<Upload>,
+    facts: Option<Arc<Facts>>,
+    idle: Option<Duration>,
+    deadline: Deadline,
+}
+
+impl RequestBody {
+    pub(super) fn new(
+        body: Body,
+        facts: Option<&Arc<Facts>>,
+        idle: Option<Duration>,
+        ticker: &Ticker,
+    ) -> (Self, Option<Arc<Upload>>) {
+        if body.is_end_stream() {
+            return (Self::Empty, None);
+        }
+        let upload = Arc::new(Upload::default());
+        let uploading = Uploading {
+            body,
+            upload: Arc::clone(&upload),
+            facts: facts.cloned(),
+            idle,
+            deadline: ticker.deadline(),
+        };
+        (Self::Upload(Box::new(uploading)), Some(upload))
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+}
+
+impl Uploading {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(polled) = self.poll_client(cx) else { return Poll::Ready(Some(Err(Aborted.into()))) };
+        match polled {
+            Poll::Pending => {
+                self.upload.waiting.store(true, Ordering::Relaxed);
+                Poll::Pending
+            }
+            Poll::Ready(None) => {
+                self.upload.done.store(true, Ordering::Release);
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                let count = frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.upload.moved.fetch_add(count, Ordering::Relaxed);
+                self.upload.waiting.store(false, Ordering::Relaxed);
+                if let Some(facts) = &self.facts {
+                    facts.received.fetch_add(count, Ordering::Relaxed);
+                }
+                self.deadline.disarm();
+                if frame.is_trailers() || self.body.is_end_stream() {
+                    self.upload.done.store(true, Ordering::Release);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(source))) => {
+                self.upload.fail(ForwardError::RequestBody { source });
+                Poll::Ready(Some(Err(Aborted.into())))
+            }
+        }
+    }
+
+    /// `None` when the body is to be given up.
+    #[expect(clippy::type_complexity, reason = "the type of poll_frame")]
+    fn poll_client(&mut self, cx: &mut Context<'_>) -> Option<Poll<Option<Result<Frame<Bytes>, BoxError>>>> {
+        self.upload.driver.register(cx.waker());
+        if self.upload.stopped.load(Ordering::Acquire) {
+            return None;
+        }
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if polled.is_pending()
+            && let Some(idle) = self.idle
+        {
+            if !self.deadline.is_armed() {
+                self.deadline.arm(idle);
+            }
+            if self.deadline.poll_passed(cx).is_ready() {
+                self.upload.fail(ForwardError::RequestStalled { limit: idle });
+                return None;
+            }
+        }
+        Some(polled)
+    }
+}
+
+impl http_body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Upload(uploading) => uploading.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Upload(uploading) => uploading.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Upload(uploading) => uploading.body.size_hint(),
+        }
+    }
+}
+
+/// The body of a response on its way to the client. When it has ended well its connection goes
+/// back to the pool; when it is dropped before, the connection is closed.
+pub(super) struct ResponseBody {
+    /// `None` once an event stream was closed by us.
+    body: Option<Incoming>,
+    lease: Option<Lease>,
+    upload: Option<Arc<Upload>>,
+    idle: Option<Duration>,
+    deadline: Deadline,
+    stream: Option<Box<Registration>>,
+}
+
+impl ResponseBody {
+    /// `stream` is given for event streams: they have no idle limit, and end when they are closed.
+    pub(super) const fn new(
+        body: Incoming,
+        lease: Lease,
+        upload: Option<Arc<Upload>>,
+        idle: Option<Duration>,
+        deadline: Deadline,
+        stream: Option<Box<Registration>>,
+    ) -> Self {
+        Self { body: Some(body), lease: Some(lease), upload, idle, deadline, stream }
+    }
+
+    fn end(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.finish(self.upload.as_deref());
+        }
+        self.stream = None;
+        self.deadline.disarm();
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame<Bytes>, BoxError>> {
+        let (Some(limit), None) = (self.idle, &self.stream) else { return Poll::Pending };
+        if !self.deadline.is_armed() {
+            self.deadline.arm(limit);
+        }
+        self.deadline.poll_passed(cx).map(|()| Err(ForwardError::ResponseStalled { limit }.into()))
+    }
+}
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if let Some(stream) = &mut this.stream
+            && stream.poll_closed(cx).is_ready()
+        {
+            // An end, not an error: the client of an event stream comes back and is checked anew.
+            this.lease = None;
+            this.stream = None;
+            this.body = None;
+        }
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        match Pin::new(&mut *body).poll_frame(cx) {
+            Poll::Pending => this.poll_idle(cx).map(Some),
+            Poll::Ready(None) => {
+                this.end();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                this.deadline.disarm();
+                if frame.is_trailers() || body.is_end_stream() {
+                    this.end();
+                }
+                Poll::Ready(Some(Ok(clean(frame))))
+            }
+            Poll::Ready(Some(Err(source))) => {
+                this.lease = None;
+                Poll::Ready(Some(Err(ForwardError::Truncated { source }.into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(SizeHint::default, Incoming::size_hint)
+    }
+}
+
+/// No field that the client could take for one of the headers that we answer for.
+fn clean(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            trailers::strip(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if let Some(upload) = &self.upload
+            && !upload.is_done()
+        {
+            upload.stop();
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Tunnels and event streams: what outlives its request's checks, listed so that it can be closed.
+//!
+//! A change of lists, a revocation, an expiry ends those that no longer qualify, and only those.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use smol_str::SmolStr;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::body::{Body, BoxError};
+use crate::context::{Principal, RequestContext};
+use crate::deadline::{Deadline, Ticker};
+use crate::names::HostName;
+use crate::per_worker::{PerWorker, current_worker};
+
+/// All tunnels and event streams of the process. A clone is a reference count.
+#[derive(Debug, Clone)]
+pub struct Tunnels {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    workers: PerWorker<Slots>,
+    closing: CancellationToken,
+    tracker: TaskTracker,
+}
+
+#[derive(Default)]
+struct Slots {
+    entries: Vec<Option<Entry>>,
+    free: Vec<usize>,
+}
+
+struct Entry {
+    stream: LiveStream,
+    token: CancellationToken,
+}
+
+/// A tunnel or an event stream, and whose it is.
+#[derive(Debug, Clone)]
+pub struct LiveStream {
+    /// Which of the two.
+    pub kind: StreamKind,
+    /// The host that was asked.
+    pub host: Option<HostName>,
+    /// Who asked, if anybody had to be known: subject, token id and expiry are in it.
+    pub principal: Option<Arc<Principal>>,
+    /// From where.
+    pub client: Option<IpAddr>,
+    /// The route that was taken.
+    pub route: Option<SmolStr>,
+    /// Whether anybody might have asked for it.
+    pub open: bool,
+}
+
+impl LiveStream {
+    fn of(kind: StreamKind, context: &RequestContext) -> Self {
+        Self {
+            kind,
+            host: context.host.clone(),
+            principal: context.principal.clone(),
+            client: context.client_addr().map(|client| client.ip()),
+            route: context.route.as_ref().map(|route| route.id.clone()),
+            open: context.open,
+        }
+    }
+}
+
+/// What outlives its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamKind {
+    /// A WebSocket or another upgraded connection.
+    Tunnel,
+    /// A response of type `text/event-stream`.
+    Events,
+}
+
+impl Tunnels {
+    /// A registry for as many workers as the process has.
+    pub fn new(workers: usize) -> Self {
+        let shared = Shared {
+            workers: PerWorker::new(workers, Slots::default),
+            closing: CancellationToken::new(),
+            tracker: TaskTracker::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// How many are open.
+    pub fn len(&self) -> usize {
+        self.shared.tracker.len()
+    }
+
+    /// Whether none is open.
+    pub fn is_empty(&self) -> bool {
+        self.shared.tracker.is_empty()
+    }
+
+    /// Closes those that the predicate names, and tells how many.
+    pub fn close_where(&self, mut closes: impl FnMut(&LiveStream) -> bool) -> usize {
+        let mut count = 0;
+        self.shared.workers.for_each(|slots| {
+            for entry in slots.entries.iter().flatten() {
+                if !entry.token.is_cancelled() && closes(&entry.stream) {
+                    entry.token.cancel();
+                    count += 1;
+                }
+            }
+        });
+        count
+    }
+
+    /// Closes all, those that come later at once. For the process's end.
+    pub fn close_all(&self) {
+        self.shared.closing.cancel();
+        self.shared.tracker.close();
+        self.close_where(|_| true);
+    }
+
+    /// Waits until the last is gone; only sensible after [`Tunnels::close_all`].
+    pub async fn closed(&self) {
+        self.shared.tracker.wait().await;
+    }
+
+    /// Lists an event stream that no upstream sends but this process itself; its body ends when the stream is closed.
+    pub fn hold(&self, context: &RequestContext, ticker: &Ticker, body: Body) -> Body {
+        let registration = self.register(StreamKind::Events, context, &CancellationToken::new(), ticker);
+        Body::new(Held { body: Some(body), registration })
+    }
+
+    /// Lists a stream; `parent` closes it, too.
+    pub(super) fn register(
+        &self,
+        kind: StreamKind,
+        context: &RequestContext,
+        parent: &CancellationToken,
+        ticker: &Ticker,
+    ) -> Registration {
+        let stream = LiveStream::of(kind, context);
+        let expires_at = stream.principal.as_ref().map_or(0, |principal| principal.expires_at);
+        let token = parent.child_token();
+        let worker = current_worker();
+        let slot = self.shared.workers.with_shard(worker, |slots| {
+            let entry = Entry { stream, token: token.clone() };
+            match slots.free.pop() {
+                Some(slot) => {
+                    slots.entries[slot] = Some(entry);
+                    slot
+                }
+                None => {
+                    slots.entries.push(Some(entry));
+                    slots.entries.len() - 1
+                }
+            }
+        });
+        // After it is listed: `close_all` either sees it in the list, or is seen here.
+        if self.shared.closing.is_cancelled() {
+            token.cancel();
+        }
+        let mut expiry = ticker.deadline();
+        if expires_at != 0 {
+            expiry.arm(until(expires_at));
+        }
+        Registration {
+            tunnels: self.clone(),
+            worker,
+            slot,
+            expiry,
+            closed: Box::pin(token.cancelled_owned()),
+            _tracked: self.shared.tracker.token(),
+        }
+    }
+}
+
+fn until(expires_at: u64) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Duration::from_secs(expires_at).saturating_sub(now)
+}
+
+/// A place on the list. Dropping it leaves the list.
+pub(super) struct Registration {
+    tunnels: Tunnels,
+    worker: usize,
+    slot: usize,
+    expiry: Deadline,
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    _tracked: TaskTrackerToken,
+}
+
+impl Registration {
+    /// Ready when the stream has to end: its token expired, or somebody closed it.
+    pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.closed.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        self.expiry.poll_passed(cx)
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.tunnels.shared.workers.with_shard(self.worker, |slots| {
+            slots.entries[self.slot] = None;
+            slots.free.push(self.slot);
+        });
+    }
+}
+
+/// See [`Tunnels::hold`].
+struct Held {
+    /// `None` once it was closed.
+    body: Option<Body>,
+    registration: Registration,
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if this.registration.poll_closed(cx).is_ready() {
+            this.body = None;
+        }
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        Pin::new(body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+impl fmt::Debug for Slots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Slots").field(&(self.entries.len() - self.free.len())).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use http_body::Body as _;
+
+    use super::*;
+
+    fn context(subject: &str, expires_at: u64) -> RequestContext {
+        let principal = Principal { subject: subject.into(), expires_at, ..Principal::default() };
+        RequestContext { principal: Some(Arc::new(principal)), ..RequestContext::default() }
+    }
+
+    fn is_closed(registration: &mut Registration) -> bool {
+        registration.poll_closed(&mut Context::from_waker(std::task::Waker::noop())).is_ready()
+    }
+
+    #[tokio::test]
+    async fn only_those_that_are_named_are_closed() {
+        let (tunnels, ticker) = (Tunnels::new(2), Ticker::new(2));
+        let host = CancellationToken::new();
+        let register = |subject| tunnels.register(StreamKind::Tunnel, &context(subject, 0), &host, &ticker);
+        let (mut alice, mut bob) = (register("alice"), register("bob"));
+        let of_alice = |stream: &LiveStream| {
+            stream.principal.as_ref().is_some_and(|principal| principal.subject == "alice")
+        };
+        assert_eq!(tunnels.close_where(of_alice), 1);
+        assert_eq!(tunnels.close_where(of_alice), 0, "it is closed already");
+        assert!(is_closed(&mut alice) && !is_closed(&mut bob));
+        drop(alice);
+        assert_eq!(tunnels.len(), 1);
+        host.cancel();
+        assert!(is_closed(&mut bob), "the host takes its tunnels along");
+    }
+
+    #[tokio::test]
+    async fn a_stream_of_our_own_ends_when_it_is_closed() {
+        let (tunnels, ticker) = (Tunnels::new(1), Ticker::new(1));
+        let endless = http_body_util::StreamBody::new(futures_util::stream::pending::<Result<_, BoxError>>());
+        let mut body = tunnels.hold(&context("alice", 0), &ticker, Body::new(endless));
+        let mut task = Context::from_waker(std::task::Waker::noop());
+        assert!(Pin::new(&mut body).poll_frame(&mut task).is_pending());
+        assert_eq!(tunnels.close_where(|stream| stream.kind == StreamKind::Events), 1);
+        assert!(matches!(Pin::new(&mut body).poll_frame(&mut task), Poll::Ready(None)));
+        drop(body);
+        assert!(tunnels.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_expired_token_ends_its_stream() {
+        let (tunnels, ticker) = (Tunnels::new(1), Ticker::new(1));
+        let host = CancellationToken::new();
+        let mut expired = tunnels.register(StreamKind::Events, &context("alice", 1), &host, &ticker);
+        let limit = Duration::from_secs(10);
+        tokio::time::timeout(limit, poll_fn(|cx| expired.poll_closed(cx))).await.expect("it expired");
+    }
+
+    #[tokio::test]
+    async fn after_the_end_nothing_new_stays_open() {
+        let (tunnels, ticker) = (Tunnels::new(1), Ticker::new(1));
+        let host = CancellationToken::new();
+        let mut before = tunnels.register(StreamKind::Events, &context("alice", 0), &host, &ticker);
+        tunnels.close_all();
+        let mut after = tunnels.register(StreamKind::Events, &context("alice", 0), &host, &ticker);
+        assert!(is_closed(&mut before) && is_closed(&mut after));
+        drop((before, after));
+        tunnels.closed().await;
+        assert!(tunnels.is_empty());
+    }
+}
