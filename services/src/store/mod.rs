@@ -9,7 +9,22 @@
 //! A hint of a change carries nothing that anyone depends on: a reader loads the truth after each
 //! wake-up and after each reconnect, so a lost or doubled hint is harmless.
 
+pub mod collection;
+#[cfg(all(feature = "redis", feature = "embedded"))]
+pub mod connect;
+#[cfg(feature = "embedded")]
+pub mod embedded;
+pub(crate) mod private;
+#[cfg(feature = "redis")]
+pub mod redis;
+#[cfg(feature = "embedded")]
+mod ring;
+#[cfg(feature = "embedded")]
+mod segments;
+pub mod snapshot_file;
+
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -193,6 +208,9 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// All streams, in a fixed order.
+    pub const ALL: [Self; 4] = [Self::Requests, Self::Audit, Self::Diagnostics, Self::Revocations];
+
     /// The name in keys.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -207,7 +225,9 @@ impl Stream {
 /// An entry to append: one JSON object as bytes, and tags to find it by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Milliseconds since 1970.
+    /// Milliseconds since 1970. The entry's id gets this time, or the last entry's if that is later,
+    /// but none that the store's own clock has not reached: one node with a wrong clock can't push
+    /// the ids of all others into the future.
     pub time: u64,
     /// The record, one JSON object.
     pub record: Bytes,
@@ -231,6 +251,61 @@ pub struct EntryId {
     pub time: u64,
     /// Tells entries of one millisecond apart.
     pub sequence: u64,
+}
+
+impl EntryId {
+    /// The first id there can be.
+    pub const MIN: Self = Self { time: 0, sequence: 0 };
+    /// The last id there can be.
+    pub const MAX: Self = Self { time: u64::MAX, sequence: u64::MAX };
+
+    /// The id right behind this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        match self.sequence.checked_add(1) {
+            Some(sequence) => Self { time: self.time, sequence },
+            None => Self { time: self.time.saturating_add(1), sequence: 0 },
+        }
+    }
+
+    /// The id right before this one; none before [`Self::MIN`].
+    pub const fn previous(self) -> Option<Self> {
+        match (self.time, self.sequence) {
+            (0, 0) => None,
+            (time, 0) => Some(Self { time: time - 1, sequence: u64::MAX }),
+            (time, sequence) => Some(Self { time, sequence: sequence - 1 }),
+        }
+    }
+
+    /// The id of an entry of `time` that is appended behind `self` when the store's clock says `now`.
+    #[must_use]
+    pub const fn follow(self, time: u64, now: u64) -> Self {
+        let time = if time < now { time } else { now };
+        if time > self.time { Self { time, sequence: 0 } } else { self.next() }
+    }
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.time, self.sequence)
+    }
+}
+
+/// A string that is no [`EntryId`].
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not an entry id: expected MILLISECONDS-SEQUENCE")]
+pub struct BadEntryId(String);
+
+impl FromStr for EntryId {
+    type Err = BadEntryId;
+
+    fn from_str(text: &str) -> std::result::Result<Self, BadEntryId> {
+        let parts = text.split_once('-');
+        let parsed = parts.and_then(|(time, sequence)| {
+            Some(Self { time: time.parse().ok()?, sequence: sequence.parse().ok()? })
+        });
+        parsed.ok_or_else(|| BadEntryId(text.to_owned()))
+    }
 }
 
 /// How much of a stream is kept.
@@ -257,6 +332,21 @@ pub struct Range {
     pub newest_first: bool,
     /// At most this many.
     pub limit: usize,
+}
+
+impl Range {
+    /// The first and the last id that may be returned, or nothing if no id can be.
+    pub fn bounds(&self) -> Option<(EntryId, EntryId)> {
+        let mut first = EntryId { time: self.since, sequence: 0 };
+        let mut last = EntryId { time: self.until, sequence: u64::MAX };
+        match self.after {
+            Some(after) if self.newest_first => last = last.min(after.previous()?),
+            Some(EntryId::MAX) => return None,
+            Some(after) => first = first.max(after.next()),
+            None => {}
+        }
+        (first <= last && self.limit > 0).then_some((first, last))
+    }
 }
 
 /// A held lease.
@@ -344,4 +434,71 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Whether the store answers now.
     async fn ping(&self) -> Result<()>;
+}
+
+/// A duration in whole milliseconds, the longest there are if it is longer.
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The value of a document as it is stored. What is no JSON, which only a hand can have written, comes
+/// back as a string: its typed reader refuses it, and no other document suffers.
+fn parse(stored: &[u8]) -> Value {
+    serde_json::from_slice(stored)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(stored).into_owned()))
+}
+
+/// A name for an epoch that nobody had before.
+fn new_epoch() -> Result<String> {
+    let mut bytes = [0u8; 16];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|error| Error::Unavailable(Box::new(error)))?;
+    Ok(bytes.iter().fold(String::with_capacity(32), |mut name, byte| {
+        name.push(char::from(b"0123456789abcdef"[usize::from(byte >> 4)]));
+        name.push(char::from(b"0123456789abcdef"[usize::from(byte & 15)]));
+        name
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(time: u64, sequence: u64) -> EntryId {
+        EntryId { time, sequence }
+    }
+
+    #[test]
+    fn ids_grow_and_stay_behind_the_stores_clock() {
+        assert_eq!(id(5, 3).follow(9, 100), id(9, 0));
+        assert_eq!(id(5, 3).follow(4, 100), id(5, 4), "an entry that is late stands behind the last one");
+        assert_eq!(id(5, 3).follow(900, 100), id(100, 0), "a clock that is ahead does not count");
+        assert_eq!(id(5, u64::MAX).next(), id(6, 0));
+        assert_eq!(id(6, 0).previous(), Some(id(5, u64::MAX)));
+        assert_eq!(id(0, 0).previous(), None);
+        assert_eq!("17-4".parse::<EntryId>().expect("a good id"), id(17, 4));
+        for bad in ["", "17", "-", "a-1", "1-b", "1-2-3", "-1-2"] {
+            assert!(bad.parse::<EntryId>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn bounds_are_narrowed_by_the_cursor_in_the_direction_of_reading() {
+        let range =
+            |after, newest_first| Range { after, since: 10, until: 20, tag: None, newest_first, limit: 1 };
+        assert_eq!(range(None, false).bounds(), Some((id(10, 0), id(20, u64::MAX))));
+        assert_eq!(range(Some(id(12, 7)), false).bounds(), Some((id(12, 8), id(20, u64::MAX))));
+        assert_eq!(range(Some(id(12, 7)), true).bounds(), Some((id(10, 0), id(12, 6))));
+        assert_eq!(range(Some(id(1, 0)), false).bounds(), Some((id(10, 0), id(20, u64::MAX))));
+        assert_eq!(range(Some(id(1, 0)), true).bounds(), None);
+        assert_eq!(range(Some(EntryId::MAX), false).bounds(), None);
+        assert_eq!(range(Some(EntryId::MIN), true).bounds(), None);
+        assert_eq!(Range { limit: 0, ..range(None, false) }.bounds(), None);
+    }
+
+    #[test]
+    fn epochs_differ() {
+        let (one, two) = (new_epoch().expect("random"), new_epoch().expect("random"));
+        assert_eq!(one.len(), 32);
+        assert_ne!(one, two);
+    }
 }

@@ -1,0 +1,451 @@
+//! A proxy: a public host, where its requests go, and who may send them.
+
+mod check;
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use portcullis_layers::HostName;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::address::{HostPattern, Network, Target, TargetUrl};
+use super::auth::{AuthMode, BearerMethod, ScopeRule, TrustedIssuer};
+use super::field::FieldError;
+use super::headers::{Cors, HeaderRules, HeaderValues};
+use super::names::{CertName, EmailPattern, Group, PathPrefix, RouteId, Scope, UserPattern};
+use super::{Config, Entity};
+use crate::store::{Key, Kind};
+
+/// A public host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Proxy {
+    /// The public name: a host, or `*.parent` for every name one label below it.
+    pub proxy_hostname: HostPattern,
+    /// Where requests go: `http(s)://…`, `builtin:api` or `builtin:echo`.
+    pub target_url: Target,
+    /// More upstreams of the same service, beside `target_url`, which is the first.
+    #[serde(default)]
+    pub upstreams: Vec<TargetUrl>,
+    /// TLS towards the upstreams.
+    #[serde(default)]
+    pub upstream_tls: UpstreamTls,
+    /// Speak HTTP/2 to the upstreams: by ALPN over TLS, with prior knowledge without it.
+    #[serde(default)]
+    pub upstream_http2: bool,
+    /// Begin connections to the upstreams with a PROXY protocol header of this version.
+    #[serde(default)]
+    pub upstream_proxy_protocol: Option<ProxyProtocolVersion>,
+    /// The certificate to serve; absent: any that covers the name.
+    #[serde(default)]
+    pub cert_name: Option<CertName>,
+    /// Whether the host answers at all.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// Whether it answers on the HTTP port.
+    #[serde(default = "yes")]
+    pub enable_http: bool,
+    /// Whether it answers on the HTTPS port.
+    #[serde(default = "yes")]
+    pub enable_https: bool,
+    /// Whether HTTP requests are sent to HTTPS (308).
+    #[serde(default)]
+    pub https_redirect: HttpsRedirect,
+    /// Whether the upstream sees the public name in `Host`, or its own.
+    #[serde(default = "yes")]
+    pub preserve_host_header: bool,
+    /// Request headers to set: a shorthand for `request_headers.set`.
+    #[serde(default)]
+    pub custom_headers: HeaderValues,
+    /// Response headers to set, on refusals too: a shorthand for `response_headers.set`.
+    #[serde(default)]
+    pub custom_response_headers: HeaderValues,
+    /// Changes to the headers that the upstream sees.
+    #[serde(default)]
+    pub request_headers: HeaderRules,
+    /// Changes to the headers that the client sees, on refusals too.
+    #[serde(default)]
+    pub response_headers: HeaderRules,
+    /// Which other origins' pages may call this host.
+    #[serde(default)]
+    pub cors: Option<Cors>,
+    /// The client networks that may connect; absent: all; empty: none.
+    #[serde(default)]
+    pub allowed_networks: Option<Vec<Network>>,
+    /// The largest request body, in bytes.
+    #[serde(default)]
+    pub max_body_bytes: Option<u64>,
+    /// How long a connection to the upstream may take to be established.
+    #[serde(default)]
+    pub connect_timeout_seconds: Option<u32>,
+    /// How long the upstream may take until its response head.
+    #[serde(default)]
+    pub request_timeout_seconds: Option<u32>,
+    /// How long a body may stand still in one direction. Tunnels and event streams are exempt.
+    #[serde(default)]
+    pub idle_timeout_seconds: Option<u32>,
+
+    /// Whether requests need a token.
+    #[serde(default)]
+    pub auth_enabled: bool,
+    /// The host of the authorization server: that of this deployment's issuer, or absent.
+    #[serde(default)]
+    pub auth_proxy: Option<HostName>,
+    /// What happens to requests without a valid token.
+    #[serde(default)]
+    pub auth_mode: AuthMode,
+    /// Who may pass: absent: everyone on one of the three scope lists; empty: nobody; `*`: everyone with a valid token.
+    #[serde(default)]
+    pub auth_required_users: Option<Vec<UserPattern>>,
+    /// Which e-mail addresses may pass; absent: all.
+    #[serde(default)]
+    pub auth_required_emails: Option<Vec<EmailPattern>>,
+    /// Which groups may pass; absent: all.
+    #[serde(default)]
+    pub auth_required_groups: Option<Vec<Group>>,
+    /// Which scopes a token may have here; absent: those of `resource_scopes`.
+    #[serde(default)]
+    pub auth_allowed_scopes: Option<Vec<Scope>>,
+    /// Further audiences that are accepted, beside this host's resource.
+    #[serde(default)]
+    pub auth_allowed_audiences: Option<Vec<String>>,
+    /// Whether the upstream sees who calls.
+    #[serde(default = "yes")]
+    pub auth_pass_headers: bool,
+    /// The cookie of browser sessions.
+    #[serde(default = "cookie_name")]
+    pub auth_cookie_name: String,
+    /// What the names of identity headers start with.
+    #[serde(default = "header_prefix")]
+    pub auth_header_prefix: String,
+    /// Paths (and everything below them) that need no token.
+    #[serde(default)]
+    pub auth_excluded_paths: Option<Vec<PathPrefix>>,
+    /// Scopes that every request needs (RFC 6750's `scope`), separated by blanks.
+    #[serde(default)]
+    pub auth_scope_required: Option<String>,
+    /// Scopes that requests of some paths and methods need.
+    #[serde(default)]
+    pub auth_scope_rules: Vec<ScopeRule>,
+    /// The realm in challenges; absent: the host of the authorization server.
+    #[serde(default)]
+    pub auth_realm: Option<String>,
+    /// Whether challenges name the resource metadata (RFC 9728).
+    #[serde(default = "yes")]
+    pub auth_include_metadata_urls: bool,
+    /// The description in challenges.
+    #[serde(default)]
+    pub auth_error_description: Option<String>,
+    /// Further parameters of challenges.
+    #[serde(default)]
+    pub auth_additional_params: BTreeMap<String, String>,
+    /// Other issuers whose tokens are accepted.
+    #[serde(default)]
+    pub trusted_issuers: Vec<TrustedIssuer>,
+    /// Whether the upstream sees the `Authorization` header; absent: only where no token is needed.
+    #[serde(default)]
+    pub forward_authorization: Option<bool>,
+
+    /// Which routes apply.
+    #[serde(default)]
+    pub route_mode: RouteMode,
+    /// The routes that apply in mode `selective`.
+    #[serde(default)]
+    pub enabled_routes: Vec<RouteId>,
+    /// The routes that do not apply in mode `all`.
+    #[serde(default)]
+    pub disabled_routes: Vec<RouteId>,
+
+    /// The path of the protected resource; absent: no resource metadata.
+    #[serde(default)]
+    pub resource_endpoint: Option<PathPrefix>,
+    /// The scopes that the resource publishes.
+    #[serde(default)]
+    pub resource_scopes: Option<Vec<Scope>>,
+    /// Whether the resource keeps sessions.
+    #[serde(default)]
+    pub resource_stateful: bool,
+    /// The MCP protocol versions that the resource speaks.
+    #[serde(default)]
+    pub resource_versions: Option<Vec<String>>,
+    /// What the resource says of itself.
+    #[serde(default)]
+    pub resource_server_info: Option<Map<String, Value>>,
+    /// Whether portcullis answers for the metadata even if the upstream has its own.
+    #[serde(default)]
+    pub resource_override_backend: bool,
+    /// Where tokens may stand, as published.
+    #[serde(default)]
+    pub resource_bearer_methods: Option<Vec<BearerMethod>>,
+    /// The path of the documentation, after the resource's URI.
+    #[serde(default)]
+    pub resource_documentation_suffix: Option<PathPrefix>,
+    /// Further members of the metadata.
+    #[serde(default)]
+    pub resource_custom_metadata: Option<Map<String, Value>>,
+
+    /// The issuer: that of this deployment, or absent.
+    #[serde(default)]
+    pub oauth_server_issuer: Option<String>,
+    /// Further scopes in the authorization server's metadata.
+    #[serde(default)]
+    pub oauth_server_scopes: Option<Vec<Scope>>,
+    /// Further grant types in the metadata.
+    #[serde(default)]
+    pub oauth_server_grant_types: Option<Vec<String>>,
+    /// Further response types in the metadata.
+    #[serde(default)]
+    pub oauth_server_response_types: Option<Vec<String>>,
+    /// Further client authentication methods in the metadata.
+    #[serde(default)]
+    pub oauth_server_token_auth_methods: Option<Vec<String>>,
+    /// Further claims in the metadata.
+    #[serde(default)]
+    pub oauth_server_claims: Option<Vec<String>>,
+    /// Whether the metadata says that PKCE is required.
+    #[serde(default)]
+    pub oauth_server_pkce_required: bool,
+    /// Further members of the metadata.
+    #[serde(default)]
+    pub oauth_server_custom_metadata: Option<Map<String, Value>>,
+    /// Whether the lists given here replace the defaults, or add to them.
+    #[serde(default)]
+    pub oauth_server_override_defaults: bool,
+    /// Who has the scope `admin` here; absent: `OAUTH_ADMIN_USERS`.
+    #[serde(default)]
+    pub oauth_admin_users: Option<Vec<UserPattern>>,
+    /// Who has the scope `user` here; absent: `OAUTH_USER_USERS`.
+    #[serde(default)]
+    pub oauth_user_users: Option<Vec<UserPattern>>,
+    /// Who has the scope `mcp` here; absent: `OAUTH_MCP_USERS`.
+    #[serde(default)]
+    pub oauth_mcp_users: Option<Vec<UserPattern>>,
+
+    /// Who created it.
+    #[serde(default)]
+    pub created_by: Option<String>,
+    /// When it was created.
+    #[serde(default)]
+    pub created_at: Option<Timestamp>,
+    /// When it was last changed.
+    #[serde(default)]
+    pub updated_at: Option<Timestamp>,
+    /// Grows by one with each change.
+    #[serde(default)]
+    pub config_version: u64,
+}
+
+/// TLS towards upstreams.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamTls {
+    /// Whether the upstream's certificate must be valid for its name.
+    pub verify: bool,
+    /// The authorities to trust instead of the system's, as PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_pem: Option<String>,
+    /// The name to ask for and to verify, instead of the URL's host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<HostName>,
+}
+
+impl Default for UpstreamTls {
+    fn default() -> Self {
+        Self { verify: true, ca_pem: None, server_name: None }
+    }
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocolVersion {
+    /// The text form.
+    V1,
+    /// The binary form.
+    V2,
+}
+
+/// Whether HTTP requests are sent to HTTPS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HttpsRedirect {
+    /// Once a trusted certificate serves the host.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// Which routes apply to a host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RouteMode {
+    /// Global ones and its own, without `disabled_routes`.
+    #[default]
+    #[serde(alias = "denylist")]
+    All,
+    /// Only `enabled_routes`.
+    #[serde(alias = "allowlist")]
+    Selective,
+    /// None.
+    None,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+fn cookie_name() -> String {
+    "unified_auth_token".to_owned()
+}
+
+fn header_prefix() -> String {
+    "X-Auth-".to_owned()
+}
+
+impl Proxy {
+    /// A proxy with defaults everywhere else.
+    pub fn new(proxy_hostname: &HostPattern, target_url: &Target) -> Self {
+        let minimal = serde_json::json!({ "proxy_hostname": proxy_hostname, "target_url": target_url });
+        serde_json::from_value(minimal).expect("every other field has a default")
+    }
+
+    /// All upstreams, `target_url` first; none for a built-in target.
+    pub fn all_upstreams(&self) -> impl Iterator<Item = &TargetUrl> {
+        self.target_url.url().into_iter().chain(&self.upstreams)
+    }
+
+    /// The rules for request headers, shorthand included.
+    pub fn request_rules(&self) -> HeaderRules {
+        self.request_headers.with_set(&self.custom_headers)
+    }
+
+    /// The rules for response headers, shorthand included.
+    pub fn response_rules(&self) -> HeaderRules {
+        self.response_headers.with_set(&self.custom_response_headers)
+    }
+
+    /// Whether a route applies, going by its scope and this host's mode; whether it is enabled is another question.
+    pub fn takes(&self, route: &super::Route) -> bool {
+        if !route.is_for(&self.proxy_hostname) {
+            return false;
+        }
+        match self.route_mode {
+            RouteMode::All => !self.disabled_routes.contains(&route.route_id),
+            RouteMode::Selective => self.enabled_routes.contains(&route.route_id),
+            RouteMode::None => false,
+        }
+    }
+
+    /// The scopes that every request needs.
+    pub fn required_scopes(&self) -> Vec<Scope> {
+        self.auth_scope_required
+            .as_deref()
+            .unwrap_or_default()
+            .split_ascii_whitespace()
+            .filter_map(|scope| scope.parse().ok())
+            .collect()
+    }
+}
+
+impl Entity for Proxy {
+    const KIND: Kind = Kind::Proxy;
+    const NOUN: &'static str = "proxy";
+    const ID: &'static str = "proxy_hostname";
+    const REQUIRED: &'static [&'static str] = &["proxy_hostname", "target_url"];
+    const ARGUMENTS: &'static [&'static str] = &["proxy_hostname", "target_url"];
+    const HEADERS: &'static [&'static str] = &[
+        "/custom_headers",
+        "/custom_response_headers",
+        "/request_headers/set",
+        "/request_headers/append",
+        "/response_headers/set",
+        "/response_headers/append",
+    ];
+    const ALIASES: &'static [(&'static str, &'static str)] = &[
+        ("hostname", "proxy_hostname"),
+        ("mcp_endpoint", "resource_endpoint"),
+        ("mcp_scopes", "resource_scopes"),
+        ("mcp_stateful", "resource_stateful"),
+        ("mcp_versions", "resource_versions"),
+        ("mcp_server_info", "resource_server_info"),
+        ("mcp_override_backend", "resource_override_backend"),
+    ];
+
+    fn id(&self) -> String {
+        self.proxy_hostname.to_string()
+    }
+
+    fn version_mut(&mut self) -> &mut u64 {
+        &mut self.config_version
+    }
+
+    fn stamps_mut(&mut self) -> super::Stamps<'_> {
+        super::Stamps {
+            created_by: &mut self.created_by,
+            created_at: &mut self.created_at,
+            updated_at: Some(&mut self.updated_at),
+        }
+    }
+
+    fn problems(&self) -> Vec<FieldError> {
+        let mut problems = Vec::new();
+        if !self.enable_https && self.https_redirect == HttpsRedirect::On {
+            problems.push(FieldError::new(
+                "https_redirect",
+                "on",
+                "needs `enable_https`: expected `auto` or `off`",
+            ));
+        }
+        if self.cors.as_ref().is_some_and(|cors| cors.origins.is_empty()) {
+            problems.push(FieldError::bare("cors.origins", "expected at least one origin, or `*`"));
+        }
+        self.check_upstreams(&mut problems);
+        self.check_auth(&mut problems);
+        problems
+    }
+
+    fn references(&self, config: &Config, problems: &mut Vec<FieldError>) -> Vec<Key> {
+        let mut keys = Vec::new();
+        if let Some(name) = &self.cert_name {
+            match config.certificates.get(name) {
+                None => problems.push(FieldError::new(
+                    "cert_name",
+                    name.as_str(),
+                    "there is no such certificate: expected the name of one that exists",
+                )),
+                Some(certificate) if !certificate.covers(&self.proxy_hostname) => {
+                    let names: Vec<_> = certificate.domains.iter().map(HostPattern::as_str).collect();
+                    problems.push(FieldError::new(
+                        "cert_name",
+                        name.as_str(),
+                        format!(
+                            "covers {} only: expected a certificate for {}",
+                            names.join(", "),
+                            self.proxy_hostname
+                        ),
+                    ));
+                }
+                Some(_) => keys.push(Key::new(Kind::Certificate, name.as_str())),
+            }
+        }
+        for (field, routes) in
+            [("enabled_routes", &self.enabled_routes), ("disabled_routes", &self.disabled_routes)]
+        {
+            for (index, id) in routes.iter().enumerate() {
+                if !config.routes.contains_key(id) {
+                    problems.push(FieldError::new(
+                        format!("{field}[{index}]"),
+                        id.as_str(),
+                        "there is no such route: expected the id of one that exists",
+                    ));
+                }
+            }
+        }
+        keys
+    }
+}

@@ -1,0 +1,279 @@
+//! The configuration as one document: export and import.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{Context, Control, Error, Managed};
+use crate::config::{self, Certificate, Config, External, FieldError, Proxy, Resource, Route, Token};
+use crate::store::{Document, Expect, Key, Kind, Write};
+
+/// The fields of one document.
+type Fields = Map<String, Value>;
+
+/// A configuration as one document. Fields that are at their defaults may be left out.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Bundle {
+    /// The proxies.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub proxies: Vec<Fields>,
+    /// The routes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Fields>,
+    /// The certificates, without their keys.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<Fields>,
+    /// The upstreams that are registered by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub externals: Vec<Fields>,
+    /// The registry of protected resources.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resources: Vec<Fields>,
+    /// What is known of named tokens.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tokens: Vec<Fields>,
+    /// The settings that nodes share.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, Value>,
+    /// The public signing keys.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub keys: BTreeMap<String, Value>,
+    /// Sealed secrets.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, Value>,
+}
+
+/// The setting that points to the signing key: of no use without the key.
+const SIGNING_KEY: &str = "signing_key";
+
+/// The setting that keeps a deployment's issuer: another deployment has its own.
+const ISSUER: &str = "issuer";
+
+impl Bundle {
+    /// Collects documents, as they are: also those that can't be read, so that a backup loses nothing.
+    pub(super) fn of(documents: Vec<Document>, secrets: bool, tokens: bool) -> Self {
+        let mut bundle = Self::default();
+        for Document { key: Key { kind, id }, value, .. } in documents {
+            let list = match kind {
+                Kind::Proxy => &mut bundle.proxies,
+                Kind::Route => &mut bundle.routes,
+                Kind::Certificate => &mut bundle.certificates,
+                Kind::External => &mut bundle.externals,
+                Kind::Resource => &mut bundle.resources,
+                Kind::Token if tokens => &mut bundle.tokens,
+                Kind::Setting if id != ISSUER && (secrets || id != SIGNING_KEY) => {
+                    bundle.settings.insert(id, value);
+                    continue;
+                }
+                Kind::Key if secrets => {
+                    bundle.keys.insert(id, value);
+                    continue;
+                }
+                Kind::Secret if secrets => {
+                    bundle.secrets.insert(id, value);
+                    continue;
+                }
+                Kind::Token | Kind::Setting | Kind::Key | Kind::Secret => continue,
+            };
+            if let Value::Object(fields) = value {
+                list.push(fields);
+            }
+        }
+        bundle
+    }
+
+    /// Reads a bundle, or the export that holds one.
+    pub fn parse(text: &str) -> Result<Self, FieldError> {
+        // JSON is YAML, too, but its complaints are better.
+        let value = if text.trim_start().starts_with('{') {
+            serde_json::from_str(text).map_err(|error| format!("is no JSON: {error}"))
+        } else {
+            serde_norway::from_str(text).map_err(|error| format!("is no YAML: {error}"))
+        };
+        let value: Value = value.map_err(|detail| FieldError::bare("config", detail))?;
+        config::field::read(value.get("config").unwrap_or(&value))
+    }
+}
+
+/// What an import did, or would do.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+pub struct Import {
+    /// Whether nothing was changed, because it was a test.
+    pub dry_run: bool,
+    /// What was created.
+    pub created: Vec<String>,
+    /// What was replaced.
+    pub updated: Vec<String>,
+    /// What was there already, just so.
+    pub unchanged: Vec<String>,
+    /// What was left as it was.
+    pub skipped: Vec<String>,
+}
+
+/// One document of an import.
+struct Item {
+    place: String,
+    key: Key,
+    value: Value,
+}
+
+/// Imports a bundle in one commit. Everything is checked, against what is there too, before anything is stored.
+pub(super) async fn import(
+    control: &Control,
+    ctx: &Context,
+    bundle: &Bundle,
+    force: bool,
+    skip_existing: bool,
+    dry_run: bool,
+) -> Result<Import, Error> {
+    let mut problems = Vec::new();
+    let mut items = Vec::new();
+    gather::<Proxy>("proxies", &bundle.proxies, &mut items, &mut problems);
+    gather::<Route>("routes", &bundle.routes, &mut items, &mut problems);
+    gather::<Certificate>("certificates", &bundle.certificates, &mut items, &mut problems);
+    gather::<External>("externals", &bundle.externals, &mut items, &mut problems);
+    gather::<Resource>("resources", &bundle.resources, &mut items, &mut problems);
+    gather::<Token>("tokens", &bundle.tokens, &mut items, &mut problems);
+    for (section, kind, all) in [
+        ("settings", Kind::Setting, &bundle.settings),
+        ("keys", Kind::Key, &bundle.keys),
+        ("secrets", Kind::Secret, &bundle.secrets),
+    ] {
+        for (id, value) in all {
+            let place = format!("{section}.{id}");
+            if kind == Kind::Secret && control.vault.open(id, value).is_err() {
+                let detail = "can't be opened with this deployment's secret key: expected one that it sealed";
+                problems.push(FieldError::bare(place.clone(), detail));
+            }
+            items.push(Item { place, key: Key::new(kind, id), value: value.clone() });
+        }
+    }
+    refuse_twins(&items, &mut problems);
+    if !problems.is_empty() {
+        return Err(Error::Invalid(problems));
+    }
+    ctx.progress.report(format!("{} documents are readable", items.len()));
+
+    let (_, stored) = control.store.load().await?;
+    let stored: BTreeMap<Key, Document> =
+        stored.into_iter().map(|document| (document.key.clone(), document)).collect();
+    let existing: Vec<_> = items.iter().filter(|item| stored.contains_key(&item.key)).collect();
+    if !force && !skip_existing && !existing.is_empty() {
+        let names: Vec<_> = existing.iter().map(|item| item.key.to_string()).collect();
+        return Err(Error::Conflict(format!(
+            "these exist already: {}; force to replace them, or skip existing ones",
+            names.join(", ")
+        )));
+    }
+
+    let mut done = Import { dry_run, ..Import::default() };
+    let mut writes = Vec::new();
+    let mut next = stored.clone();
+    let mut written = Vec::new();
+    for item in items {
+        let name = item.key.to_string();
+        let expect = match stored.get(&item.key) {
+            Some(present) if present.value == item.value => {
+                done.unchanged.push(name);
+                continue;
+            }
+            Some(_) if skip_existing => {
+                done.skipped.push(name);
+                continue;
+            }
+            Some(present) => {
+                done.updated.push(name);
+                Expect::Version(present.version)
+            }
+            None => {
+                done.created.push(name);
+                Expect::Absent
+            }
+        };
+        let Item { place, key, value } = item;
+        next.insert(key.clone(), Document { key: key.clone(), version: 1, value: value.clone() });
+        written.push((place, key.clone()));
+        writes.push(Write::Put { key, value, expect });
+    }
+    check_whole(control, next, &written)?;
+    if !dry_run && !writes.is_empty() {
+        ctx.progress.report(format!("{} documents are written", writes.len()));
+        control.commit(writes).await?;
+    }
+    Ok(done)
+}
+
+/// Reads the documents of a section.
+fn gather<T: Managed>(section: &str, all: &[Fields], items: &mut Vec<Item>, problems: &mut Vec<FieldError>) {
+    for (index, fields) in all.iter().enumerate() {
+        let place = format!("{section}[{index}]");
+        let mut fields = fields.clone();
+        fields.retain(|_, value| !value.is_null());
+        match T::from_fields(fields) {
+            Ok(mut entity) => {
+                // Who made it when is part of a backup; where there is nothing of it, now is the time.
+                entity.stamps_mut().created_at.get_or_insert_with(Timestamp::now);
+                items.push(Item { place, key: entity.key(), value: entity.stored() });
+            }
+            Err(errors) => problems.extend(errors.into_iter().map(|error| error.within(&place))),
+        }
+    }
+}
+
+fn refuse_twins(items: &[Item], problems: &mut Vec<FieldError>) {
+    let mut seen: BTreeMap<&Key, &str> = BTreeMap::new();
+    for item in items {
+        if let Some(first) = seen.insert(&item.key, &item.place) {
+            problems.push(FieldError::bare(item.place.clone(), format!("has the same name as {first}")));
+        }
+    }
+}
+
+/// Checks what would be written against the configuration that there would be.
+fn check_whole(
+    control: &Control,
+    documents: BTreeMap<Key, Document>,
+    written: &[(String, Key)],
+) -> Result<(), Error> {
+    let secrets: Vec<Key> = documents.keys().filter(|key| key.kind == Kind::Secret).cloned().collect();
+    let config = Config::parse(documents.into_values().collect());
+    let mut problems = Vec::new();
+    for (place, key) in written {
+        let id = key.id.as_str();
+        let outcome = match key.kind {
+            Kind::Proxy => examine::<Proxy>(control, &config, id),
+            Kind::Route => examine::<Route>(control, &config, id),
+            Kind::External => examine::<External>(control, &config, id),
+            Kind::Resource => examine::<Resource>(control, &config, id),
+            Kind::Token => examine::<Token>(control, &config, id),
+            Kind::Certificate => examine::<Certificate>(control, &config, id).and_then(|()| {
+                let secret = config.certificates.get(id).map(|one| Certificate::secret_id(&one.cert_name));
+                if secret.is_some_and(|secret| secrets.iter().any(|key| key.id == secret)) {
+                    return Ok(());
+                }
+                let detail = "has no key: expected its sealed key among the secrets";
+                Err(Error::invalid(FieldError::bare("", detail)))
+            }),
+            Kind::Setting | Kind::Key | Kind::Secret => Ok(()),
+        };
+        match outcome {
+            Ok(()) => {}
+            Err(Error::Invalid(errors)) => {
+                problems.extend(errors.into_iter().map(|error| error.within(place)));
+            }
+            Err(error) => problems.push(FieldError::bare(place.clone(), error.to_string())),
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Error::Invalid(problems)) }
+}
+
+fn examine<T: Managed>(control: &Control, config: &Config, id: &str) -> Result<(), Error> {
+    match T::find(config, id) {
+        Some(entity) => control.examine(entity, config).map(drop),
+        None => Err(Error::internal(format!("{id} was read, but can't be found"))),
+    }
+}

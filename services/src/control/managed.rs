@@ -1,0 +1,313 @@
+//! Entities that operations create, change and delete: reading, complete checks, and commits that
+//! hold only if nothing they rely on has changed.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::{Context, Control, Error};
+use crate::config::{Certificate, Config, Entity, External, FieldError, Proxy, Resource, Route, Token};
+use crate::store::{Document, Expect, Key, Write};
+
+/// How often a change that lost a race is tried again on what won it.
+const ATTEMPTS: usize = 4;
+
+/// An entity in the configuration.
+pub trait Managed: Entity {
+    /// It among all.
+    fn find<'a>(config: &'a Config, id: &str) -> Option<&'a Self>;
+
+    /// All of them, by name.
+    fn all(config: &Config) -> Vec<Self>;
+
+    /// What only the deployment as a whole can tell: the issuer, entities that exclude each other.
+    fn check(&self, control: &Control, config: &Config) -> Result<(), Error> {
+        let _ = (control, config);
+        Ok(())
+    }
+}
+
+/// Whether a caller's `If-Match` holds.
+fn check_match<T: Managed>(ctx: &Context, current: &T, version: u64) -> Result<(), Error> {
+    match ctx.if_match {
+        Some(expected) if expected != version => {
+            Err(Error::Stale { what: T::NOUN, id: current.id(), expected, actual: version })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn checks(keys: Vec<Key>) -> impl Iterator<Item = Write> {
+    keys.into_iter().map(|key| Write::Check { key, expect: Expect::Present })
+}
+
+/// The step that stores an entity as it is now.
+pub(super) fn put<T: Entity>(entity: &T, expect: Expect) -> Write {
+    Write::Put { key: entity.key(), value: entity.stored(), expect }
+}
+
+fn version_of<T: Entity>(entity: &T) -> u64 {
+    *entity.clone().version_mut()
+}
+
+/// The step that changes an entity, provided that nobody else has since it was read.
+pub(super) fn replace<T: Entity>(entity: &T) -> Write {
+    put(entity, Expect::Version(version_of(entity)))
+}
+
+/// The step that deletes an entity, provided that nobody else has changed it since it was read.
+pub(super) fn remove<T: Entity>(entity: &T) -> Write {
+    Write::Delete { key: entity.key(), expect: Expect::Version(version_of(entity)) }
+}
+
+impl Control {
+    /// All entities of a type.
+    pub(super) async fn list<T: Managed>(&self) -> Result<Vec<T>, Error> {
+        let documents = self.store.list(T::KIND).await?;
+        Ok(T::all(&Config::parse(documents)))
+    }
+
+    /// One entity.
+    pub(super) async fn get<T: Managed>(&self, id: &str) -> Result<T, Error> {
+        let document = self.store.get(&Key::new(T::KIND, id)).await?;
+        let document = document.ok_or_else(|| not_found::<T>(id))?;
+        crate::config::parse(document).map_err(|errors| unreadable::<T>(id, &errors))
+    }
+
+    /// Stores a new entity; `more` are steps of the same commit.
+    pub(super) async fn create<T: Managed>(
+        &self,
+        ctx: &Context,
+        mut entity: T,
+        more: Vec<Write>,
+    ) -> Result<T, Error> {
+        let stamps = entity.stamps_mut();
+        *stamps.created_by = ctx.caller.name().map(str::to_owned);
+        *stamps.created_at = Some(Timestamp::now());
+        let (_, documents) = self.store.load().await?;
+        let key = entity.key();
+        if documents.iter().any(|document| document.key == key) {
+            return Err(exists(&entity));
+        }
+        let config = Config::parse(documents);
+        let mut writes = vec![put(&entity, Expect::Absent)];
+        writes.extend(checks(self.examine(&entity, &config)?));
+        writes.extend(more);
+        match self.commit(writes).await {
+            Err(Error::Conflict(_)) if self.store.get(&key).await?.is_some() => return Err(exists(&entity)),
+            outcome => outcome?,
+        };
+        *entity.version_mut() = 1;
+        Ok(entity)
+    }
+
+    /// Changes an entity: `change` gets it and all others, and returns it as it is to be. It may run
+    /// more than once, when somebody else changes it at the same time.
+    pub(super) async fn edit<T: Managed>(
+        &self,
+        ctx: &Context,
+        id: &str,
+        change: impl Fn(T, &Config) -> Result<T, Error> + Send + Sync,
+    ) -> Result<T, Error> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let (_, documents) = self.store.load().await?;
+            let (config, current) = find::<T>(documents, id)?;
+            let version = version_of(&current);
+            check_match(ctx, &current, version)?;
+            let mut next = change(current.clone(), &config)?;
+            if next == current {
+                return Ok(current);
+            }
+            let problems = next.problems();
+            if !problems.is_empty() {
+                return Err(Error::Invalid(problems));
+            }
+            if let Some(updated_at) = next.stamps_mut().updated_at {
+                *updated_at = Some(Timestamp::now());
+            }
+            let mut writes = vec![put(&next, Expect::Version(version))];
+            writes.extend(checks(self.examine(&next, &config)?));
+            match self.commit(writes).await {
+                Ok(_) => {
+                    *next.version_mut() = version + 1;
+                    return Ok(next);
+                }
+                Err(Error::Conflict(_)) if attempt < ATTEMPTS && ctx.if_match.is_none() => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Deletes an entity: `also` gets it and all others, and returns further steps of the same commit,
+    /// or why it must stay.
+    pub(super) async fn delete<T: Managed>(
+        &self,
+        ctx: &Context,
+        id: &str,
+        also: impl Fn(&T, &Config) -> Result<Vec<Write>, Error> + Send + Sync,
+    ) -> Result<T, Error> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let (_, documents) = self.store.load().await?;
+            let (config, current) = find::<T>(documents, id)?;
+            check_match(ctx, &current, version_of(&current))?;
+            let mut writes = vec![remove(&current)];
+            writes.extend(also(&current, &config)?);
+            match self.commit(writes).await {
+                Ok(_) => return Ok(current),
+                Err(Error::Conflict(_)) if attempt < ATTEMPTS && ctx.if_match.is_none() => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Checks an entity against all others; the keys are what it relies on.
+    pub(super) fn examine<T: Managed>(&self, entity: &T, config: &Config) -> Result<Vec<Key>, Error> {
+        let mut problems = Vec::new();
+        let keys = entity.references(config, &mut problems);
+        match entity.check(self, config) {
+            Ok(()) => {}
+            Err(Error::Invalid(more)) => problems.extend(more),
+            Err(error) => return Err(error),
+        }
+        if problems.is_empty() { Ok(keys) } else { Err(Error::Invalid(problems)) }
+    }
+}
+
+fn exists<T: Entity>(entity: &T) -> Error {
+    Error::Conflict(format!(
+        "there is already a {} {:?}: update it, or choose another name",
+        T::NOUN,
+        entity.id()
+    ))
+}
+
+pub(super) fn not_found<T: Entity>(id: &str) -> Error {
+    Error::NotFound { what: T::NOUN, id: id.to_owned() }
+}
+
+fn unreadable<T: Entity>(id: &str, errors: &[FieldError]) -> Error {
+    let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    Error::Conflict(format!(
+        "the stored {} {id:?} can't be read ({}): repair or replace it by an import",
+        T::NOUN,
+        errors.join("; ")
+    ))
+}
+
+fn find<T: Managed>(documents: Vec<Document>, id: &str) -> Result<(Config, T), Error> {
+    let stored =
+        documents.iter().find(|document| document.key.kind == T::KIND && document.key.id == id).cloned();
+    let document = stored.ok_or_else(|| not_found::<T>(id))?;
+    let current = crate::config::parse(document).map_err(|errors| unreadable::<T>(id, &errors))?;
+    Ok((Config::parse(documents), current))
+}
+
+fn among<'a, K: Ord + Borrow<str>, T>(all: &'a BTreeMap<K, T>, id: &str) -> Option<&'a T> {
+    all.get(id)
+}
+
+impl Managed for Proxy {
+    fn find<'a>(config: &'a Config, id: &str) -> Option<&'a Self> {
+        among(&config.proxies, id)
+    }
+
+    fn all(config: &Config) -> Vec<Self> {
+        config.proxies.values().cloned().collect()
+    }
+
+    fn check(&self, control: &Control, _: &Config) -> Result<(), Error> {
+        let issuer = control.issuer();
+        let mut problems = Vec::new();
+        if let Some(host) = &self.auth_proxy
+            && *host != issuer.host
+        {
+            problems.push(FieldError::new(
+                "auth_proxy",
+                host.as_str(),
+                format!(
+                    "the authorization server of this deployment is {}: expected that, or no such field",
+                    issuer.host
+                ),
+            ));
+        }
+        if let Some(other) = &self.oauth_server_issuer
+            && other.trim_end_matches('/') != issuer.to_string()
+        {
+            problems.push(FieldError::new(
+                "oauth_server_issuer",
+                other.as_str(),
+                format!("the issuer of this deployment is {issuer}: expected that, or no such field"),
+            ));
+        }
+        if problems.is_empty() { Ok(()) } else { Err(Error::Invalid(problems)) }
+    }
+}
+
+impl Managed for Route {
+    fn find<'a>(config: &'a Config, id: &str) -> Option<&'a Self> {
+        among(&config.routes, id)
+    }
+
+    fn all(config: &Config) -> Vec<Self> {
+        config.routes.values().cloned().collect()
+    }
+
+    fn check(&self, _: &Control, config: &Config) -> Result<(), Error> {
+        if self.route_id.as_str() == "explain" {
+            let detail = "is the name of an operation: choose another one";
+            return Err(Error::invalid(FieldError::new("route_id", "explain", detail)));
+        }
+        match config.routes.values().find(|other| self.collides(other)) {
+            Some(other) => Err(Error::Conflict(format!(
+                "the route {:?} has the same pattern, priority and methods for the same hosts: change the priority",
+                other.route_id.as_str()
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Managed for Certificate {
+    fn find<'a>(config: &'a Config, id: &str) -> Option<&'a Self> {
+        among(&config.certificates, id)
+    }
+
+    fn all(config: &Config) -> Vec<Self> {
+        config.certificates.values().cloned().collect()
+    }
+}
+
+impl Managed for External {
+    fn find<'a>(config: &'a Config, id: &str) -> Option<&'a Self> {
+        among(&config.externals, id)
+    }
+
+    fn all(config: &Config) -> Vec<Self> {
+        config.externals.values().cloned().collect()
+    }
+}
+
+impl Managed for Resource {
+    fn find<'a>(config: &'a Config, id: &str) -> Option<&'a Self> {
+        among(&config.resources, id)
+    }
+
+    fn all(config: &Config) -> Vec<Self> {
+        config.resources.values().cloned().collect()
+    }
+}
+
+impl Managed for Token {
+    fn find<'a>(config: &'a Config, id: &str) -> Option<&'a Self> {
+        among(&config.tokens, id)
+    }
+
+    fn all(config: &Config) -> Vec<Self> {
+        config.tokens.values().cloned().collect()
+    }
+}

@@ -1,0 +1,89 @@
+//! A control over a store in memory, for tests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use portcullis_layers::Principal;
+use secrecy::SecretString;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::level_filters::LevelFilter;
+
+use super::tokens::{Minted, Wanted};
+use super::{Applied, Caller, Control, Error, Mint, Parts, Writers};
+use crate::logs::{Levels, Writer};
+use crate::store::embedded::Embedded;
+use crate::store::{Keep, Store, Stream};
+use crate::vault::Vault;
+
+/// Counts instead of signing.
+#[derive(Debug, Default)]
+struct Counter(AtomicU32);
+
+#[async_trait]
+impl Mint for Counter {
+    async fn mint(&self, wanted: &Wanted) -> Result<Minted, Error> {
+        let count = self.0.fetch_add(1, Ordering::Relaxed);
+        let now = Timestamp::from_second(Timestamp::now().as_second()).map_err(Error::internal)?;
+        Ok(Minted {
+            token: format!("{}-token-{count}", wanted.name).into(),
+            jti: format!("jti-{count}"),
+            key_id: "key".to_owned(),
+            issued_at: now,
+            expires_at: now + wanted.lifetime,
+            guards: Vec::new(),
+        })
+    }
+
+    async fn revoke(&self, _: &str, _: Timestamp) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// A control, and the store behind it. Nobody serves, so writes don't wait.
+pub(crate) fn control() -> (Arc<Control>, Arc<dyn Store>) {
+    let (_, applied) = watch::channel(Applied::default());
+    control_serving(applied)
+}
+
+/// A control of a node that serves what the channel says.
+pub(crate) fn control_serving(applied: watch::Receiver<Applied>) -> (Arc<Control>, Arc<dyn Store>) {
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().expect("memory"));
+    let key = SecretString::from("0123456789abcdef0123456789abcdef");
+    let writer = |stream| {
+        let writer = Writer::new(stream, 1, 1 << 20);
+        let keep = Keep { entries: 1000, age: Duration::from_secs(3600) };
+        tokio::spawn(writer.clone().run(store.clone(), keep, CancellationToken::new()));
+        writer
+    };
+    let writers = Writers {
+        requests: writer(Stream::Requests),
+        diagnostics: writer(Stream::Diagnostics),
+        audit: writer(Stream::Audit),
+    };
+    let control = Control::new(Parts {
+        store: store.clone(),
+        vault: Arc::new(Vault::new(&key).expect("a key")),
+        issuer: "https://auth.example.com".parse().expect("a URL"),
+        mint: Arc::new(Counter::default()),
+        levels: Levels::new(LevelFilter::INFO),
+        writers,
+        applied,
+        public_https_port: 443,
+        accept: Arc::default(),
+    });
+    (Arc::new(control), store)
+}
+
+/// A caller with scopes.
+pub(crate) fn caller(name: &str, scopes: &[&str]) -> Caller {
+    Caller::Principal(Arc::new(Principal {
+        subject: name.into(),
+        username: Some(name.into()),
+        scopes: scopes.iter().map(|scope| (*scope).into()).collect(),
+        ..Principal::default()
+    }))
+}

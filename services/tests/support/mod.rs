@@ -1,0 +1,3 @@
+//! Real peers for tests.
+
+pub(crate) mod redis;
