@@ -1,1 +1,34 @@
+//! The daemon: composes the reusable layers and the control plane into one program.
+//!
+//! - [`portcullis_layers`] are the layers, [`portcullis_services`] the control plane; only this crate knows both.
+//! - [`edge`] and [`stack`] are the stacks, in order; [`snapshot`] builds them from configuration and [`live`]
+//!   swaps them; [`reconcile`] follows the store.
+//! - [`daemon`] wires it all together and owns the order in which it ends.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+#![warn(unreachable_pub, missing_debug_implementations)]
+
+pub use portcullis_layers as layers;
+pub use portcullis_services as services;
+
+pub mod bootstrap;
+mod builtin;
+pub mod cli;
+pub mod daemon;
+pub mod demo;
+mod echo;
+pub mod edge;
+pub mod listen;
+pub mod live;
+pub mod local;
+pub mod metrics;
+mod observe;
+mod prepare;
+pub mod reconcile;
+pub mod runtime;
+mod scheme;
+pub mod self_signed;
+pub mod settings;
+mod setup;
+pub mod snapshot;
+pub mod stack;

@@ -1,0 +1,76 @@
+//! Targets that are built in: the API and the echo, called in memory instead of over a connection.
+
+use std::collections::HashMap;
+
+use axum::Router;
+use portcullis_layers::deadline::Ticker;
+use portcullis_layers::forward::{Tunnels, is_event_stream};
+use portcullis_layers::{Body, BoxError, HttpService, Request, RequestContext, Response};
+use portcullis_services::config::Builtin;
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
+use tower::ServiceExt;
+
+/// Event streams of built-in targets end like those of upstreams: by a revocation, a change of lists, the end.
+#[derive(Debug, Clone)]
+pub(crate) struct Streams {
+    pub(crate) tunnels: Tunnels,
+    pub(crate) ticker: Ticker,
+}
+
+/// All of them. The API works with the store and runs on the control plane's runtime, so that nothing that
+/// it does holds up the requests of a worker.
+pub(crate) fn all(api: Router, control: Handle, streams: &Streams) -> HashMap<Builtin, HttpService> {
+    let echo = here(crate::echo::router(), streams.clone());
+    HashMap::from([(Builtin::Api, elsewhere(api, control, streams.clone())), (Builtin::Echo, echo)])
+}
+
+fn elsewhere(router: Router, runtime: Handle, streams: Streams) -> HttpService {
+    HttpService::from_fn(move |mut request: Request| {
+        let (router, streams) = (router.clone(), streams.clone());
+        let context = RequestContext::of(request.extensions_mut()).clone();
+        // When the client goes, the operation is told.
+        let task = AbortOnDropHandle::new(runtime.spawn(async move { answer(router, request).await }));
+        async move {
+            let response = task.await.map_err(BoxError::from)??;
+            Ok(streams.listed(&context, response))
+        }
+    })
+}
+
+fn here(router: Router, streams: Streams) -> HttpService {
+    HttpService::from_fn(move |mut request: Request| {
+        let streams = streams.clone();
+        let context = RequestContext::of(request.extensions_mut()).clone();
+        let answer = answer(router.clone(), request);
+        async move { Ok(streams.listed(&context, answer.await?)) }
+    })
+}
+
+async fn answer(router: Router, request: Request) -> Result<Response, BoxError> {
+    let response = router.oneshot(request.map(axum::body::Body::new)).await?;
+    Ok(response.map(Body::new))
+}
+
+impl Streams {
+    fn listed(&self, context: &RequestContext, response: Response) -> Response {
+        if !is_event_stream(response.headers()) {
+            return response;
+        }
+        response.map(|body| self.tunnels.hold(context, &self.ticker, body))
+    }
+
+    /// The same for a router that is served on its own.
+    pub(crate) async fn list(
+        self,
+        request: axum::extract::Request,
+        next: axum::middleware::Next,
+    ) -> axum::response::Response {
+        let response = next.run(request).await;
+        if !is_event_stream(response.headers()) {
+            return response;
+        }
+        let context = RequestContext::default();
+        response.map(|body| axum::body::Body::new(self.tunnels.hold(&context, &self.ticker, Body::new(body))))
+    }
+}

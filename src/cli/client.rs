@@ -1,0 +1,213 @@
+//! Calls a gateway's REST API: over the admin socket of this machine, or over HTTP(S).
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::uri::Scheme;
+use http::{Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+/// The largest answer that a command reads; exports of thousands of documents fit.
+const MAX_ANSWER: usize = 256 << 20;
+
+/// Where the API is.
+#[derive(Debug, Clone)]
+pub(crate) enum Gateway {
+    /// The admin socket in the data folder: whoever may open it is admin.
+    Socket(PathBuf),
+    /// A URL, with a token.
+    Url(Uri),
+}
+
+/// A client of one gateway.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) gateway: Gateway,
+    pub(crate) token: Option<SecretString>,
+    pub(crate) timeout: Duration,
+    /// Further roots to trust, e.g. the gateway's self-signed certificate.
+    pub(crate) cacert: Option<PathBuf>,
+}
+
+/// What the API answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    /// The answer as JSON; an empty one as `null`, anything else as text.
+    pub(crate) fn json(&self) -> Value {
+        if self.body.is_empty() {
+            return Value::Null;
+        }
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&self.body).into_owned()))
+    }
+}
+
+/// Why a call got no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    #[error("can't open {}: is `portcullis serve` running there, and are you its user? Else name a gateway with --base-url", path.display())]
+    Socket {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("can't connect to {authority}: is the gateway running there? Name another with --base-url")]
+    Connect {
+        authority: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "can't speak TLS with {authority}: a certificate that the system does not know is trusted with --cacert FILE"
+    )]
+    Tls {
+        authority: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{0} is no URL of a gateway: write http://HOST[:PORT] or https://HOST[:PORT]")]
+    Url(Uri),
+    #[error("{}: no certificates could be read from it", path.display())]
+    Roots {
+        path: PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("the gateway did not answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    #[error("the connection to the gateway broke")]
+    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Client {
+    /// Sends a request and reads the whole answer.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Answer, ClientError> {
+        let call = async {
+            let response = self.open(method, path, body, "application/json").await?;
+            let status = response.status();
+            let limited = http_body_util::Limited::new(response.into_body(), MAX_ANSWER);
+            let body = limited.collect().await.map_err(ClientError::Broken)?.to_bytes();
+            Ok(Answer { status, body })
+        };
+        tokio::time::timeout(self.timeout, call).await.map_err(|_| ClientError::Timeout(self.timeout))?
+    }
+
+    /// Sends a request and leaves the answer's body to the caller.
+    pub(crate) async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        accept: &str,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let authority = match &self.gateway {
+            Gateway::Socket(_) => "localhost".to_owned(),
+            Gateway::Url(url) => url.authority().ok_or_else(|| ClientError::Url(url.clone()))?.to_string(),
+        };
+        let mut request =
+            Request::builder().method(method).uri(path).header(HOST, authority).header(ACCEPT, accept);
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose_secret()));
+        }
+        let payload = match body {
+            Some(value) => {
+                request = request.header(CONTENT_TYPE, "application/json");
+                Bytes::from(value.to_string())
+            }
+            None => Bytes::new(),
+        };
+        let request = request.body(Full::new(payload)).map_err(|error| ClientError::Broken(error.into()))?;
+        match &self.gateway {
+            Gateway::Socket(path) => {
+                let stream = UnixStream::connect(path)
+                    .await
+                    .map_err(|source| ClientError::Socket { path: path.clone(), source })?;
+                exchange(stream, request).await
+            }
+            Gateway::Url(url) => self.over_tcp(url, request).await,
+        }
+    }
+
+    async fn over_tcp(
+        &self,
+        url: &Uri,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let tls = match url.scheme() {
+            Some(scheme) if *scheme == Scheme::HTTPS => true,
+            Some(scheme) if *scheme == Scheme::HTTP => false,
+            _ => return Err(ClientError::Url(url.clone())),
+        };
+        let host = url.host().ok_or_else(|| ClientError::Url(url.clone()))?;
+        let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let authority = format!("{host}:{port}");
+        // `*.localhost` is this machine (RFC 6761, section 6.3), also where the resolver does not know it.
+        let reach = if host == "localhost" || host.ends_with(".localhost") { "127.0.0.1" } else { host };
+        let fail = |source| ClientError::Connect { authority: authority.clone(), source };
+        let stream = TcpStream::connect((reach.trim_matches(['[', ']']), port)).await.map_err(fail)?;
+        if !tls {
+            return exchange(stream, request).await;
+        }
+        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
+            .map_err(|_| ClientError::Url(url.clone()))?;
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(self.tls()?));
+        let stream =
+            connector.connect(name, stream).await.map_err(|source| ClientError::Tls { authority, source })?;
+        exchange(stream, request).await
+    }
+
+    fn tls(&self) -> Result<rustls::ClientConfig, ClientError> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if let Some(path) = &self.cacert {
+            for certificate in read_roots(path)? {
+                roots.add(certificate).map_err(|error| bad_roots(path, error))?;
+            }
+        }
+        Ok(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+    }
+}
+
+fn read_roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let roots = read.map_err(|error| bad_roots(path, error))?;
+    if roots.is_empty() { Err(bad_roots(path, "no certificate in the file")) } else { Ok(roots) }
+}
+
+fn bad_roots(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
+    ClientError::Roots { path: path.to_owned(), source: source.into() }
+}
+
+async fn exchange<I>(stream: I, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let broken = |error: hyper::Error| ClientError::Broken(error.into());
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    // What goes wrong on the connection shows in the exchange, too.
+    tokio::spawn(connection);
+    sender.send_request(request).await.map_err(broken)
+}

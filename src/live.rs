@@ -1,0 +1,70 @@
+//! The current snapshot, and who wants to know when it changes.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use portcullis_layers::forward::Tunnels;
+use portcullis_layers::hosts::Lookup;
+use portcullis_layers::tls::{Certificates, Certified};
+use portcullis_layers::{HostName, HttpService};
+use portcullis_services::oauth::Revocations;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::runtime::Runtime;
+use crate::snapshot::Snapshot;
+
+/// The one `ArcSwap` of the process: hosts and certificates change together. A clone is a reference count.
+#[derive(Debug, Clone, Default)]
+pub struct Live {
+    current: Arc<ArcSwap<Snapshot>>,
+}
+
+impl Live {
+    /// Starts without any host.
+    pub fn new() -> Self {
+        Self { current: Arc::new(ArcSwap::from_pointee(Snapshot::default())) }
+    }
+
+    /// The snapshot that requests are served from now.
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Serves a new snapshot from the next request on, and ends what the hosts that are gone left behind.
+    pub fn publish(&self, next: Snapshot, runtime: &Runtime) {
+        let next = Arc::new(next);
+        let previous = self.current.swap(Arc::clone(&next));
+        let closed = previous.retire(&next, runtime);
+        if closed > 0 {
+            info!(closed, "closed tunnels and event streams whose host no longer lets them in");
+        }
+    }
+}
+
+/// Ends what a token had opened when it is revoked, until `stop`.
+pub async fn end_revoked(revocations: Arc<Revocations>, tunnels: Tunnels, stop: CancellationToken) {
+    let mut grown = revocations.grown();
+    while let Some(Ok(())) = stop.run_until_cancelled(grown.changed()).await {
+        let closed = tunnels.close_where(|stream| {
+            stream.principal.as_deref().is_some_and(|principal| {
+                revocations.revoked().contains(principal.token_id.as_deref(), principal.expires_at)
+            })
+        });
+        if closed > 0 {
+            info!(closed, "closed tunnels and event streams whose token was revoked");
+        }
+    }
+}
+
+impl Lookup<HttpService> for Live {
+    fn lookup(&self, host: &HostName) -> Option<HttpService> {
+        self.current.load().hosts.get(host)?.service(host)
+    }
+}
+
+impl Certificates for Live {
+    fn certificate(&self, sni: Option<&HostName>) -> Option<Arc<Certified>> {
+        self.current.load().certificate(sni)
+    }
+}

@@ -1,0 +1,142 @@
+//! What others count, as metrics: each function makes what [`Metrics::register`](super::Metrics::register) takes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use portcullis_layers::access_log::Queue;
+use portcullis_layers::normalize::Dropped;
+use portcullis_layers::{proxy_protocol, tls};
+use portcullis_services::oauth::JwksFetcher;
+
+use super::writer::{Number, Writer};
+
+/// One number that goes up and down: open connections, whether the store is reachable, the revision
+/// that is served. `None`: there is nothing to say now.
+pub fn gauge<N: Into<Number>>(
+    name: &'static str,
+    help: &'static str,
+    read: impl Fn() -> Option<N> + Send + Sync + 'static,
+) -> impl Fn(&mut Writer) + Send + Sync + 'static {
+    move |writer| {
+        if let Some(value) = read() {
+            writer.gauge(name, help).add(&[], value);
+        }
+    }
+}
+
+/// One number that only grows.
+pub fn counter<N: Into<Number>>(
+    name: &'static str,
+    help: &'static str,
+    read: impl Fn() -> N + Send + Sync + 'static,
+) -> impl Fn(&mut Writer) + Send + Sync + 'static {
+    move |writer| {
+        writer.counter(name, help).add(&[], read());
+    }
+}
+
+/// How connections began that may carry PROXY protocol.
+pub fn proxy_protocol(
+    counters: Arc<proxy_protocol::Counters>,
+) -> impl Fn(&mut Writer) + Send + Sync + 'static {
+    move |writer| {
+        let help = "Connections by what became of their PROXY protocol header.";
+        let results = [
+            ("accepted", &counters.accepted),
+            ("direct", &counters.direct),
+            ("malformed", &counters.malformed),
+            ("timed_out", &counters.timed_out),
+            ("closed", &counters.closed),
+        ];
+        by_label(writer, "proxy_protocol_connections_total", help, "result", &results);
+    }
+}
+
+/// How TLS handshakes ended.
+pub fn tls(counters: Arc<tls::Counters>) -> impl Fn(&mut Writer) + Send + Sync + 'static {
+    move |writer| {
+        let results = [
+            ("ok", &counters.handshakes),
+            ("failed", &counters.failed),
+            ("unrecognized_name", &counters.unrecognized),
+            ("timed_out", &counters.timed_out),
+            ("evicted", &counters.evicted),
+        ];
+        by_label(writer, "tls_handshakes_total", "TLS handshakes by how they ended.", "result", &results);
+        let resumed = counters.resumed.load(Ordering::Relaxed);
+        writer.counter("tls_resumed_total", "TLS handshakes that resumed a session.").add(&[], resumed);
+    }
+}
+
+/// What becomes of the access log's records.
+pub fn access_log(queue: Queue) -> impl Fn(&mut Writer) + Send + Sync + 'static {
+    move |writer| {
+        let counts = queue.counts();
+        let mut records = writer.counter("access_log_records_total", "Log records by what became of them.");
+        records.add(&[("result", "written")], counts.written);
+        records.add(&[("result", "dropped")], counts.dropped);
+        records.add(&[("result", "refused")], counts.refused);
+        writer.gauge("access_log_waiting_records", "Log records that wait.").add(&[], counts.waiting);
+        writer
+            .gauge("access_log_waiting_bytes", "Bytes of records that wait.")
+            .add(&[], counts.waiting_bytes);
+        let help = "Whether log records can't be delivered now.";
+        writer.gauge("access_log_failing", help).add(&[], counts.failing);
+    }
+}
+
+/// The headers that were removed from requests because they can't be believed.
+pub fn dropped_headers(dropped: Arc<Dropped>) -> impl Fn(&mut Writer) + Send + Sync + 'static {
+    move |writer| {
+        let help = "Request headers that were removed, by reason.";
+        let mut samples = writer.counter("dropped_headers_total", help);
+        samples.add(&[("reason", "underscored")], dropped.underscored());
+        samples.add(&[("reason", "spoofed")], dropped.spoofed());
+    }
+}
+
+/// When certificates end: pairs of a name and seconds since 1970, each name once.
+pub fn certificates<I, T>(
+    list: impl Fn() -> I + Send + Sync + 'static,
+) -> impl Fn(&mut Writer) + Send + Sync + 'static
+where
+    I: IntoIterator<Item = (T, i64)>,
+    T: AsRef<str>,
+{
+    move |writer| {
+        let help = "When a certificate ends, in seconds since 1970.";
+        let mut samples = writer.gauge("certificate_expiry_timestamp_seconds", help);
+        for (name, not_after) in list() {
+            samples.add(&[("certificate", name.as_ref())], not_after);
+        }
+    }
+}
+
+/// How the fetching of other issuers' keys goes.
+pub fn jwks(fetcher: JwksFetcher) -> impl Fn(&mut Writer) + Send + Sync + 'static {
+    move |writer| {
+        for status in fetcher.status() {
+            let labels = [("uri", status.uri.as_str())];
+            writer.gauge("jwks_keys", "Keys in use, by where they are from.").add(&labels, status.keys);
+            let help = "Whether the last attempt to fetch keys failed, or none is of use.";
+            writer.gauge("jwks_failing", help).add(&labels, status.error.is_some());
+            if let Some(fetched) = status.fetched_at {
+                let help = "When keys were fetched last, in seconds since 1970.";
+                writer.gauge("jwks_fetched_timestamp_seconds", help).add(&labels, fetched.as_second());
+            }
+        }
+    }
+}
+
+fn by_label(
+    writer: &mut Writer,
+    name: &'static str,
+    help: &'static str,
+    label: &'static str,
+    counts: &[(&str, &AtomicU64)],
+) {
+    let mut samples = writer.counter(name, help);
+    for (value, count) in counts {
+        samples.add(&[(label, value)], count.load(Ordering::Relaxed));
+    }
+}

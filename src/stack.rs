@@ -1,0 +1,434 @@
+//! A host's document turned into the services that answer its requests, in order.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use http::{Method, StatusCode};
+use portcullis_layers::allowlist::AllowlistLayer;
+use portcullis_layers::auth::{self, AuthLayer, Mode, Policy};
+use portcullis_layers::body::BoxFuture;
+use portcullis_layers::body_limit::BodyLimitLayer;
+use portcullis_layers::forward::{Forward, InvalidTarget, LiveStream, Target};
+use portcullis_layers::forwarded::ForwardedLayer;
+use portcullis_layers::header_prefix::HeaderPrefix;
+use portcullis_layers::headers::{
+    Allowed, Cors, CorsLayer, Credentials, HeadersLayer, Identity, IdentityStripLayer, Origins,
+    ResponseRulesLayer,
+};
+use portcullis_layers::https_redirect::HttpsRedirectLayer;
+use portcullis_layers::resource_metadata::ResourceMetadataLayer;
+use portcullis_layers::route::{HostRoutes, Place, Rewrite, RewriteLayer, RouteLayer, Routes};
+use portcullis_layers::{BoxError, HostName, HttpService, Principal, Rejection, Request, Response};
+use portcullis_services::config::access::{Access, access, metadata};
+use portcullis_services::config::auth::RouteAuth;
+use portcullis_services::config::headers as rules;
+use portcullis_services::config::resolve::{Destination, EffectiveHost, EffectiveRoute, Globals, header_ops};
+use portcullis_services::config::route as documents;
+use portcullis_services::config::{Proxy, Route};
+use portcullis_services::control::Caller;
+use tokio_util::sync::CancellationToken;
+use tower::util::option_layer;
+use tower::{Layer, Service, ServiceBuilder};
+
+use crate::runtime::Runtime;
+use crate::scheme::SchemesLayer;
+
+/// Names below a wildcard that have stacks of their own, at most.
+const WILDCARD_NAMES: usize = 1024;
+
+/// A host as it is served.
+#[derive(Debug)]
+pub struct HostStack {
+    /// What it was made of: an equal one is kept.
+    pub effective: EffectiveHost,
+    /// Whether plain requests are sent to HTTPS.
+    pub redirect: bool,
+    globals: Arc<GlobalLeaves>,
+    runtime: Arc<Runtime>,
+    service: Served,
+}
+
+/// The services of a host: one, or, below a wildcard, one for each name, because each is a resource of its own.
+#[derive(Debug)]
+enum Served {
+    One(HttpService),
+    Each(Mutex<HashMap<HostName, HttpService>>),
+}
+
+/// The leaves of the routes of all hosts, built once.
+#[derive(Debug)]
+pub struct GlobalLeaves {
+    globals: Globals,
+    leaves: Vec<Option<HttpService>>,
+}
+
+impl GlobalLeaves {
+    /// Builds them, or lends those of before when nothing changed.
+    pub fn build(globals: &Globals, runtime: &Runtime, previous: Option<&Arc<Self>>) -> Arc<Self> {
+        if let Some(previous) = previous
+            && previous.globals == *globals
+        {
+            return Arc::clone(previous);
+        }
+        let leaves = globals.routes.iter().map(|route| leaf(route, runtime)).collect();
+        Arc::new(Self { globals: globals.clone(), leaves })
+    }
+}
+
+impl GlobalLeaves {
+    /// What they were made of.
+    pub const fn source(&self) -> &Globals {
+        &self.globals
+    }
+}
+
+impl HostStack {
+    /// Builds a host's stack.
+    ///
+    /// # Errors
+    ///
+    /// When a value of the document is nothing that the layers take.
+    pub fn build(
+        effective: EffectiveHost,
+        redirect: bool,
+        globals: Arc<GlobalLeaves>,
+        runtime: Arc<Runtime>,
+    ) -> Result<Self, BoxError> {
+        let service = Served::Each(Mutex::default());
+        let mut stack = Self { effective, redirect, globals, runtime, service };
+        match stack.effective.proxy.proxy_hostname.host() {
+            Some(host) => stack.service = Served::One(stack.stack(&host)?),
+            // Shows now what would go wrong for any name.
+            None => drop(stack.stack(&"any.invalid".parse()?)?),
+        }
+        Ok(stack)
+    }
+
+    /// The service that answers for a name.
+    pub fn service(&self, host: &HostName) -> Option<HttpService> {
+        let services = match &self.service {
+            Served::One(service) => return Some(service.clone()),
+            Served::Each(services) => services,
+        };
+        let mut services = services.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(service) = services.get(host) {
+            return Some(service.clone());
+        }
+        if services.len() >= WILDCARD_NAMES {
+            // Whoever asks for ever new names pays with building them again; memory stays bounded.
+            services.clear();
+        }
+        let service = self.stack(host).ok()?;
+        services.insert(host.clone(), service.clone());
+        Some(service)
+    }
+
+    /// Whether the same host would now be another stack.
+    pub fn is(&self, effective: &EffectiveHost, redirect: bool) -> bool {
+        self.redirect == redirect && self.effective == *effective
+    }
+
+    /// Whether a tunnel or event stream that began under the rules of `before` may go on under the present ones.
+    pub fn allows(&self, stream: &LiveStream, host: &HostName, before: &Self) -> bool {
+        let (proxy, former) = (&self.effective.proxy, &before.effective.proxy);
+        if !proxy.enabled {
+            return false;
+        }
+        let excepted = |proxy: &Proxy| (proxy.auth_mode, proxy.auth_excluded_paths.clone());
+        let auth = stream.route.as_deref().and_then(|route| self.route(route)).and_then(overriding);
+        match access(&self.runtime.site, proxy, auth, &self.effective.tokens, host) {
+            Access::Public(list) => list.is_none_or(|list| list.check_network(stream.client).is_ok()),
+            Access::Protected(policy, list) => {
+                let open = stream.open && excepted(proxy) == excepted(former) && !policy.excepted.is_empty();
+                let known = stream
+                    .principal
+                    .as_ref()
+                    .is_some_and(|who| list.check_identity(who).is_ok() && has_scopes(&policy, who));
+                list.check_network(stream.client).is_ok() && (known || open || policy.mode == Mode::Pass)
+            }
+        }
+    }
+
+    /// What the names of identity headers start with that are sent from here: the host's own, and those of
+    /// the hosts to whose upstreams its routes lead. The firewall in front of all hosts knows the usual one only.
+    fn prefixes(&self) -> Result<HashSet<HeaderPrefix>, BoxError> {
+        let EffectiveHost { proxy, own, globals, routes, .. } = &self.effective;
+        let shown = globals.routes.iter().enumerate().filter(|(at, _)| routes.shows(*at)).map(|(_, one)| one);
+        let mut prefixes: HashSet<HeaderPrefix> = HashSet::from([proxy.auth_header_prefix.parse()?]);
+        for one in own.iter().chain(shown) {
+            if let Destination::Upstream(target) = &one.destination {
+                for prefix in &target.protected {
+                    prefixes.insert(prefix.parse()?);
+                }
+            }
+        }
+        prefixes.remove(&HeaderPrefix::default());
+        Ok(prefixes)
+    }
+
+    /// The route of a name, as far as it is in use.
+    fn route(&self, id: &str) -> Option<&Route> {
+        let all = self.effective.own.iter().chain(self.effective.globals.routes.iter());
+        all.map(|one| &one.route).find(|route| route.route_id.as_str() == id)
+    }
+
+    /// The host stack: one for each host, boxed.
+    fn stack(&self, host: &HostName) -> Result<HttpService, BoxError> {
+        let Self { effective, runtime, .. } = self;
+        let proxy = &effective.proxy;
+        if !proxy.enabled {
+            let rules = ResponseRulesLayer::new(header_ops(&proxy.response_rules())?)?;
+            return Ok(HttpService::new(rules.layer(HttpService::from_fn(async |_| Err(disabled().into())))));
+        }
+        let prefixes = self.prefixes()?;
+        let metadata = metadata(&runtime.site, proxy, host);
+        let endpoint = proxy.resource_endpoint.as_ref().map_or("/", |path| path.as_str());
+        Ok(HttpService::new(
+            ServiceBuilder::new()
+                // Outermost: rules hold for refusals, too.
+                .layer(ResponseRulesLayer::new(header_ops(&proxy.response_rules())?)?)
+                // Before anybody asks for a token, which a preflight never carries.
+                .layer(option_layer(proxy.cors.as_ref().map(cors).transpose()?))
+                // The firewall in front of all hosts knows the usual prefix only.
+                .layer(option_layer((!prefixes.is_empty()).then(|| IdentityStripLayer::all(prefixes))))
+                .layer(SchemesLayer { http: proxy.enable_http, https: proxy.enable_https })
+                .layer(option_layer(
+                    self.redirect.then(|| HttpsRedirectLayer::new(runtime.public_https_port)),
+                ))
+                .layer(BodyLimitLayer::new(proxy.max_body_bytes.unwrap_or(runtime.max_body)))
+                // Before authentication: it tells clients how to get a token.
+                .layer(option_layer(metadata.map(|metadata| ResourceMetadataLayer::new(&metadata, endpoint))))
+                // Authentication needs to know the route.
+                .layer(RouteLayer::new(effective.routes.clone()))
+                .service(self.dispatch(host)?),
+        ))
+    }
+
+    /// Everything below the choice of a route.
+    fn dispatch(&self, host: &HostName) -> Result<HttpService, BoxError> {
+        let Self { effective, runtime, globals, .. } = self;
+        let fallback = match &effective.destination {
+            Destination::Upstream(target) => {
+                let forward = forward(target, runtime)?;
+                Some(self.gate(None, host, forward)?)
+            }
+            Destination::Builtin(builtin) => match runtime.builtin(*builtin) {
+                Some(service) => Some(unless_local(self.gate(None, host, service.clone())?, service)),
+                None => None,
+            },
+            Destination::Unavailable(_) => None,
+        };
+        if let Some(fallback) = &fallback
+            && effective.own.is_empty()
+            && globals.leaves.is_empty()
+        {
+            return Ok(fallback.clone());
+        }
+        let own: Vec<_> = effective.own.iter().map(|route| leaf(route, runtime)).collect();
+        let leaves = Arc::new(Leaves { routes: effective.routes.clone(), globals: Arc::clone(globals), own });
+        let inherited = {
+            let leaves = Arc::clone(&leaves);
+            self.gate(None, host, Routes::new(move |index| leaves.at(index)))?
+        };
+        let overrides = Arc::new(self.overrides(host, &leaves)?);
+        let dispatch = Routes::new(move |index| match overrides.gates.get(&index) {
+            Some(gate) => overrides.service(gate),
+            None => Some(inherited.clone()),
+        });
+        Ok(HttpService::flat(dispatch.with_default(fallback)))
+    }
+
+    /// The gates of routes that ask for other access than their host. Those of global routes are built when
+    /// they are first used: a thousand hosts must not hold a gate for each of a thousand routes.
+    fn overrides(&self, host: &HostName, leaves: &Arc<Leaves>) -> Result<Overrides, BoxError> {
+        let mut overrides = HashMap::new();
+        let globals =
+            self.effective.globals.routes.iter().enumerate().map(|(index, one)| (index, one, false));
+        let first = self.effective.globals.routes.len();
+        let own = self.effective.own.iter().enumerate().map(|(index, one)| (first + index, one, true));
+        for (index, one, own) in globals.chain(own) {
+            let Some(auth) = overriding(&one.route) else { continue };
+            let gate = Lazy {
+                service: OnceLock::new(),
+                host: host.clone(),
+                auth: auth.clone(),
+                leaf: leaves.at(index),
+            };
+            if own {
+                let _built = gate.service.set(self.lazy(&gate)?);
+            }
+            overrides.insert(index, gate);
+        }
+        let builder = self.builder();
+        Ok(Overrides { gates: overrides, builder })
+    }
+
+    fn lazy(&self, gate: &Lazy) -> Result<Option<HttpService>, BoxError> {
+        gate.leaf.clone().map(|leaf| self.gate(Some(&gate.auth), &gate.host, leaf)).transpose()
+    }
+
+    fn builder(&self) -> Gates {
+        Gates { effective: self.effective.clone(), runtime: Arc::clone(&self.runtime) }
+    }
+
+    fn gate<S>(&self, auth: Option<&RouteAuth>, host: &HostName, inner: S) -> Result<HttpService, BoxError>
+    where
+        S: Service<Request, Response = Response> + Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError> + 'static,
+        S::Future: Into<BoxFuture<Result<Response, BoxError>>> + Send,
+    {
+        self.builder().gate(auth, host, inner)
+    }
+}
+
+/// Builds the gates of a host: what stands between the choice of a route and its target.
+#[derive(Debug, Clone)]
+struct Gates {
+    effective: EffectiveHost,
+    runtime: Arc<Runtime>,
+}
+
+impl Gates {
+    /// The route stack without its leaf, boxed.
+    fn gate<S>(&self, auth: Option<&RouteAuth>, host: &HostName, inner: S) -> Result<HttpService, BoxError>
+    where
+        S: Service<Request, Response = Response> + Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError> + 'static,
+        S::Future: Into<BoxFuture<Result<Response, BoxError>>> + Send,
+    {
+        let Self { effective, runtime } = self;
+        let proxy = &effective.proxy;
+        let access = access(&runtime.site, proxy, auth, &effective.tokens, host);
+        let mut headers = HeadersLayer::new(header_ops(&proxy.request_rules())?)?;
+        if proxy.auth_pass_headers {
+            headers = headers.with_identity(Identity::new(proxy.auth_header_prefix.parse()?).detailed(true));
+        }
+        let is_protected = matches!(access, Access::Protected(..));
+        // A browser sends its session to open routes of a protected host, too: no upstream there may have it.
+        if (is_protected || proxy.auth_enabled) && !proxy.forward_authorization.unwrap_or(false) {
+            let cookies = vec![proxy.auth_cookie_name.as_str().into()];
+            headers = headers.without(Credentials { authorization: is_protected, cookies });
+        }
+        // Headers after the allowlist: only who may pass is announced. Forwarded last: nobody edits it.
+        let inner = ServiceBuilder::new().layer(headers).layer(ForwardedLayer::new()).service(inner);
+        Ok(match access {
+            Access::Public(None) => HttpService::flat(inner),
+            Access::Public(Some(list)) => HttpService::flat(AllowlistLayer::new(list).layer(inner)),
+            Access::Protected(policy, list) => {
+                let verifier = runtime.verifier_of(proxy);
+                // The lists need to know who it is.
+                let inner = AllowlistLayer::new(list).layer(inner);
+                HttpService::flat(AuthLayer::new(verifier, *policy).layer(inner))
+            }
+        })
+    }
+}
+
+/// Whether a principal still has the scopes that all requests need. What only some paths need was asked when the
+/// stream began.
+fn has_scopes(policy: &Policy, principal: &Arc<Principal>) -> bool {
+    let now = match &policy.grants {
+        Some(grants) => auth::effective(principal, grants),
+        None => Arc::clone(principal),
+    };
+    let everywhere = auth::PathPattern::Prefix("/".into());
+    let mut rules =
+        policy.scopes.iter().filter(|rule| rule.on.methods.is_none() && rule.on.path == everywhere);
+    (policy.any_scope.is_empty() || policy.any_scope.iter().any(|scope| now.has_scope(scope)))
+        && rules.all(|rule| rule.scopes.iter().all(|scope| now.has_scope(scope)))
+}
+
+/// A host that somebody has switched off: it exists, so that neither 404 nor a wildcard may answer for it.
+fn disabled() -> Rejection {
+    Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "host_disabled", "This host is switched off.")
+}
+
+/// What this machine asks of the API needs no token where `PORTCULLIS_LOCAL_ADMIN` says so: `local` marks it.
+fn unless_local(gated: HttpService, service: HttpService) -> HttpService {
+    HttpService::from_fn(move |request: Request| {
+        let local = matches!(request.extensions().get::<Caller>(), Some(Caller::Local));
+        if local { service.call(request) } else { gated.call(request) }
+    })
+}
+
+/// Finds the leaf of a route.
+#[derive(Debug)]
+struct Leaves {
+    routes: HostRoutes,
+    globals: Arc<GlobalLeaves>,
+    own: Vec<Option<HttpService>>,
+}
+
+impl Leaves {
+    fn at(&self, index: usize) -> Option<HttpService> {
+        match self.routes.place(index) {
+            Place::Global(place) => self.globals.leaves.get(place)?.clone(),
+            Place::Own(place) => self.own.get(place)?.clone(),
+        }
+    }
+}
+
+/// Gates of routes with access rules of their own, by the routes' indexes.
+#[derive(Debug)]
+struct Overrides {
+    gates: HashMap<usize, Lazy>,
+    builder: Gates,
+}
+
+#[derive(Debug)]
+struct Lazy {
+    service: OnceLock<Option<HttpService>>,
+    host: HostName,
+    auth: RouteAuth,
+    leaf: Option<HttpService>,
+}
+
+impl Overrides {
+    /// The gate of a route, built now if nobody asked for it before.
+    fn service(&self, gate: &Lazy) -> Option<HttpService> {
+        let build = || self.builder.gate(Some(&gate.auth), &gate.host, gate.leaf.clone()?).ok();
+        gate.service.get_or_init(build).clone()
+    }
+}
+
+/// The rules of a route that stand in place of its host's.
+fn overriding(route: &Route) -> Option<&RouteAuth> {
+    route.auth_config.as_ref().filter(|_| route.override_proxy_auth)
+}
+
+/// The leaf of a route: what is behind all checks.
+fn leaf(one: &EffectiveRoute, runtime: &Runtime) -> Option<HttpService> {
+    let target = match &one.destination {
+        Destination::Upstream(target) => forward(target, runtime).ok()?.into_service(),
+        Destination::Builtin(builtin) => runtime.builtin(*builtin)?,
+        Destination::Unavailable(_) => return None,
+    };
+    let rewrite = match &one.route.rewrite {
+        None => return Some(target),
+        Some(documents::Rewrite::StripPrefix(prefix)) => Rewrite::strip(prefix.as_str()),
+        Some(documents::Rewrite::ReplacePrefix(by)) => Rewrite::replace(&one.route.path_pattern, by.as_str()),
+    };
+    Some(HttpService::new(RewriteLayer::new(rewrite.ok()?).layer(target)))
+}
+
+/// Tunnels are not closed with a stack, but when their host goes or no longer lets them in: see `live`.
+fn forward(target: &Target, runtime: &Runtime) -> Result<Forward, InvalidTarget> {
+    Forward::new(&runtime.client, target.clone(), CancellationToken::new())
+}
+
+fn cors(rules: &rules::Cors) -> Result<CorsLayer, BoxError> {
+    let everyone = rules.origins.iter().any(|origin| origin.as_str() == "*");
+    let origins = rules.origins.iter().map(|origin| origin.as_str().into()).collect();
+    Ok(CorsLayer::new(&Cors {
+        origins: if everyone { Origins::Any } else { Origins::List(origins) },
+        methods: rules
+            .methods
+            .iter()
+            .map(|name| name.as_str().parse::<Method>())
+            .collect::<Result<_, _>>()?,
+        headers: Allowed::List(rules.headers.iter().map(|name| name.as_str().into()).collect()),
+        expose: rules.expose.iter().map(|name| name.as_str().parse()).collect::<Result<_, _>>()?,
+        credentials: false,
+        max_age: Some(std::time::Duration::from_secs(rules.max_age.into())),
+    })?)
+}
