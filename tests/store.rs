@@ -1,0 +1,315 @@
+//! What a gateway does without its store, and when the store is another one than before.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use support::api::Api;
+use support::client::{get, plain};
+use support::daemon::{Daemon, command};
+use support::eventually;
+use support::redis::Redis;
+use support::upstream::Upstream;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+const SECRET_KEY: &str = "0123456789abcdef0123456789abcdef";
+
+/// Settings of a node on a Redis. All nodes of a deployment have one public port, and so one issuer.
+fn on(redis: &Redis) -> impl Fn(&mut Command) + '_ {
+    |command| {
+        command.env("REDIS_URL", redis.url()).env("PORTCULLIS_SECRET_KEY", SECRET_KEY);
+        command.env("PORTCULLIS_PUBLIC_HTTPS_PORT", "443");
+    }
+}
+
+async fn create(api: &Api, host: &str, target: &str) -> http::StatusCode {
+    let proxy = json!({ "proxy_hostname": host, "target_url": target, "https_redirect": "off" });
+    api.call("POST", "/proxy/targets/", proxy).await.status
+}
+
+async fn health(api: &Api) -> Value {
+    api.get("/health").await.json()
+}
+
+async fn eventually_healthy(api: &Api, healthy: bool) -> Value {
+    eventually("health has changed", || async {
+        let health = health(api).await;
+        ((health["status"] == "healthy") == healthy).then_some(health)
+    })
+    .await
+}
+
+async fn status(address: SocketAddr, host: &str) -> u16 {
+    plain(address, get(host, "/")).await.status.as_u16()
+}
+
+/// Clients that never stop asking: half of them with a new connection for each request.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    clients: JoinSet<Vec<String>>,
+}
+
+impl Load {
+    fn on(address: SocketAddr, host: &'static str) -> Self {
+        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let mut clients = JoinSet::new();
+        for client in 0..4 {
+            let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+            clients.spawn(async move {
+                let mut failures = Vec::new();
+                let mut connection = None;
+                while !stop.load(Ordering::Relaxed) {
+                    let kept = if client % 2 == 0 { connection.take() } else { None };
+                    match ask(address, host, kept).await {
+                        Ok(next) => {
+                            connection = Some(next);
+                            answered.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(failure) => failures.push(failure),
+                    }
+                }
+                failures
+            });
+        }
+        Self { stop, answered, clients }
+    }
+
+    /// Waits until many more requests were answered.
+    async fn goes_on(&self) {
+        let until = self.answered.load(Ordering::Relaxed) + 50;
+        eventually("requests are answered", || async {
+            (self.answered.load(Ordering::Relaxed) >= until).then_some(())
+        })
+        .await;
+    }
+
+    /// Ends the load; how many requests were answered, and what failed.
+    async fn ended(self) -> (u64, Vec<String>) {
+        self.stop.store(true, Ordering::Relaxed);
+        let failures = self.clients.join_all().await.concat();
+        (self.answered.load(Ordering::Relaxed), failures)
+    }
+}
+
+type Connection = hyper::client::conn::http1::SendRequest<Full<bytes::Bytes>>;
+
+async fn ask(address: SocketAddr, host: &str, kept: Option<Connection>) -> Result<Connection, String> {
+    let mut connection = match kept {
+        Some(connection) => connection,
+        None => {
+            let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+            let (sender, task) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+                .await
+                .map_err(|error| error.to_string())?;
+            tokio::spawn(task);
+            sender
+        }
+    };
+    connection.ready().await.map_err(|error| error.to_string())?;
+    let response = connection.send_request(get(host, "/load")).await.map_err(|error| error.to_string())?;
+    let status = response.status();
+    response.into_body().collect().await.map_err(|error| error.to_string())?;
+    if status == 200 { Ok(connection) } else { Err(format!("status {status}")) }
+}
+
+#[tokio::test]
+async fn an_outage_of_the_store_costs_no_request_and_no_log_entry() {
+    let mut redis = Redis::start();
+    let daemon = Daemon::start_with(on(&redis));
+    let upstream = Upstream::start("up").await;
+    let api = Api::local(&daemon);
+    assert_eq!(create(&api, "app.localhost", &upstream.url()).await, 201);
+    let load = Load::on(daemon.http, "app.localhost");
+    load.goes_on().await;
+
+    redis.down();
+    let degraded = eventually_healthy(&api, false).await;
+    assert_eq!((&degraded["status"], &degraded["store"]), (&json!("degraded"), &json!("unavailable")));
+    let begun = Instant::now();
+    let refused = api.call("PUT", "/proxy/targets/app.localhost", json!({ "enabled": false })).await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "a write is refused in time");
+    assert_eq!(refused.status, 503, "{}", String::from_utf8_lossy(&refused.body));
+    assert_eq!(refused.json()["code"], "unavailable");
+    assert!(!refused.header("retry-after").is_empty());
+    assert_eq!(plain(daemon.http, get("app.localhost", "/meanwhile")).await.status, 200);
+    load.goes_on().await;
+
+    redis.up();
+    eventually_healthy(&api, true).await;
+    let (target, api) = (upstream.url(), &api);
+    eventually("a write works again", || async {
+        (create(api, "late.localhost", &target).await != 503).then_some(())
+    })
+    .await;
+    assert_eq!(status(daemon.http, "late.localhost").await, 200, "and is served");
+    load.goes_on().await;
+
+    let (answered, failures) = load.ended().await;
+    assert!(failures.is_empty(), "{} of {answered} requests failed: {:?}", failures.len(), failures.first());
+    let count = |path: &'static str| async move {
+        let found = api.get(&format!("/logs/search?limit=1&path={path}")).await;
+        found.json()["total"].as_u64()
+    };
+    eventually("what happened meanwhile is written", || async {
+        count("/meanwhile").await.filter(|n| *n >= 1)
+    })
+    .await;
+    // At least: a batch whose answer got lost with the store is written once more.
+    eventually("every request is in the log", || async { count("/load").await.filter(|n| *n >= answered) })
+        .await;
+}
+
+#[tokio::test]
+async fn a_node_that_starts_without_its_store_serves_what_it_served_last() {
+    let mut redis = Redis::start();
+    let upstream = Upstream::start("up").await;
+    let mut first = Daemon::start_with(on(&redis));
+    assert_eq!(create(&Api::local(&first), "app.localhost", &upstream.url()).await, 201);
+    first.signal("TERM");
+    assert_eq!(first.ended(), Some(0));
+    let dir = Arc::clone(&first.dir);
+    redis.down();
+
+    let second = Daemon::start_in(dir, on(&redis));
+    let api = Api::local(&second);
+    assert_eq!(status(second.http, "app.localhost").await, 200);
+    let report = health(&api).await;
+    assert_eq!((&report["status"], &report["from_copy"]), (&json!("degraded"), &json!(true)), "{report}");
+    let token = api.call("POST", "/tokens/", json!({ "name": "ci" })).await;
+    assert_eq!(token.status, 503, "{}", String::from_utf8_lossy(&token.body));
+
+    redis.up();
+    let report = eventually_healthy(&api, true).await;
+    assert_eq!(report["from_copy"], false, "{report}");
+    assert_eq!(create(&api, "late.localhost", &upstream.url()).await, 201);
+    assert_eq!(status(second.http, "late.localhost").await, 200);
+}
+
+#[tokio::test]
+async fn the_copy_of_the_configuration_shows_no_secret() {
+    let redis = Redis::start();
+    let daemon = Daemon::start_with(on(&redis));
+    assert_eq!(create(&Api::local(&daemon), "hidden.localhost", "http://10.0.0.5").await, 201);
+    let copy = daemon.dir.path().join("data/configuration.sealed");
+    eventually("the copy is written", || async { copy.exists().then_some(()) }).await;
+    let bytes = std::fs::read(&copy).unwrap();
+    assert!(!bytes.windows(16).any(|window| window == b"hidden.localhost"), "it is sealed");
+    assert!(!daemon.dir.path().join("data/secret.key").exists(), "the key is that of the settings");
+}
+
+#[tokio::test]
+async fn a_change_on_one_node_is_served_by_the_other_within_a_second() {
+    let redis = Redis::start();
+    let upstream = Upstream::start("up").await;
+    let (here, there) = (Daemon::start_with(on(&redis)), Daemon::start_with(on(&redis)));
+    let (api, other) = (Api::local(&here), Api::local(&there));
+    let mut times = Vec::new();
+    for (turn, host) in
+        ["a.localhost", "b.localhost", "c.localhost", "d.localhost", "e.localhost"].iter().enumerate()
+    {
+        let (writer, reader) = if turn % 2 == 0 { (&api, &there) } else { (&other, &here) };
+        assert_eq!(create(writer, host, &upstream.url()).await, 201);
+        let written = Instant::now();
+        eventually("the other node serves it", || async {
+            (status(reader.http, host).await == 200).then_some(())
+        })
+        .await;
+        times.push(written.elapsed());
+    }
+    times.sort();
+    assert!(times[times.len() / 2] < Duration::from_secs(1), "{times:?}");
+
+    let token = api.call("POST", "/tokens/", json!({ "name": "ci", "scopes": ["admin"] })).await.json();
+    let token = token["token"].as_str().unwrap().to_owned();
+    let by_token = Api::Remote(here.https, Some(token));
+    eventually("the token is good", || async {
+        (by_token.get("/tokens/info").await.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(other.call("DELETE", "/tokens/ci", Value::Null).await.status, 200);
+    eventually("a token that the other node ended is refused", || async {
+        (by_token.get("/tokens/info").await.status == 401).then_some(())
+    })
+    .await;
+    assert_eq!(api.call("DELETE", "/proxy/targets/a.localhost", Value::Null).await.status, 200);
+    eventually("the host is gone there, too", || async {
+        (status(there.http, "a.localhost").await == 404).then_some(())
+    })
+    .await;
+}
+
+async fn flush(redis: &Redis) {
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    redis::cmd("FLUSHALL").query_async::<()>(&mut connection).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_emptied_store_takes_no_host_away_until_an_admin_accepts_it() {
+    let redis = Redis::start();
+    let daemon = Daemon::start_with(on(&redis));
+    let upstream = Upstream::start("up").await;
+    let api = Api::local(&daemon);
+    assert_eq!(create(&api, "app.localhost", &upstream.url()).await, 201);
+    let load = Load::on(daemon.http, "app.localhost");
+    load.goes_on().await;
+    flush(&redis).await;
+    let report = eventually_healthy(&api, false).await;
+    assert_eq!(report["problems"][0]["kind"], "store", "{report}");
+    assert!(
+        report["problems"][0]["message"].as_str().unwrap().contains("portcullis system accept-store"),
+        "{report}"
+    );
+    load.goes_on().await;
+    let (_, failures) = load.ended().await;
+    assert!(failures.is_empty(), "{failures:?}");
+
+    daemon.run(&["system", "accept-store"]);
+    eventually("the host is gone", || async {
+        (status(daemon.http, "app.localhost").await == 404).then_some(())
+    })
+    .await;
+    let report = eventually_healthy(&api, true).await;
+    assert_eq!(report["hosts"], 1, "the host of the API is there again: {report}");
+    assert_eq!(create(&api, "new.localhost", &upstream.url()).await, 201);
+    assert_eq!(status(daemon.http, "new.localhost").await, 200);
+    let remote = Api::remote(&daemon, "ci", "admin");
+    assert_eq!(remote.get("/proxy/targets/").await.status, 200, "tokens are signed and checked again");
+}
+
+#[tokio::test]
+async fn a_node_with_another_secret_key_does_not_start() {
+    let redis = Redis::start();
+    let _first = Daemon::start_with(on(&redis));
+    let dir = tempfile::tempdir().unwrap();
+    let mut other = command(dir.path());
+    on(&redis)(other.arg("serve"));
+    let output = other.env("PORTCULLIS_SECRET_KEY", SECRET_KEY.to_uppercase()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("PORTCULLIS_SECRET_KEY"), "{text}");
+}
+
+#[test]
+fn a_second_process_on_one_data_folder_is_refused() {
+    let first = Daemon::start();
+    let second = first.cli(&["serve"]);
+    let text = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(second.status.code(), Some(1), "{text}");
+    assert!(text.contains("PORTCULLIS_DATA") && text.contains("another portcullis"), "{text}");
+    assert_eq!(first.run(&["system", "health"])["status"], "healthy", "the first one is not disturbed");
+    // The lock of the store holds even where the socket is gone.
+    std::fs::remove_file(first.dir.path().join("data/admin.sock")).unwrap();
+    let third = first.cli(&["serve"]);
+    let text = String::from_utf8_lossy(&third.stderr).into_owned();
+    assert_eq!(third.status.code(), Some(1), "{text}");
+    assert!(text.contains("PORTCULLIS_DATA") && text.contains(&first.pid().to_string()), "{text}");
+}

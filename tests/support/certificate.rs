@@ -1,0 +1,63 @@
+//! Certificates that the tests sign themselves.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// An authority of the test's own.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub pem: String,
+}
+
+/// A chain and its key, in PEM.
+pub struct Pair {
+    pub chain: String,
+    pub key: String,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "Test authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// A certificate for these names, good for a month.
+    pub fn sign(&self, names: &[&str]) -> Pair {
+        self.sign_between(names, SystemTime::now() - DAY, SystemTime::now() + 30 * DAY)
+    }
+
+    pub fn sign_between(&self, names: &[&str], from: SystemTime, until: SystemTime) -> Pair {
+        let key = KeyPair::generate().unwrap();
+        let mut params =
+            CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
+        params.not_before = from.into();
+        params.not_after = until.into();
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        Pair { chain: format!("{}{}", leaf.pem(), self.pem), key: key.serialize_pem() }
+    }
+}
+
+impl Pair {
+    /// The host's certificate, as it is shown in a handshake.
+    pub fn leaf(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.chain.as_bytes()).unwrap()
+    }
+
+    /// Writes both into files, as `cert upload` wants them: `--cert=@…` and `--key=@…`.
+    pub fn flags(&self, dir: &Path, name: &str) -> [String; 2] {
+        let (chain, key) = (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")));
+        std::fs::write(&chain, &self.chain).unwrap();
+        std::fs::write(&key, &self.key).unwrap();
+        [format!("--cert=@{}", chain.display()), format!("--key=@{}", key.display())]
+    }
+}

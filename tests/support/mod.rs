@@ -1,0 +1,36 @@
+//! Real peers for the tests: the built daemon, a Redis server, upstreams, clients. Each on a free
+//! port with its own data, ended when it is dropped.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of the support")]
+
+pub mod admin;
+pub mod api;
+pub mod certificate;
+pub mod client;
+pub mod daemon;
+pub mod handmade;
+pub mod issuer;
+pub mod redis;
+pub mod sockets;
+pub mod upstream;
+
+use std::time::{Duration, Instant};
+
+/// How long a test waits for what must come; far longer than it takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks again and again until there is an answer.
+pub async fn eventually<T, F, Fut>(what: &str, mut ask: F) -> T
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Option<T>>,
+{
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < end, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
