@@ -17,13 +17,12 @@ use portcullis_layers::headers::{
 };
 use portcullis_layers::https_redirect::HttpsRedirectLayer;
 use portcullis_layers::resource_metadata::ResourceMetadataLayer;
-use portcullis_layers::route::{HostRoutes, Place, Rewrite, RewriteLayer, RouteLayer, Routes};
+use portcullis_layers::route::{HostRoutes, Place, RewriteLayer, RouteLayer, Routes};
 use portcullis_layers::{BoxError, HostName, HttpService, Principal, Rejection, Request, Response};
 use portcullis_services::config::access::{Access, access, metadata};
 use portcullis_services::config::auth::RouteAuth;
 use portcullis_services::config::headers as rules;
 use portcullis_services::config::resolve::{Destination, EffectiveHost, EffectiveRoute, Globals, header_ops};
-use portcullis_services::config::route as documents;
 use portcullis_services::config::{Proxy, Route};
 use portcullis_services::control::Caller;
 use tokio_util::sync::CancellationToken;
@@ -403,12 +402,10 @@ fn leaf(one: &EffectiveRoute, runtime: &Runtime) -> Option<HttpService> {
         Destination::Builtin(builtin) => runtime.builtin(*builtin)?,
         Destination::Unavailable(_) => return None,
     };
-    let rewrite = match &one.route.rewrite {
-        None => return Some(target),
-        Some(documents::Rewrite::StripPrefix(prefix)) => Rewrite::strip(prefix.as_str()),
-        Some(documents::Rewrite::ReplacePrefix(by)) => Rewrite::replace(&one.route.path_pattern, by.as_str()),
-    };
-    Some(HttpService::new(RewriteLayer::new(rewrite.ok()?).layer(target)))
+    match one.route.rewriter().ok()? {
+        Some(rewrite) => Some(HttpService::new(RewriteLayer::new(rewrite).layer(target))),
+        None => Some(target),
+    }
 }
 
 /// Tunnels are not closed with a stack, but when their host goes or no longer lets them in: see `live`.

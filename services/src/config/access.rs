@@ -81,8 +81,7 @@ impl Site {
 
     /// The resource that a host is, for tokens and metadata (RFC 8707, RFC 9728).
     pub fn resource(&self, proxy: &Proxy, host: &HostName) -> String {
-        let endpoint =
-            proxy.resource_endpoint.as_ref().map_or("", |path| path.as_str().trim_end_matches('/'));
+        let endpoint = proxy.resource_path();
         format!("{}{endpoint}", self.origin(host.as_str()))
     }
 
@@ -223,8 +222,7 @@ fn challenge(site: &Site, proxy: &Proxy, host: &HostName) -> Challenge {
     let realm = proxy.auth_realm.as_deref();
     let mut challenge = Challenge::new(realm.unwrap_or_else(|| host.as_str()));
     if proxy.auth_include_metadata_urls {
-        let endpoint =
-            proxy.resource_endpoint.as_ref().map_or("", |path| path.as_str().trim_end_matches('/'));
+        let endpoint = proxy.resource_path();
         let well_known = portcullis_layers::resource_metadata::WELL_KNOWN;
         let url = format!("{}{well_known}{endpoint}", site.origin(host.as_str()));
         challenge = challenge.resource_metadata(&url);

@@ -341,6 +341,11 @@ impl Proxy {
         }
     }
 
+    /// What stands behind the host's origin in the name of the resource: its endpoint, or nothing for `/`.
+    pub fn resource_path(&self) -> &str {
+        self.resource_endpoint.as_ref().map_or("", |path| path.as_str().trim_end_matches('/'))
+    }
+
     /// The scopes that every request needs.
     pub fn required_scopes(&self) -> Vec<Scope> {
         self.auth_scope_required

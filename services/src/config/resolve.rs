@@ -7,16 +7,13 @@ use std::time::Duration;
 
 use portcullis_layers::forward::{Protocol, ProxyHeader, Scheme, Target, Timeouts, TlsOptions, Upstream};
 use portcullis_layers::headers::{Op, RulesError};
-use portcullis_layers::route::{
-    self, Anchored, HeaderCondition, HeaderTest, HostRoutes, Methods, Pattern, PatternError, PatternKind,
-    Priority, RouteTable,
-};
+use portcullis_layers::route::{self, HostRoutes, RouteTable};
 use smol_str::SmolStr;
 
 use super::headers::HeaderRules;
 use super::proxy::{ProxyProtocolVersion, RouteMode};
-use super::route::{Matching, RouteScope, RouteTarget};
-use super::{Builtin, Config, FieldError, Problem, Proxy, Route, TargetUrl, Token};
+use super::route::{RouteScope, RouteTarget};
+use super::{Builtin, Config, Problem, Proxy, Route, TargetUrl, Token};
 
 /// How long exchanges may take where a host does not say.
 pub type Limits = Timeouts;
@@ -149,7 +146,7 @@ fn compile(
 ) -> Vec<(route::Route, EffectiveRoute)> {
     let mut compiled = Vec::new();
     for one in routes {
-        match matcher(one) {
+        match one.matcher() {
             Ok(matcher) => {
                 let destination = of_route(config, one, limits);
                 compiled.push((matcher, EffectiveRoute { route: (*one).clone(), destination }));
@@ -158,44 +155,6 @@ fn compile(
         }
     }
     compiled
-}
-
-/// What a route's document asks of a request, as the layer wants it.
-pub fn matcher(route: &Route) -> Result<route::Route, FieldError> {
-    let pattern =
-        |error: PatternError| FieldError::new("path_pattern", route.path_pattern.as_str(), error.to_string());
-    let kind = match route.matching {
-        _ if route.is_regex => PatternKind::RegexStart,
-        Matching::Exact => PatternKind::Exact,
-        Matching::Prefix => PatternKind::Prefix,
-        Matching::Glob => PatternKind::Glob,
-        Matching::Regex => PatternKind::Regex,
-    };
-    let mut compiled =
-        route::Route::new(route.route_id.as_str(), Pattern::new(kind, &route.path_pattern).map_err(pattern)?);
-    compiled.priority = Priority::try_from(route.priority)
-        .map_err(|error| FieldError::new("priority", route.priority, error.to_string()))?;
-    if let Some(methods) = route.method_list() {
-        let names: Vec<_> = methods.iter().map(super::names::MethodName::as_str).collect();
-        compiled.methods =
-            Methods::parse(&names).map_err(|error| FieldError::bare("methods", error.to_string()))?;
-    }
-    for condition in &route.headers {
-        let wrong = |detail: String| FieldError::new("headers", condition.name.as_str(), detail);
-        let name = condition.name.as_str().parse().map_err(|_| wrong("is no header name".to_owned()))?;
-        let test = match (&condition.equals, &condition.matches, condition.present) {
-            (Some(text), _, _) => HeaderTest::Exact(
-                text.parse().map_err(|_| wrong("is compared with what is no header value".to_owned()))?,
-            ),
-            (_, Some(text), _) => {
-                HeaderTest::Regex(Anchored::whole(text).map_err(|error| wrong(error.to_string()))?)
-            }
-            (_, _, Some(false)) => HeaderTest::Absent,
-            (_, _, _) => HeaderTest::Present,
-        };
-        compiled.headers.push(HeaderCondition { name, test });
-    }
-    Ok(compiled)
 }
 
 /// Where the requests of a host go that match no route.

@@ -218,8 +218,7 @@ impl Control {
 
     /// The resource that tokens for a host of a proxy name as their audience.
     pub fn resource_of_host(&self, proxy: &Proxy, host: &HostName) -> String {
-        let endpoint =
-            proxy.resource_endpoint.as_ref().map_or("", |path| path.as_str().trim_end_matches('/'));
+        let endpoint = proxy.resource_path();
         format!("{}{endpoint}", self.public_url(host))
     }
 
