@@ -10,13 +10,15 @@ mod head;
 mod path;
 #[path = "../fuzz/checks/proxy_header.rs"]
 mod proxy_header;
+#[path = "../fuzz/checks/response.rs"]
+mod response;
 #[path = "../fuzz/checks/route.rs"]
 mod route;
 #[path = "../fuzz/checks/token.rs"]
 mod token;
 
 /// Bytes that mean something to one parser or another.
-const TELLING: &[u8] = b"\0\t\n\r \"%*+./012;?AZ\\az{}\x7f\x80\xff";
+const TELLING: &[u8] = b"\0\t\n\r \"#%*+./012:;<>?@AZ[\\]`az{}\x7f\x80\xff";
 
 /// Checks each input as it is and with one byte changed, removed or doubled, or cut off there, at every
 /// `stride`th place.
@@ -53,6 +55,11 @@ fn paths() {
 #[test]
 fn proxy_headers() {
     replay("proxy_header", 1, proxy_header::check);
+}
+
+#[test]
+fn responses() {
+    replay("response", 1, response::check);
 }
 
 /// Each variation costs the compilation of some expressions.

@@ -11,7 +11,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use crate::body::{Body, BoxError};
 use crate::context::Facts;
@@ -19,7 +18,7 @@ use crate::deadline::{Deadline, Ticker};
 use crate::trailers;
 
 use super::ForwardError;
-use super::lease::Lease;
+use super::lease::{Download, Lease};
 use super::live::Registration;
 
 /// What becomes of a request's body, seen from the request: hyper's driver holds the body itself.
@@ -121,6 +120,7 @@ impl Uploading {
                 Poll::Pending
             }
             Poll::Ready(None) => {
+                self.upload.waiting.store(false, Ordering::Relaxed);
                 self.upload.done.store(true, Ordering::Release);
                 Poll::Ready(None)
             }
@@ -199,9 +199,11 @@ impl http_body::Body for RequestBody {
 /// The body of a response on its way to the client. When it has ended well its connection goes
 /// back to the pool; when it is dropped before, the connection is closed.
 pub(super) struct ResponseBody {
-    /// `None` once an event stream was closed by us.
-    body: Option<Incoming>,
+    body: Download,
+    /// `None` when nothing more comes.
     lease: Option<Lease>,
+    /// An error that is told with the next poll.
+    truncated: Option<BoxError>,
     upload: Option<Arc<Upload>>,
     idle: Option<Duration>,
     deadline: Deadline,
@@ -211,14 +213,14 @@ pub(super) struct ResponseBody {
 impl ResponseBody {
     /// `stream` is given for event streams: they have no idle limit, and end when they are closed.
     pub(super) const fn new(
-        body: Incoming,
+        body: Download,
         lease: Lease,
         upload: Option<Arc<Upload>>,
         idle: Option<Duration>,
         deadline: Deadline,
         stream: Option<Box<Registration>>,
     ) -> Self {
-        Self { body: Some(body), lease: Some(lease), upload, idle, deadline, stream }
+        Self { body, lease: Some(lease), truncated: None, upload, idle, deadline, stream }
     }
 
     fn end(&mut self) {
@@ -253,10 +255,15 @@ impl http_body::Body for ResponseBody {
             // An end, not an error: the client of an event stream comes back and is checked anew.
             this.lease = None;
             this.stream = None;
-            this.body = None;
         }
-        let Some(body) = &mut this.body else { return Poll::Ready(None) };
-        match Pin::new(&mut *body).poll_frame(cx) {
+        let Some(lease) = &mut this.lease else { return Poll::Ready(None) };
+        if let Some(source) = this.truncated.take() {
+            this.lease = None;
+            // The answer may have broken off because the client broke off what it sent.
+            let cause = this.upload.as_deref().and_then(Upload::take_failure);
+            return Poll::Ready(Some(Err(cause.unwrap_or(ForwardError::Truncated { source }).into())));
+        }
+        match this.body.poll_frame(lease, cx) {
             Poll::Pending => this.poll_idle(cx).map(Some),
             Poll::Ready(None) => {
                 this.end();
@@ -264,24 +271,26 @@ impl http_body::Body for ResponseBody {
             }
             Poll::Ready(Some(Ok(frame))) => {
                 this.deadline.disarm();
-                if frame.is_trailers() || body.is_end_stream() {
+                if frame.is_trailers() || this.body.is_end_stream() {
                     this.end();
                 }
                 Poll::Ready(Some(Ok(clean(frame))))
             }
             Poll::Ready(Some(Err(source))) => {
-                this.lease = None;
-                Poll::Ready(Some(Err(ForwardError::Truncated { source }.into())))
+                // Later, so that the server has sent on what came before: an error ends its connection.
+                this.truncated = Some(source);
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Incoming::is_end_stream)
+        self.lease.is_none() || self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(SizeHint::default, Incoming::size_hint)
+        self.body.size_hint()
     }
 }
 

@@ -6,23 +6,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 
 use super::body::RequestBody;
-use super::io::{Meter, UpstreamIo};
+use super::http1::Connection;
+use super::io::UpstreamIo;
 use super::target::{Protocol, Scheme, Upstream};
 use super::tls::TlsClient;
 
 /// How long one address may take before the next is tried beside it (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// A read buffer for each connection, and the longest response head.
+/// Bytes of a request that wait in a stream, and the longest response head.
 const MAX_BUFFER: usize = 64 * 1024;
 
 /// What an HTTP/2 upstream may send ahead on one stream, and how many streams a connection takes:
@@ -39,7 +39,7 @@ pub(super) enum Want {
 
 /// A connection that is ready for its first request.
 pub(super) enum Dialed {
-    H1 { sender: http1::SendRequest<RequestBody>, driver: AbortHandle, meter: Arc<Meter> },
+    H1(Box<Connection>),
     H2(http2::SendRequest<RequestBody>),
 }
 
@@ -69,7 +69,6 @@ pub(super) async fn dial(
     if let Some(preface) = preface {
         tcp.write_all(&preface).await.map_err(DialError::Connect)?;
     }
-    let meter = Arc::new(Meter::default());
     let (io, negotiated) = match (upstream.scheme, tls) {
         (Scheme::Https, Some(tls)) => {
             let config = if want == Want::Http1 { &tls.http1 } else { &tls.any };
@@ -82,28 +81,14 @@ pub(super) async fn dial(
                 let problem = io::Error::new(io::ErrorKind::Unsupported, "upstream does not speak HTTP/2");
                 return Err(DialError::Tls(problem));
             }
-            (UpstreamIo::tls(stream, Arc::clone(&meter)), h2)
+            (UpstreamIo::tls(stream), h2)
         }
         _ => {
             let h2 = upstream.protocol == Protocol::Http2 && want == Want::Any;
-            (UpstreamIo::plain(tcp, Arc::clone(&meter)), h2)
+            (UpstreamIo::plain(tcp), h2)
         }
     };
-    if negotiated { http2_connection(io).await } else { http1_connection(io, meter).await }
-}
-
-async fn http1_connection(io: UpstreamIo, meter: Arc<Meter>) -> Result<Dialed, DialError> {
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(MAX_BUFFER)
-        .handshake(TokioIo::new(io))
-        .await
-        .map_err(DialError::Http)?;
-    let driver = tokio::spawn(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::trace!(%error, "upstream connection ended");
-        }
-    });
-    Ok(Dialed::H1 { sender, driver: driver.abort_handle(), meter })
+    if negotiated { http2_connection(io).await } else { Ok(Dialed::H1(Box::new(Connection::new(io)))) }
 }
 
 async fn http2_connection(io: UpstreamIo) -> Result<Dialed, DialError> {

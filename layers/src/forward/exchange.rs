@@ -2,59 +2,99 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::body::Incoming;
 use smol_str::SmolStr;
+use tokio::time::Instant;
 
-use crate::context::RequestContext;
+use crate::body::{Body, Request};
+use crate::context::Leaving;
 use crate::deadline::Deadline;
 use crate::proxy_protocol::header::Addresses;
 
-use super::body::Upload;
+use super::body::{RequestBody, Upload};
 use super::connect::{DialError, Want};
-use super::lease::{self, Lease, Outgoing};
+use super::hop;
+use super::lease::{self, Download, Lease, Outgoing, SendFailure};
 use super::rewrite::Asked;
 use super::target::Scheme;
 use super::upgrade::Handshake;
 use super::{ForwardError, Shared};
 
 /// A request on its way, and what is needed to send it to one upstream or another.
-pub(super) struct Exchange<'a> {
-    pub(super) shared: &'a Shared,
-    pub(super) asked: Asked,
-    pub(super) context: &'a RequestContext,
-    pub(super) handshake: Option<&'a Handshake>,
-    pub(super) upload: Option<&'a Upload>,
-    pub(super) want: Want,
+pub(super) struct Exchange {
+    pub(super) shared: Arc<Shared>,
+    pub(super) leaving: Leaving,
+    pub(super) handshake: Option<Handshake>,
+    pub(super) upload: Option<Arc<Upload>>,
+    request: Outgoing,
+    asked: Asked,
+    deadline: Deadline,
+    begun: Option<Instant>,
 }
 
-impl Exchange<'_> {
+impl Exchange {
+    /// Makes a request fit for the upstream, as far as that is the same for all.
+    pub(super) fn begin(shared: Arc<Shared>, request: Request) -> Result<Self, ForwardError> {
+        let (mut parts, body) = request.into_parts();
+        let handshake =
+            Handshake::take(&mut parts).map_err(|refused| ForwardError::Connect(refused.to_string()))?;
+        let mut leaving = Leaving::new(std::mem::take(&mut parts.extensions));
+        hop::clean_request(&mut parts.headers, &shared.target.protected)
+            .map_err(|_| ForwardError::ContentLength)?;
+        let asked = Asked::of(&parts).map_err(|_| ForwardError::Target)?;
+        if let Some(handshake) = &handshake {
+            handshake.apply(&mut parts.headers);
+        }
+        let body = if handshake.is_some() { Body::empty() } else { body };
+        let facts = leaving.context().facts.as_ref();
+        let ticker = shared.client.ticker();
+        let (body, upload) = RequestBody::new(body, facts, shared.target.timeouts.body_idle, ticker);
+        let begun = facts.map(|_| Instant::now());
+        let deadline = ticker.deadline();
+        let request = http::Request::from_parts(parts, body);
+        Ok(Self { shared, leaving, handshake, upload, request, asked, deadline, begun })
+    }
+
     /// The upstream's answer and the connection that it came over.
-    pub(super) async fn run(
-        &self,
-        mut request: Outgoing,
-        deadline: &mut Deadline,
-    ) -> Result<(http::Response<Incoming>, Lease), ForwardError> {
-        let endpoints = &self.shared.endpoints;
-        if let Some((index, lease)) = self.checkout(lease::is_replayable(&request)).await {
-            match self.send(index, lease, request, deadline).await? {
-                Sent::Answered(response, lease) => return Ok((response, lease)),
+    pub(super) async fn run(&mut self) -> Result<(http::Response<Download>, Lease), ForwardError> {
+        let outcome = self.attempt().await;
+        if let (Some(facts), Some(begun)) = (&self.leaving.context().facts, self.begun) {
+            facts.set_upstream_time(begun.elapsed());
+        }
+        outcome
+    }
+
+    async fn attempt(&mut self) -> Result<(http::Response<Download>, Lease), ForwardError> {
+        if let Some((index, mut lease)) = self.checkout().await {
+            match self.send(index, &mut lease).await? {
+                Some(response) => return Ok((response, lease)),
                 // Once: the connection that comes now is new, or this one counts as new.
-                Sent::Again(again) => request = *again,
+                None => drop(lease),
             }
         }
-        let (index, mut lease) = Box::pin(self.dial(deadline)).await?;
-        lease.refresh();
-        match self.send(index, lease, request, deadline).await? {
-            Sent::Answered(response, lease) => Ok((response, lease)),
-            Sent::Again(_) => Err(ForwardError::Unsent { upstream: endpoints[index].label.clone() }),
-        }
+        // In a box: it is rare, and would make every exchange larger.
+        Box::pin(async {
+            let (index, mut lease) = self.dial().await?;
+            lease.refresh();
+            match self.send(index, &mut lease).await? {
+                Some(response) => Ok((response, lease)),
+                None => Err(ForwardError::Unsent { upstream: self.shared.endpoints[index].label.clone() }),
+            }
+        })
+        .await
+    }
+
+    fn want(&self) -> Want {
+        if self.handshake.is_some() { Want::Http1 } else { Want::Any }
     }
 
     /// A pooled connection to the first upstream that is not known to be away.
-    async fn checkout(&self, may_repeat: bool) -> Option<(usize, Lease)> {
+    // `&mut`, because a body is not to be shared between threads, and this waits.
+    async fn checkout(&mut self) -> Option<(usize, Lease)> {
+        let may_repeat = lease::is_replayable(&self.request);
         let endpoints = &self.shared.endpoints;
         let index = endpoints.iter().position(|endpoint| !endpoint.is_avoided()).unwrap_or(0);
         let endpoint = &endpoints[index];
@@ -62,7 +102,7 @@ impl Exchange<'_> {
             return None;
         }
         loop {
-            let lease = endpoint.checkout(self.want)?;
+            let mut lease = endpoint.checkout(self.want())?;
             // What can't be repeated should not meet a connection that the upstream has closed while
             // it lay idle: yielding lets the runtime look at its sockets, and the driver notice.
             if may_repeat || !lease.has_rested() {
@@ -76,7 +116,8 @@ impl Exchange<'_> {
     }
 
     /// A new connection, to the first upstream that takes one.
-    async fn dial(&self, deadline: &mut Deadline) -> Result<(usize, Lease), ForwardError> {
+    async fn dial(&mut self) -> Result<(usize, Lease), ForwardError> {
+        let want = self.want();
         let endpoints = &self.shared.endpoints;
         let (well, avoided): (Vec<_>, Vec<_>) =
             (0..endpoints.len()).partition(|index| !endpoints[*index].is_avoided());
@@ -85,13 +126,14 @@ impl Exchange<'_> {
             let endpoint = &endpoints[index];
             let upstream = endpoint.label.clone();
             let preface = endpoint.upstream.proxy_header.map(|header| {
-                let ends = self.context.client_addr().zip(self.context.conn.as_ref());
+                let context = self.leaving.context();
+                let ends = context.client_addr().zip(context.conn.as_ref());
                 let addresses =
                     ends.map(|(client, conn)| Addresses { source: client.0, destination: conn.local });
                 header.encode(addresses.as_ref())
             });
             let limit = self.shared.target.timeouts.connect;
-            match deadline.limit(limit, endpoint.dial(self.want, preface)).await {
+            match self.deadline.limit(limit, endpoint.dial(want, preface)).await {
                 Some(Ok(lease)) => return Ok((index, lease)),
                 Some(Err(source)) => failure = dial_failure(upstream, source),
                 None => {
@@ -104,52 +146,44 @@ impl Exchange<'_> {
         Err(failure)
     }
 
+    /// `None` when the request is to be sent again.
     async fn send(
-        &self,
+        &mut self,
         index: usize,
-        mut lease: Lease,
-        mut request: Outgoing,
-        deadline: &mut Deadline,
-    ) -> Result<Sent, ForwardError> {
+        lease: &mut Lease,
+    ) -> Result<Option<http::Response<Download>>, ForwardError> {
         let target = &self.shared.target;
         let endpoint = &self.shared.endpoints[index];
         let base = target.upstreams[index].base_path.as_str();
         let (preserve, authority) = (target.preserve_host, &endpoint.authority);
+        let request = &mut self.request;
         if lease.is_http2() {
             let scheme = match endpoint.upstream.scheme {
                 Scheme::Http => http::uri::Scheme::HTTP,
                 Scheme::Https => http::uri::Scheme::HTTPS,
             };
-            self.asked.shape_http2(&mut request, scheme, base, preserve, authority)
+            self.asked.shape_http2(request, scheme, base, preserve, authority)
         } else {
-            self.asked.shape_http1(&mut request, base, preserve, authority)
+            self.asked.shape_http1(request, base, preserve, authority)
         }
         .map_err(|_| ForwardError::Target)?;
-        if let Some(handshake) = self.handshake {
+        if let Some(handshake) = &self.handshake {
             handshake.apply(request.headers_mut());
         }
-        if let Some(facts) = &self.context.facts {
+        if let Some(facts) = &self.leaving.context().facts {
             let _ = facts.upstream.set(endpoint.label.clone());
         }
         let limit = target.timeouts.head;
-        match head(deadline, limit, self.upload, lease.send(request)).await {
-            Some(Ok(response)) => Ok(Sent::Answered(response, lease)),
+        let upload = self.upload.as_deref();
+        match head(&mut self.deadline, limit, upload, lease.send(request)).await {
+            Some(Ok(response)) => Ok(Some(response)),
             None => Err(ForwardError::HeadTimeout { upstream: endpoint.label.clone(), limit }),
-            Some(Err(failure)) => match failure.again {
-                Some(again) => Ok(Sent::Again(again)),
-                None => Err(self
-                    .upload
-                    .and_then(Upload::take_failure)
-                    .unwrap_or_else(|| send_failure(endpoint.label.clone(), failure.error))),
-            },
+            Some(Err(SendFailure { again: true, .. })) => Ok(None),
+            Some(Err(failure)) => Err(upload
+                .and_then(Upload::take_failure)
+                .unwrap_or_else(|| send_failure(endpoint.label.clone(), failure))),
         }
     }
-}
-
-#[expect(clippy::large_enum_variant, reason = "the large one is the usual one, and a box an allocation")]
-enum Sent {
-    Answered(http::Response<Incoming>, Lease),
-    Again(Box<Outgoing>),
 }
 
 /// Waits for a response's head. The time does not run while the request's body moves, nor while
@@ -188,12 +222,12 @@ fn dial_failure(upstream: SmolStr, error: DialError) -> ForwardError {
         DialError::Resolve(source) => ForwardError::Resolve { upstream, source },
         DialError::Connect(source) => ForwardError::Unreachable { upstream, source },
         DialError::Tls(source) => ForwardError::Tls { upstream, source },
-        DialError::Http(source) => ForwardError::Closed { upstream, source },
+        DialError::Http(source) => ForwardError::Closed { upstream, source: source.into() },
     }
 }
 
-fn send_failure(upstream: SmolStr, source: hyper::Error) -> ForwardError {
-    if source.is_parse() || source.is_parse_status() {
+fn send_failure(upstream: SmolStr, SendFailure { error: source, invalid, .. }: SendFailure) -> ForwardError {
+    if invalid {
         ForwardError::BadResponse { upstream, source }
     } else {
         ForwardError::Closed { upstream, source }

@@ -1,24 +1,12 @@
-//! The byte stream to an upstream: TCP or TLS, counted.
+//! The byte stream to an upstream: TCP or TLS.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
-
-/// Bytes that came from the upstream: tells whether a failed request may have been answered.
-#[derive(Debug, Default)]
-pub(super) struct Meter(AtomicU64);
-
-impl Meter {
-    pub(super) fn read(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// The byte stream to an upstream.
 ///
@@ -28,7 +16,6 @@ impl Meter {
 #[derive(Debug)]
 pub(super) struct UpstreamIo {
     stream: Stream,
-    meter: Arc<Meter>,
     refuses: bool,
 }
 
@@ -39,12 +26,17 @@ enum Stream {
 }
 
 impl UpstreamIo {
-    pub(super) fn plain(stream: TcpStream, meter: Arc<Meter>) -> Self {
-        Self { stream: Stream::Plain(stream), meter, refuses: false }
+    pub(super) const fn plain(stream: TcpStream) -> Self {
+        Self { stream: Stream::Plain(stream), refuses: false }
     }
 
-    pub(super) fn tls(stream: TlsStream<TcpStream>, meter: Arc<Meter>) -> Self {
-        Self { stream: Stream::Tls(Box::new(stream)), meter, refuses: false }
+    pub(super) fn tls(stream: TlsStream<TcpStream>) -> Self {
+        Self { stream: Stream::Tls(Box::new(stream)), refuses: false }
+    }
+
+    /// Whether a write has failed.
+    pub(super) const fn refuses(&self) -> bool {
+        self.refuses
     }
 
     fn wrote(&mut self, outcome: io::Result<usize>, all: usize) -> io::Result<usize> {
@@ -58,17 +50,10 @@ impl UpstreamIo {
 
 impl AsyncRead for UpstreamIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        let outcome = match &mut this.stream {
+        match &mut self.get_mut().stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
-        };
-        let count = buf.filled().len() - before;
-        if count > 0 {
-            this.meter.0.store(this.meter.read() + count as u64, Ordering::Relaxed);
         }
-        outcome
     }
 }
 

@@ -1,64 +1,34 @@
-//! A connection in use by one exchange: sending, sending again, giving back.
+//! A connection in use by one exchange: sending, reading, giving back.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Uri};
-use hyper::client::conn::TrySendError;
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::body::BoxError;
 
 use super::body::{RequestBody, Upload};
-use super::pool::{Endpoint, Http1, Http2};
+use super::http1::{self, Connection, Reading};
+use super::io::UpstreamIo;
+use super::pool::{Endpoint, Http2};
+
+/// How long the end of a request may take after its answer.
+const REST: Duration = Duration::from_secs(10);
 
 /// A request as it goes to an upstream.
 pub(super) type Outgoing = http::Request<RequestBody>;
 
-/// A copy of a request without a body, for the one time that it may be sent again.
-#[derive(Debug, Default)]
-pub(super) struct Replay {
-    method: Option<Method>,
-    uri: Uri,
-    headers: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl Replay {
-    fn keep(&mut self, request: &Outgoing) {
-        self.method = Some(request.method().clone());
-        self.uri = request.uri().clone();
-        self.headers.clear();
-        self.headers.extend(request.headers().iter().map(|(name, value)| (name.clone(), value.clone())));
-    }
-
-    fn clear(&mut self) {
-        self.method = None;
-        self.headers.clear();
-    }
-
-    fn take(&mut self) -> Option<Outgoing> {
-        let mut request = http::Request::new(RequestBody::Empty);
-        *request.method_mut() = self.method.take()?;
-        *request.uri_mut() = std::mem::take(&mut self.uri);
-        let mut headers = HeaderMap::with_capacity(self.headers.len());
-        for (name, value) in self.headers.drain(..) {
-            headers.append(name, value);
-        }
-        *request.headers_mut() = headers;
-        Some(request)
-    }
-}
-
 /// An HTTP/1.1 connection that an exchange has to itself. Dropped without having been given back,
 /// it closes the connection whatever it is doing.
 pub(super) struct Lent {
-    pub(super) connection: Option<Http1>,
+    pub(super) connection: Box<Connection>,
     pub(super) endpoint: Arc<Endpoint>,
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            connection.driver.abort();
-        }
-    }
+    pub(super) pooled: bool,
 }
 
 /// A connection in use.
@@ -75,10 +45,19 @@ pub(super) enum Lease {
     },
 }
 
-/// Why a request was not answered, and the request where it may be sent again.
+/// The body of a response that comes over a lease.
+pub(super) enum Download {
+    H1(Reading),
+    H2(Incoming),
+}
+
+/// Why a request was not answered.
 pub(super) struct SendFailure {
-    pub(super) error: hyper::Error,
-    pub(super) again: Option<Box<Outgoing>>,
+    pub(super) error: BoxError,
+    /// The answer was no HTTP.
+    pub(super) invalid: bool,
+    /// Whether the request is still whole, and may be sent again.
+    pub(super) again: bool,
 }
 
 impl Lease {
@@ -86,9 +65,9 @@ impl Lease {
         matches!(self, Self::H2 { .. })
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&mut self) -> bool {
         match self {
-            Self::H1 { lent, .. } => lent.connection.as_ref().is_none_or(|http1| http1.sender.is_closed()),
+            Self::H1 { lent, .. } => !lent.connection.is_open(),
             Self::H2 { connection, .. } => connection.sender.is_closed(),
         }
     }
@@ -109,30 +88,39 @@ impl Lease {
     /// it twice does no harm (RFC 9110, section 9.2.2).
     pub(super) async fn send(
         &mut self,
-        request: Outgoing,
-    ) -> Result<http::Response<hyper::body::Incoming>, SendFailure> {
+        request: &mut Outgoing,
+    ) -> Result<http::Response<Download>, SendFailure> {
         match self {
-            Self::H1 { lent, reused, .. } => {
-                let connection =
-                    lent.connection.as_mut().expect("a lease has its connection until it is finished");
-                let replayable = *reused && is_replayable(&request);
-                if replayable {
-                    connection.replay.keep(&request);
-                }
-                let before = connection.meter.read();
-                let outcome = connection.sender.try_send_request(request).await;
-                let silent = connection.meter.read() == before;
-                let again = || connection.replay.take().filter(|_| replayable && silent);
-                let outcome = failure(outcome, again);
-                connection.replay.clear();
-                outcome
+            Self::H1 { lent: Lent { connection, .. }, reused, .. } => {
+                let may_repeat = *reused && is_replayable(request);
+                let outcome = match connection.begin(request) {
+                    Ok(()) => poll_fn(|cx| connection.poll_head(cx, request.headers_mut())).await,
+                    Err(invalid) => Err(invalid.into()),
+                };
+                outcome.map(|head| head.response.map(|()| Download::H1(Reading::new(head.framing)))).map_err(
+                    |error| SendFailure {
+                        invalid: matches!(error, http1::Error::Invalid(_)),
+                        again: may_repeat && !connection.was_heard(),
+                        error: error.into(),
+                    },
+                )
             }
             Self::H2 { connection, reused } => {
-                let mut replay = Replay::default();
-                if *reused && is_replayable(&request) {
-                    replay.keep(&request);
-                }
-                failure(connection.sender.try_send_request(request).await, || replay.take())
+                let copy = (*reused && is_replayable(request)).then(|| copy(request));
+                let sent = std::mem::replace(request, Outgoing::new(RequestBody::Empty));
+                let outcome = connection.sender.try_send_request(sent).await;
+                outcome.map(|response| response.map(Download::H2)).map_err(|mut error| {
+                    let again = error.take_message().or(copy);
+                    let failure = SendFailure {
+                        again: again.is_some(),
+                        invalid: error.error().is_parse(),
+                        error: error.into_error().into(),
+                    };
+                    if let Some(again) = again {
+                        *request = again;
+                    }
+                    failure
+                })
             }
         }
     }
@@ -144,20 +132,69 @@ impl Lease {
         if let Some(upload) = unfinished {
             upload.stop();
         }
-        if let Self::H1 { mut lent, .. } = self
-            && unfinished.is_none()
-            && let Some(connection) = lent.connection.take()
-            && connection.pooled
-            && !connection.sender.is_closed()
-        {
-            lent.endpoint.park(connection);
+        let Self::H1 { lent: Lent { mut connection, endpoint, pooled }, .. } = self else { return };
+        if unfinished.is_some() {
+            return;
+        }
+        if connection.has_unsent() {
+            // It was answered before its end was taken, which the upstream may need all the same.
+            tokio::spawn(async move {
+                let rest = poll_fn(|cx| connection.poll_rest(cx));
+                if matches!(tokio::time::timeout(REST, rest).await, Ok(Ok(())))
+                    && pooled
+                    && connection.is_reusable()
+                {
+                    endpoint.park(connection);
+                }
+            });
+        } else if pooled && connection.is_reusable() {
+            endpoint.park(connection);
         }
     }
 
-    /// The connection is about to become a tunnel: it is no longer ours to close.
-    pub(super) fn release(self) {
-        if let Self::H1 { mut lent, .. } = self {
-            lent.connection = None;
+    /// The stream of a connection that has become a tunnel, and what came of it already.
+    pub(super) fn into_stream(self) -> Option<(UpstreamIo, Bytes)> {
+        match self {
+            Self::H1 { lent, .. } => Some(lent.connection.into_stream()),
+            Self::H2 { .. } => None,
+        }
+    }
+}
+
+impl Download {
+    /// The whole body, if it is there already.
+    pub(super) fn take_whole(&mut self, lease: &mut Lease) -> Option<Bytes> {
+        match (self, lease) {
+            (Self::H1(reading), Lease::H1 { lent, .. }) => lent.connection.take_whole(reading),
+            _ => None,
+        }
+    }
+
+    pub(super) fn poll_frame(
+        &mut self,
+        lease: &mut Lease,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match (self, lease) {
+            (Self::H1(reading), Lease::H1 { lent, .. }) => {
+                lent.connection.poll_body(reading, cx).map_err(Into::into)
+            }
+            (Self::H2(body), Lease::H2 { .. }) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            _ => Poll::Ready(None),
+        }
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        match self {
+            Self::H1(reading) => reading.is_end(),
+            Self::H2(body) => body.is_end_stream(),
+        }
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::H1(reading) => reading.size_hint(),
+            Self::H2(body) => body.size_hint(),
         }
     }
 }
@@ -166,14 +203,14 @@ pub(super) fn is_replayable(request: &Outgoing) -> bool {
     request.body().is_empty() && request.method().is_idempotent()
 }
 
-fn failure<T>(
-    outcome: Result<T, TrySendError<Outgoing>>,
-    again: impl FnOnce() -> Option<Outgoing>,
-) -> Result<T, SendFailure> {
-    outcome.map_err(|mut error| {
-        let again = error.take_message().or_else(again).map(Box::new);
-        SendFailure { error: error.into_error(), again }
-    })
+/// A copy of a request without a body, for the one time that it may be sent again.
+fn copy(request: &Outgoing) -> Outgoing {
+    let mut copy = Outgoing::new(RequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
 }
 
 #[cfg(test)]
@@ -181,20 +218,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_replayed_request_is_the_same_request() {
+    fn a_copied_request_is_the_same_request() {
         let request = http::Request::delete("/x?y")
             .header("a", "1")
             .header("a", "2")
             .header("b", "3")
             .body(RequestBody::Empty)
             .expect("valid");
-        let mut replay = Replay::default();
-        assert!(replay.take().is_none());
-        replay.keep(&request);
-        let again = replay.take().expect("kept");
+        let again = copy(&request);
         assert_eq!(again.method(), request.method());
         assert_eq!(again.uri(), request.uri());
         assert_eq!(again.headers(), request.headers());
-        assert!(replay.take().is_none(), "once only");
     }
 }

@@ -1,11 +1,13 @@
 //! Tunnels and event streams: what outlives its request's checks, listed so that it can be closed.
 //!
-//! A change of lists, a revocation, an expiry ends those that no longer qualify, and only those.
+//! A change of lists, a revocation, an expiry ends those that no longer qualify, and only those. A change that
+//! comes between the checks of a request and the upstream's answer finds nothing to end: so a stream is judged
+//! once more when it is listed ([`Tunnels::admit_if`]).
 
 use std::fmt;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::body::{Body, BoxError};
-use crate::context::{Principal, RequestContext};
+use crate::context::{OnTunnelEnd, Principal, RequestContext, TunnelEnd};
 use crate::deadline::{Deadline, Ticker};
 use crate::names::HostName;
 use crate::per_worker::{PerWorker, current_worker};
@@ -28,12 +30,14 @@ pub struct Tunnels {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
 struct Shared {
+    admits: OnceLock<Box<Admits>>,
     workers: PerWorker<Slots>,
     closing: CancellationToken,
     tracker: TaskTracker,
 }
+
+type Admits = dyn Fn(&LiveStream) -> bool + Send + Sync;
 
 #[derive(Default)]
 struct Slots {
@@ -61,6 +65,8 @@ pub struct LiveStream {
     pub route: Option<SmolStr>,
     /// Whether anybody might have asked for it.
     pub open: bool,
+    /// [`RequestContext::revision`].
+    pub revision: u64,
 }
 
 impl LiveStream {
@@ -72,6 +78,7 @@ impl LiveStream {
             client: context.client_addr().map(|client| client.ip()),
             route: context.route.as_ref().map(|route| route.id.clone()),
             open: context.open,
+            revision: context.revision,
         }
     }
 }
@@ -89,11 +96,18 @@ impl Tunnels {
     /// A registry for as many workers as the process has.
     pub fn new(workers: usize) -> Self {
         let shared = Shared {
+            admits: OnceLock::new(),
             workers: PerWorker::new(workers, Slots::default),
             closing: CancellationToken::new(),
             tracker: TaskTracker::new(),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Has each stream judged when it is listed; one that does not pass is closed at once. The judge must go by what is
+    /// in force *now*: what a later change finds wrong is for [`Tunnels::close_where`]. The first call counts.
+    pub fn admit_if(&self, admits: impl Fn(&LiveStream) -> bool + Send + Sync + 'static) {
+        let _first = self.shared.admits.set(Box::new(admits));
     }
 
     /// How many are open.
@@ -138,6 +152,12 @@ impl Tunnels {
         Body::new(Held { body: Some(body), registration })
     }
 
+    /// Lists a tunnel that no upstream answers but this process itself.
+    pub fn hold_tunnel(&self, context: &RequestContext, ticker: &Ticker) -> HeldTunnel {
+        let registration = self.register(StreamKind::Tunnel, context, &CancellationToken::new(), ticker);
+        HeldTunnel { registration, on_end: OnTunnelEnd::default(), end: TunnelEnd::default() }
+    }
+
     /// Lists a stream; `parent` closes it, too.
     pub(super) fn register(
         &self,
@@ -149,6 +169,7 @@ impl Tunnels {
         let stream = LiveStream::of(kind, context);
         let expires_at = stream.principal.as_ref().map_or(0, |principal| principal.expires_at);
         let token = parent.child_token();
+        let judged = self.shared.admits.get().map(|admits| (admits, stream.clone()));
         let worker = current_worker();
         let slot = self.shared.workers.with_shard(worker, |slots| {
             let entry = Entry { stream, token: token.clone() };
@@ -163,8 +184,9 @@ impl Tunnels {
                 }
             }
         });
-        // After it is listed: `close_all` either sees it in the list, or is seen here.
-        if self.shared.closing.is_cancelled() {
+        // After it is listed: `close_all` or a change either sees it in the list, or is seen here.
+        let refused = judged.is_some_and(|(admits, stream)| !admits(&stream));
+        if refused || self.shared.closing.is_cancelled() {
             token.cancel();
         }
         let mut expiry = ticker.deadline();
@@ -216,6 +238,43 @@ impl Drop for Registration {
     }
 }
 
+/// A tunnel that this process answers: it leaves the list, and is told to the access log, when it is dropped.
+pub struct HeldTunnel {
+    registration: Registration,
+    on_end: OnTunnelEnd,
+    end: TunnelEnd,
+}
+
+impl HeldTunnel {
+    /// What belongs into the extensions of the response that starts the tunnel.
+    pub fn on_end(&self) -> OnTunnelEnd {
+        self.on_end.clone()
+    }
+
+    /// Waits until the tunnel has to end: its token expired, or somebody closed it.
+    pub async fn closed(&mut self) {
+        std::future::poll_fn(|cx| self.registration.poll_closed(cx)).await;
+    }
+
+    /// Counts bytes from the client and to it.
+    pub const fn moved(&mut self, received: u64, sent: u64) {
+        self.end.received += received;
+        self.end.sent += sent;
+    }
+}
+
+impl Drop for HeldTunnel {
+    fn drop(&mut self) {
+        self.on_end.end(self.end);
+    }
+}
+
+impl fmt::Debug for HeldTunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeldTunnel").field("end", &self.end).finish_non_exhaustive()
+    }
+}
+
 /// See [`Tunnels::hold`].
 struct Held {
     /// `None` once it was closed.
@@ -245,6 +304,12 @@ impl http_body::Body for Held {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::default()
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("workers", &self.workers).finish_non_exhaustive()
     }
 }
 
@@ -309,6 +374,19 @@ mod tests {
         let mut expired = tunnels.register(StreamKind::Events, &context("alice", 1), &host, &ticker);
         let limit = Duration::from_secs(10);
         tokio::time::timeout(limit, poll_fn(|cx| expired.poll_closed(cx))).await.expect("it expired");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_qualifies_no_more_is_closed_when_it_is_listed() {
+        let (tunnels, ticker) = (Tunnels::new(1), Ticker::new(1));
+        let host = CancellationToken::new();
+        tunnels.admit_if(|stream| stream.revision >= 2);
+        let register = |revision| {
+            let context = RequestContext { revision, ..context("alice", 0) };
+            tunnels.register(StreamKind::Tunnel, &context, &host, &ticker)
+        };
+        assert!(is_closed(&mut register(1)));
+        assert!(!is_closed(&mut register(2)));
     }
 
     #[tokio::test]

@@ -42,6 +42,7 @@ mod body;
 mod connect;
 mod exchange;
 mod hop;
+mod http1;
 mod io;
 mod lease;
 mod live;
@@ -58,28 +59,23 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{StatusCode, Version, header};
-use hyper::body::{Body as _, Incoming};
-use hyper::upgrade::OnUpgrade;
 use smol_str::SmolStr;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use crate::body::{Body, BoxError, BoxFuture, HttpService, Request, RequestBodyError, Response};
-use crate::context::{Leaving, OnTunnelEnd, RequestContext};
-use crate::deadline::Deadline;
+use crate::context::OnTunnelEnd;
 use crate::rejection::Rejection;
 
-use body::{RequestBody, ResponseBody, Upload};
-use connect::Want;
+use body::ResponseBody;
 use exchange::Exchange;
-use lease::Lease;
+use lease::{Download, Lease};
 use pool::Endpoint;
-use rewrite::Asked;
 use tunnel::Tunnel;
-use upgrade::Handshake;
 
-pub use live::{LiveStream, StreamKind, Tunnels};
+#[doc(hidden)]
+pub use http1::{Replayed, replay};
+pub use live::{HeldTunnel, LiveStream, StreamKind, Tunnels};
 pub use pool::{Client, PoolSettings};
 pub use preface::ProxyHeader;
 pub use target::{InvalidUpstream, Protocol, Scheme, Target, Timeouts, TlsOptions, Upstream};
@@ -112,14 +108,19 @@ pub struct Forward {
 #[derive(Debug)]
 struct Shared {
     client: Client,
-    target: Target,
+    target: Arc<Target>,
     endpoints: Vec<Arc<Endpoint>>,
     tunnels: CancellationToken,
 }
 
 impl Forward {
     /// A leaf for a target. Cancelling `tunnels` closes the tunnels and event streams that began here.
-    pub fn new(client: &Client, target: Target, tunnels: CancellationToken) -> Result<Self, InvalidTarget> {
+    pub fn new(
+        client: &Client,
+        target: impl Into<Arc<Target>>,
+        tunnels: CancellationToken,
+    ) -> Result<Self, InvalidTarget> {
+        let target = target.into();
         if target.upstreams.is_empty() {
             return Err(InvalidTarget::NoUpstream);
         }
@@ -161,93 +162,68 @@ impl Service<Request> for Forward {
 }
 
 impl Shared {
-    #[expect(clippy::manual_async_fn, reason = "an `async fn` would hold the request twice")]
+    // What the future starts with is used in place: a local of it would be a second copy.
     fn send(self: Arc<Self>, request: Request) -> impl Future<Output = Result<Response, BoxError>> + Send {
-        async move { self.exchange(request).await.map_err(|error| Rejection::from(error).into()) }
+        let mut exchange = Exchange::begin(self, request);
+        async move {
+            let outcome = match &mut exchange {
+                Ok(exchange) => match exchange.run().await {
+                    Ok((response, lease)) => relay(exchange, response, lease),
+                    Err(error) => Err(error),
+                },
+                Err(error) => Err(std::mem::replace(error, ForwardError::Target)),
+            };
+            outcome.map_err(|error| Rejection::from(error).into())
+        }
     }
+}
 
-    async fn exchange(&self, request: Request) -> Result<Response, ForwardError> {
-        let (mut parts, body) = request.into_parts();
-        let handshake =
-            Handshake::take(&mut parts).map_err(|refused| ForwardError::Connect(refused.to_string()))?;
-        let mut leaving = Leaving::new(std::mem::take(&mut parts.extensions));
-        let context = &*leaving.context();
-        hop::clean_request(&mut parts.headers, &self.target.protected)
-            .map_err(|_| ForwardError::ContentLength)?;
-        let asked = Asked::of(&parts).map_err(|_| ForwardError::Target)?;
-        if let Some(handshake) = &handshake {
-            handshake.apply(&mut parts.headers);
-        }
-        let body = if handshake.is_some() { Body::empty() } else { body };
-        let timeouts = &self.target.timeouts;
-        let facts = context.facts.as_ref();
-        let (body, upload) = RequestBody::new(body, facts, timeouts.body_idle, self.client.ticker());
-        let begun = facts.map(|_| Instant::now());
-
-        let mut deadline = self.client.ticker().deadline();
-        let exchange = Exchange {
-            shared: self,
-            asked,
-            context,
-            handshake: handshake.as_ref(),
-            upload: upload.as_deref(),
-            want: if handshake.is_some() { Want::Http1 } else { Want::Any },
-        };
-        let outcome = exchange.run(http::Request::from_parts(parts, body), &mut deadline).await;
-        if let (Some(facts), Some(begun)) = (facts, begun) {
-            facts.set_upstream_time(begun.elapsed());
-        }
-        let (response, lease) = outcome?;
-        self.relay(response, lease, context, handshake, upload, deadline)
+/// The upstream's response as the client gets it.
+fn relay(
+    exchange: &mut Exchange,
+    response: http::Response<Download>,
+    mut lease: Lease,
+) -> Result<Response, ForwardError> {
+    let Exchange { shared, leaving, handshake, upload, .. } = exchange;
+    let (handshake, upload, context) = (handshake.take(), upload.take(), leaving.context());
+    let (mut parts, mut download) = response.into_parts();
+    parts.version = Version::HTTP_11;
+    let switched = parts.status == StatusCode::SWITCHING_PROTOCOLS;
+    let problem = match &handshake {
+        Some(handshake) if switched => handshake.check(&parts.headers),
+        Some(handshake) => handshake.check_refusal(parts.status),
+        None if switched => Err(BadUpgrade::Unasked),
+        None => Ok(()),
+    };
+    problem.map_err(ForwardError::Upgrade)?;
+    hop::clean_response(&mut parts.headers, &shared.target.protected)
+        .map_err(|_| ForwardError::AmbiguousResponse)?;
+    if let (true, Some(handshake)) = (switched, handshake) {
+        let (upstream, early) = lease.into_stream().ok_or(ForwardError::Upgrade(BadUpgrade::Unasked))?;
+        parts.status = handshake.answer(&mut parts.headers);
+        let on_end = OnTunnelEnd::default();
+        parts.extensions.insert(on_end.clone());
+        let ticker = shared.client.ticker().clone();
+        let registration =
+            shared.client.tunnels().register(StreamKind::Tunnel, context, &shared.tunnels, &ticker);
+        let client = handshake.client;
+        tokio::spawn(Tunnel { client, upstream, early, registration, on_end, ticker }.run());
+        return Ok(http::Response::from_parts(parts, Body::empty()));
     }
-
-    /// The upstream's response as the client gets it.
-    fn relay(
-        &self,
-        response: http::Response<Incoming>,
-        lease: Lease,
-        context: &RequestContext,
-        handshake: Option<Handshake>,
-        upload: Option<Arc<Upload>>,
-        deadline: Deadline,
-    ) -> Result<Response, ForwardError> {
-        let (mut parts, incoming) = response.into_parts();
-        parts.version = Version::HTTP_11;
-        let switched = parts.status == StatusCode::SWITCHING_PROTOCOLS;
-        let problem = match &handshake {
-            Some(handshake) if switched => handshake.check(&parts.headers),
-            Some(handshake) => handshake.check_refusal(parts.status),
-            None if switched => Err(BadUpgrade::Unasked),
-            None => Ok(()),
-        };
-        problem.map_err(ForwardError::Upgrade)?;
-        hop::clean_response(&mut parts.headers, &self.target.protected)
-            .map_err(|_| ForwardError::AmbiguousResponse)?;
-        let upstream = parts.extensions.remove::<OnUpgrade>();
-        if let (true, Some(handshake), Some(upstream)) = (switched, handshake, upstream) {
-            lease.release();
-            parts.status = handshake.answer(&mut parts.headers);
-            let on_end = OnTunnelEnd::default();
-            parts.extensions.insert(on_end.clone());
-            let ticker = self.client.ticker().clone();
-            let registration =
-                self.client.tunnels().register(StreamKind::Tunnel, context, &self.tunnels, &ticker);
-            tokio::spawn(Tunnel { client: handshake.client, upstream, registration, on_end, ticker }.run());
-            return Ok(http::Response::from_parts(parts, Body::empty()));
-        }
-        if incoming.is_end_stream() {
-            lease.finish(upload.as_deref());
-            return Ok(http::Response::from_parts(parts, Body::empty()));
-        }
-        let stream = is_event_stream(&parts.headers).then(|| {
-            let ticker = self.client.ticker();
-            let tunnels = self.client.tunnels();
-            Box::new(tunnels.register(StreamKind::Events, context, &self.tunnels, ticker))
-        });
-        let idle = self.target.timeouts.body_idle;
-        let body = ResponseBody::new(incoming, lease, upload, idle, deadline, stream);
-        Ok(http::Response::from_parts(parts, Body::new(body)))
+    let whole = download.take_whole(&mut lease);
+    if whole.is_some() || download.is_end_stream() {
+        lease.finish(upload.as_deref());
+        let body = whole.map_or_else(Body::empty, Body::from);
+        return Ok(http::Response::from_parts(parts, body));
     }
+    let stream = is_event_stream(&parts.headers).then(|| {
+        let ticker = shared.client.ticker();
+        let tunnels = shared.client.tunnels();
+        Box::new(tunnels.register(StreamKind::Events, context, &shared.tunnels, ticker))
+    });
+    let idle = shared.target.timeouts.body_idle;
+    let body = ResponseBody::new(download, lease, upload, idle, shared.client.ticker().deadline(), stream);
+    Ok(http::Response::from_parts(parts, Body::new(body)))
 }
 
 /// Whether a response is a stream of server-sent events, which may go on for ever.
@@ -311,9 +287,9 @@ pub enum ForwardError {
     Closed {
         /// Which upstream.
         upstream: SmolStr,
-        /// What hyper said.
+        /// What went wrong.
         #[source]
-        source: hyper::Error,
+        source: BoxError,
     },
     /// A fresh connection was closed before the request left.
     #[error("upstream {upstream} took a connection but no request")]
@@ -326,9 +302,9 @@ pub enum ForwardError {
     BadResponse {
         /// Which upstream.
         upstream: SmolStr,
-        /// What hyper said.
+        /// What went wrong.
         #[source]
-        source: hyper::Error,
+        source: BoxError,
     },
     /// The response's lengths disagree.
     #[error("the upstream's response has content lengths that disagree")]
@@ -367,9 +343,9 @@ pub enum ForwardError {
     /// In the middle of a response's body: it ended early.
     #[error("the upstream's response body ended early")]
     Truncated {
-        /// What hyper said.
+        /// What went wrong.
         #[source]
-        source: hyper::Error,
+        source: BoxError,
     },
 }
 

@@ -12,10 +12,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use http::header::HeaderValue;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use rustls::RootCertStore;
 use smol_str::SmolStr;
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::deadline::Ticker;
@@ -23,8 +22,8 @@ use crate::per_worker::{PerWorker, current_worker};
 
 use super::body::RequestBody;
 use super::connect::{DialError, Dialed, MAX_STREAMS, Want, dial};
-use super::io::Meter;
-use super::lease::{Lease, Lent, Replay};
+use super::http1::Connection;
+use super::lease::{Lease, Lent};
 use super::live::Tunnels;
 use super::target::{Protocol, Upstream};
 use super::tls::{TlsClient, TlsSetupError, platform_roots};
@@ -64,7 +63,7 @@ struct Shared {
     ticker: Ticker,
     tunnels: Tunnels,
     roots: OnceLock<Arc<RootCertStore>>,
-    endpoints: Mutex<HashMap<Upstream, Weak<Endpoint>>>,
+    endpoints: Mutex<HashMap<Arc<Upstream>, Weak<Endpoint>>>,
 }
 
 impl Client {
@@ -99,7 +98,10 @@ impl Client {
         if let Some(endpoint) = endpoints.get(&key).and_then(Weak::upgrade) {
             return Ok(endpoint);
         }
-        endpoints.retain(|_, endpoint| endpoint.strong_count() > 0);
+        if endpoints.len() == endpoints.capacity() {
+            endpoints.retain(|_, endpoint| endpoint.strong_count() > 0);
+        }
+        let key = Arc::new(key);
         let tls = match key.scheme {
             super::Scheme::Http => None,
             super::Scheme::Https => {
@@ -112,11 +114,12 @@ impl Client {
             authority: HeaderValue::try_from(key.authority()).expect("a host and a port are a valid value"),
             tls,
             settings: self.shared.settings,
-            shards: PerWorker::new(self.shared.workers, Shard::default),
+            workers: self.shared.workers,
+            shards: OnceLock::new(),
             speaks: AtomicU8::new(UNKNOWN),
             epoch: Instant::now(),
             avoid_until: AtomicU64::new(0),
-            upstream: key.clone(),
+            upstream: Arc::clone(&key),
         });
         endpoints.insert(key, Arc::downgrade(&endpoint));
         Ok(endpoint)
@@ -129,12 +132,14 @@ const HTTP2: u8 = 2;
 
 /// One upstream and the connections to it.
 pub(super) struct Endpoint {
-    pub(super) upstream: Upstream,
+    pub(super) upstream: Arc<Upstream>,
     pub(super) label: SmolStr,
     pub(super) authority: HeaderValue,
     tls: Option<TlsClient>,
     settings: PoolSettings,
-    shards: PerWorker<Shard>,
+    workers: usize,
+    /// Made with the first request: most upstreams of a large configuration have none for a long time.
+    shards: OnceLock<PerWorker<Shard>>,
     /// What ALPN settled last.
     speaks: AtomicU8,
     epoch: Instant,
@@ -161,15 +166,9 @@ impl Shard {
     }
 
     fn lend_http1(&mut self) -> Option<Http1> {
-        let mut index = self.idle.len();
-        while index > 0 {
-            index -= 1;
-            // One that is not ready has been given back a moment ago and its driver was not polled since.
-            let sender = &self.idle[index].sender;
-            if sender.is_closed() {
-                self.idle.remove(index);
-            } else if sender.is_ready() {
-                return self.idle.remove(index);
+        while let Some(mut http1) = self.idle.pop_back() {
+            if http1.connection.is_open() {
+                return Some(http1);
             }
         }
         None
@@ -179,7 +178,7 @@ impl Shard {
     fn sweep(&mut self, max_age: u64) -> bool {
         self.now += 1;
         let now = self.now;
-        self.idle.retain(|http1| !http1.sender.is_closed() && now - http1.parked_at < max_age);
+        self.idle.retain_mut(|http1| now - http1.parked_at < max_age && http1.connection.is_open());
         self.shared.retain_mut(|http2| {
             if http2.streams.load(Ordering::Relaxed) > 0 {
                 http2.used_at = now;
@@ -193,17 +192,21 @@ impl Shard {
 }
 
 impl Endpoint {
+    fn shards(&self) -> &PerWorker<Shard> {
+        self.shards.get_or_init(|| PerWorker::new(self.workers, Shard::default))
+    }
+
     /// A connection from the pool, if there is one.
     pub(super) fn checkout(self: &Arc<Self>, want: Want) -> Option<Lease> {
-        self.shards.with(|shard| {
+        self.shards().with(|shard| {
             if want == Want::Any
                 && let Some(http2) = shard.lend_http2()
             {
                 return Some(Lease::H2 { connection: http2, reused: true });
             }
-            let connection = shard.lend_http1()?;
-            let rested = shard.now != connection.parked_at;
-            let lent = Lent { connection: Some(connection), endpoint: Arc::clone(self) };
+            let http1 = shard.lend_http1()?;
+            let rested = shard.now != http1.parked_at;
+            let lent = Lent { connection: http1.connection, endpoint: Arc::clone(self), pooled: true };
             Some(Lease::H1 { lent, reused: true, rested })
         })
     }
@@ -216,8 +219,8 @@ impl Endpoint {
     ) -> Result<Lease, DialError> {
         let pooled = preface.is_none();
         let _turn = if want == Want::Any && pooled && self.shares() {
-            let turn = self.shards.with(|shard| Arc::clone(&shard.dialing)).lock_owned().await;
-            if let Some(http2) = self.shards.with(|shard| shard.lend_http2()) {
+            let turn = self.shards().with(|shard| Arc::clone(&shard.dialing)).lock_owned().await;
+            if let Some(http2) = self.shards().with(|shard| shard.lend_http2()) {
                 return Ok(Lease::H2 { connection: http2, reused: true });
             }
             Some(turn)
@@ -230,13 +233,11 @@ impl Endpoint {
             Err(_) => self.avoid(),
         }
         match dialed? {
-            Dialed::H1 { sender, driver, meter } => {
+            Dialed::H1(connection) => {
                 if want == Want::Any {
                     self.speaks.store(HTTP1, Ordering::Relaxed);
                 }
-                let connection =
-                    Http1 { sender, driver, meter, replay: Replay::default(), parked_at: 0, pooled };
-                let lent = Lent { connection: Some(connection), endpoint: Arc::clone(self) };
+                let lent = Lent { connection, endpoint: Arc::clone(self), pooled };
                 Ok(Lease::H1 { lent, reused: false, rested: false })
             }
             Dialed::H2(sender) => {
@@ -244,7 +245,7 @@ impl Endpoint {
                 let mut connection = Http2 { sender, streams: Arc::default(), used_at: 0, lent: false };
                 let lent = connection.lend();
                 if pooled {
-                    self.shards.with(|shard| {
+                    self.shards().with(|shard| {
                         connection.used_at = shard.now;
                         shard.shared.push(connection);
                         self.ensure_swept(shard);
@@ -275,11 +276,11 @@ impl Endpoint {
         }
     }
 
-    /// Takes back a connection that is ready for another request, or will be in a moment.
-    pub(super) fn park(self: &Arc<Self>, mut connection: Http1) {
-        let surplus = self.shards.with(|shard| {
-            connection.parked_at = shard.now;
-            shard.idle.push_back(connection);
+    /// Takes back a connection that is ready for another request.
+    pub(super) fn park(self: &Arc<Self>, mut connection: Box<Connection>) {
+        connection.rest();
+        let surplus = self.shards().with(|shard| {
+            shard.idle.push_back(Http1 { connection, parked_at: shard.now });
             self.ensure_swept(shard);
             if shard.idle.len() > self.settings.max_idle { shard.idle.pop_front() } else { None }
         });
@@ -302,7 +303,7 @@ async fn sweep(endpoint: Weak<Endpoint>, worker: usize, idle_timeout: Duration) 
     loop {
         tokio::time::sleep(SWEEP).await;
         let Some(endpoint) = endpoint.upgrade() else { return };
-        if !endpoint.shards.with_shard(worker, |shard| shard.sweep(max_age)) {
+        if !endpoint.shards().with_shard(worker, |shard| shard.sweep(max_age)) {
             return;
         }
     }
@@ -314,15 +315,10 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// An HTTP/1.1 connection.
-pub(super) struct Http1 {
-    pub(super) sender: http1::SendRequest<RequestBody>,
-    pub(super) driver: AbortHandle,
-    pub(super) meter: Arc<Meter>,
-    /// Kept with the connection, so that its memory is reused.
-    pub(super) replay: Replay,
+/// An HTTP/1.1 connection that nobody uses.
+struct Http1 {
+    connection: Box<Connection>,
     parked_at: u64,
-    pub(super) pooled: bool,
 }
 
 /// An HTTP/2 connection, or a stream's share of it.
@@ -377,8 +373,13 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_kept_of_upstreams_that_are_gone() {
         let client = client();
-        drop(client.endpoint(&upstream("http://a:1")).expect("valid"));
-        let _other = client.endpoint(&upstream("http://a:2")).expect("valid");
-        assert_eq!(client.shared.endpoints.lock().expect("not poisoned").len(), 1);
+        let kept = client.endpoint(&upstream("http://kept:1")).expect("valid");
+        for port in 1..1000 {
+            drop(client.endpoint(&upstream(&format!("http://a:{port}"))).expect("valid"));
+        }
+        // They are looked through when the table would have to grow.
+        assert!(client.shared.endpoints.lock().expect("not poisoned").len() < 10);
+        let again = client.endpoint(&upstream("http://kept:1")).expect("valid");
+        assert!(Arc::ptr_eq(&kept, &again));
     }
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
@@ -30,7 +30,9 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// A tunnel whose two ends are about to be there.
 pub(super) struct Tunnel {
     pub(super) client: OnUpgrade,
-    pub(super) upstream: OnUpgrade,
+    pub(super) upstream: UpstreamIo,
+    /// What came from the upstream with its 101.
+    pub(super) early: Bytes,
     pub(super) registration: Registration,
     pub(super) on_end: OnTunnelEnd,
     pub(super) ticker: Ticker,
@@ -39,37 +41,17 @@ pub(super) struct Tunnel {
 impl Tunnel {
     /// Carries bytes until one side has closed, or the tunnel is closed by its registration.
     pub(super) async fn run(self) {
-        let Self { client, upstream, registration, on_end, ticker } = self;
+        let Self { client, upstream, early, registration, on_end, ticker } = self;
         // The client's end first: it is there, or has failed, as soon as the 101 is written, so that
         // whoever waits for the end of the tunnel has said so by then.
         let end = match client.await {
-            Ok(client) => match upstream.await {
-                Ok(upstream) => carry(client, upstream, registration, &ticker).await,
-                Err(error) => {
-                    tracing::debug!(%error, "upstream was gone before the tunnel stood");
-                    TunnelEnd::default()
-                }
-            },
+            Ok(client) => copy(TokioIo::new(client), upstream, early, registration, &ticker).await,
             Err(error) => {
                 tracing::debug!(%error, "client was gone before the tunnel stood");
                 TunnelEnd::default()
             }
         };
         on_end.end(end);
-    }
-}
-
-async fn carry(
-    client: Upgraded,
-    upstream: Upgraded,
-    registration: Registration,
-    ticker: &Ticker,
-) -> TunnelEnd {
-    let client = TokioIo::new(client);
-    // Our own type when it is found again, which saves a call through a table for each read and write.
-    match upstream.downcast::<TokioIo<UpstreamIo>>() {
-        Ok(parts) => copy(client, parts.io.into_inner(), parts.read_buf, registration, ticker).await,
-        Err(upstream) => copy(client, TokioIo::new(upstream), Bytes::new(), registration, ticker).await,
     }
 }
 

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::stream::{self, StreamExt as _};
 use http::{Request, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -38,6 +38,22 @@ async fn an_upstream_that_says_nothing_is_504() {
     let mut target = target(silent().await);
     short(&mut target);
     assert_eq!(proxy(target).get("/").await, (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout".to_owned()));
+}
+
+/// The end of a chunked body comes by itself: from then on it is the upstream that is waited for.
+#[tokio::test]
+async fn an_upstream_that_says_nothing_after_a_pause_in_the_body_is_504() {
+    let mut target = target(silent().await);
+    short(&mut target);
+    let frames = stream::iter([Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"x")))]);
+    let end = stream::once(async {
+        tokio::task::yield_now().await;
+        Option::<Result<Frame<Bytes>, BoxError>>::None
+    });
+    let body = Body::new(StreamBody::new(frames.chain(end.filter_map(std::future::ready))));
+    let request = Request::post("/").header("host", "a").body(body).expect("valid");
+    let outcome = soon("an answer", proxy(target).text(request)).await;
+    assert_eq!(outcome, (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout".to_owned()));
 }
 
 #[tokio::test]

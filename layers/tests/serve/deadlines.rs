@@ -207,6 +207,39 @@ async fn stop_closes_idle_connections_and_lets_answers_finish() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn stop_waits_for_nobody_who_has_not_asked_for_anything() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let h2c = Settings { h2c: true, ..Settings::default() };
+    for (alpn, settings, sent) in [
+        (None, Settings::default(), &b""[..]),
+        (None, Settings::default(), &GET[..10]),
+        (None, Settings::default(), &GET[..GET.len() - 1]),
+        (None, h2c.clone(), b""),
+        (None, h2c.clone(), &GET[..10]),
+        (None, h2c.clone(), &PREFACE[..10]),
+        (None, h2c, PREFACE),
+        (Some("h2"), Settings::default(), b""),
+        (Some("h2"), Settings::default(), &PREFACE[..10]),
+        (Some("h2"), Settings::default(), PREFACE),
+    ] {
+        let name = format!("{alpn:?} {}", sent.escape_ascii());
+        let (mut client, served) = serve(alpn, settings, echo(&Seen::default()));
+        client.write_all(sent).await.expect("writes");
+        sleep(Duration::from_secs(1)).await;
+        let begun = Instant::now();
+        served.drain.stopping().cancel();
+        let text = read_all(&mut client).await;
+        assert!(!text.contains("HTTP/1.1"), "{name}: {text}");
+        // An HTTP/2 client may take notice first.
+        let linger = Settings::default().linger;
+        let longest = if alpn.is_some() || sent.starts_with(b"P") { linger * 2 } else { Duration::ZERO };
+        assert!(begun.elapsed() <= longest, "{name}: {:?}", begun.elapsed());
+        drop(client);
+        let _ended = served.connection.await.expect("no panic");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn kill_ends_what_does_not_stop() {
     for alpn in [None, Some("h2")] {
         let (mut client, served) =
