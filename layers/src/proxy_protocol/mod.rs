@@ -11,7 +11,8 @@
 //! It must stand first on a connection, before `tls`: the header comes before the `ClientHello`.
 //!
 //! A connection whose header is malformed, or not complete within the deadline, is closed, counted and logged here:
-//! for whoever accepts connections that is no error. The errors of this service are those of the inner one.
+//! for whoever accepts connections that is no error. The errors of this service are those of the inner one. With a
+//! [`Drain`](ProxyProtocolLayer::drain) a header that is not complete when it stops is not waited for.
 //!
 //! ```
 //! use portcullis_layers::accept::Accepted;
@@ -60,6 +61,7 @@ use tracing::{debug, warn};
 use self::header::{Addresses, HeaderError, Parsed, parse};
 use crate::accept::Accepted;
 use crate::context::ClientAddr;
+use crate::drain::Drain;
 use crate::prefixed::Prefixed;
 
 /// A load balancer sends the header in the first segment; this leaves room for one that is lost.
@@ -81,6 +83,8 @@ pub struct Counters {
     pub timed_out: AtomicU64,
     /// The peer went before its header was whole. Health checks that only connect are counted here.
     pub closed: AtomicU64,
+    /// Closed before the header was whole, because the process was told to stop.
+    pub stopped: AtomicU64,
 }
 
 /// Makes [`ProxyProtocol`] services.
@@ -93,6 +97,7 @@ pub struct ProxyProtocolLayer {
 struct Settings {
     trusted: Vec<IpNet>,
     deadline: Duration,
+    drain: Drain,
     counters: Arc<Counters>,
 }
 
@@ -101,13 +106,21 @@ impl ProxyProtocolLayer {
     ///
     /// A peer with an IPv4-mapped address is one of the IPv4 network.
     pub fn new(trusted: Vec<IpNet>) -> Self {
-        Self { settings: Arc::new(Settings { trusted, deadline: DEADLINE, counters: Arc::default() }) }
+        let (drain, counters) = (Drain::new(), Arc::default());
+        Self { settings: Arc::new(Settings { trusted, deadline: DEADLINE, drain, counters }) }
     }
 
     /// The time within which the whole header must have come; 5 seconds unless set.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         Arc::make_mut(&mut self.settings).deadline = deadline;
+        self
+    }
+
+    /// Ends connections whose header is not whole when this stops. Unless set, they have their time.
+    #[must_use]
+    pub fn drain(mut self, drain: Drain) -> Self {
+        Arc::make_mut(&mut self.settings).drain = drain;
         self
     }
 
@@ -173,7 +186,11 @@ impl Settings {
         mut connection: Accepted<I>,
     ) -> Option<Accepted<Prefixed<I>>> {
         let read = tokio::time::timeout(self.deadline, read_header(&mut connection.io));
-        match read.await.unwrap_or(Err(Failure::Deadline(self.deadline))) {
+        let read = match self.drain.stopping().run_until_cancelled(read).await {
+            Some(read) => read.unwrap_or(Err(Failure::Deadline(self.deadline))),
+            None => Err(Failure::Stopped),
+        };
+        match read {
             Ok((addresses, rest)) => {
                 self.counters.accepted.fetch_add(1, Ordering::Relaxed);
                 if let Some(Addresses { source, .. }) = addresses {
@@ -188,6 +205,7 @@ impl Settings {
                     // Health checks do so all day.
                     Failure::Closed(0) => (&self.counters.closed, true),
                     Failure::Closed(_) | Failure::Io(_) => (&self.counters.closed, false),
+                    Failure::Stopped => (&self.counters.stopped, true),
                 };
                 counter.fetch_add(1, Ordering::Relaxed);
                 let peer = connection.peer;
@@ -212,6 +230,8 @@ enum Failure {
     Closed(usize),
     #[error("{0}")]
     Io(io::Error),
+    #[error("closed because the process stops")]
+    Stopped,
 }
 
 /// What the header says, and the client's first bytes, which came with it.
@@ -360,6 +380,23 @@ mod tests {
         assert_eq!(seen, None);
         assert!(cut_off);
         assert_eq!(layer.counters().timed_out.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_what_has_no_whole_header() {
+        let drain = Drain::new();
+        let layer = layer().drain(drain.clone()).deadline(Duration::from_secs(3600));
+        let (io, mut balancer) = tokio::io::duplex(64);
+        balancer.write_all(&HEADER[..7]).await.expect("fits");
+        let mut running = tokio_test::task::spawn(run(&layer, "10.0.0.2:999", io));
+        assert!(running.poll().is_pending());
+        drain.stopping().cancel();
+        assert!(running.is_woken());
+        assert_eq!(running.await, None);
+        assert_eq!(layer.counters().stopped.load(Ordering::Relaxed), 1);
+        // What was read before a stop is served to its end: that is not this layer's to judge.
+        let seen = run(&layer, "192.0.2.1:999", stream(b"hello").await).await;
+        assert_eq!(seen, Some((client("192.0.2.1:999"), b"hello".to_vec())));
     }
 
     #[tokio::test]

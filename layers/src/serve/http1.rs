@@ -1,7 +1,7 @@
 //! HTTP/1 connections: hyper over [`Strict`].
 
 use std::cell::{Cell, RefCell};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1::{Builder, UpgradeableConnection};
 use hyper_util::rt::TokioIo;
 use pin_project_lite::pin_project;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tower_service::Service;
 
 use super::Shared;
@@ -55,7 +55,15 @@ where
     B::Error: Into<BoxError>,
 {
     let io = WriteStall::new(io, shared.clone());
-    let (io, link) = Strict::new(io, shared.settings.head, shared.counters.refused.clone());
+    let (mut io, link) = Strict::new(io, shared.settings.head, shared.counters.refused.clone());
+    let mut watch = Watch::new(shared.clone());
+    if let Some(event) = std::future::poll_fn(|cx| begin(&mut io, &mut watch, &link, cx)).await {
+        if event == Event::Passed {
+            shared.counters.silent.count();
+        }
+        let _: Option<()> = shared.ticker.deadline().limit(shared.settings.linger, close(&mut io)).await;
+        return Ok(());
+    }
     let front = Front {
         service: RefCell::new(service),
         conn: conn.clone(),
@@ -63,8 +71,8 @@ where
         requests: Cell::new(0),
         shared: shared.clone(),
     };
-    let mut connection = pin!(shared.http1.serve_connection(TokioIo::new(io), front).with_upgrades());
-    let mut watch = Watch::new(shared.clone());
+    // In a box, as hyper's buffers: a connection on which nothing came yet has none of it.
+    let mut connection = Box::pin(shared.http1.serve_connection(TokioIo::new(io), front).with_upgrades());
     let end = std::future::poll_fn(|cx| drive(connection.as_mut(), &mut watch, &link, &shared, cx)).await;
     if let Some(violation) = link.violation() {
         tracing::info!(
@@ -75,6 +83,29 @@ where
         );
     }
     end.map_err(Into::into)
+}
+
+/// Waits for the first bytes. What happens instead ends the connection.
+fn begin<I>(
+    io: &mut Strict<WriteStall<I>>,
+    watch: &mut Watch,
+    link: &Link,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Event>>
+where
+    I: AsyncRead + Unpin,
+{
+    if io.poll_begun(cx).is_ready() {
+        return Poll::Ready(None);
+    }
+    let (phase, number) = link.phase();
+    watch.poll(phase, number, cx).map(Some)
+}
+
+async fn close<I: AsyncWrite + Unpin>(io: &mut I) {
+    if let Err(error) = io.shutdown().await {
+        tracing::trace!(%error, "a connection that said nothing was gone already");
+    }
 }
 
 type Connection<I, S> = UpgradeableConnection<TokioIo<Strict<WriteStall<I>>>, Front<S>>;

@@ -8,7 +8,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http::StatusCode;
 use http::header::CONTENT_LENGTH;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -21,6 +20,8 @@ use tower_service::Service;
 use super::Shared;
 use super::call::{Call, Outcome, problem};
 use super::flight::{Flight, Metered, Stream};
+use super::gather::gather;
+use super::overheard::{Overheard, Refusals};
 use super::received::receive;
 use super::settings::Settings;
 use super::stall::WriteStall;
@@ -28,8 +29,7 @@ use super::watch::{Event, Watch};
 use crate::body::{BoxError, Request};
 use crate::context::Conn;
 use crate::deadline::Deadline;
-use crate::rejection::Rejection;
-use crate::strict::Phase;
+use crate::strict::{Phase, Violation};
 
 /// Serves the requests of a connection until it ends.
 pub(super) async fn serve<I, S, B>(
@@ -48,21 +48,27 @@ where
 {
     let streams = Streams { shared: shared.clone(), open: Arc::default() };
     let open = streams.open.clone();
+    let (io, refusals) = Overheard::new(WriteStall::new(io, shared.clone()), shared.counters.clone());
+    let (io, gathered) = gather(io);
     let front = Front {
         service: RefCell::new(service),
-        conn,
+        conn: conn.clone(),
         flight: Arc::new(Flight::new(shared.settings.http2.in_flight)),
         open: open.clone(),
+        refusals: refusals.clone(),
         shared: shared.clone(),
     };
-    let io = TokioIo::new(WriteStall::new(io, shared.clone()));
-    let mut connection = pin!(builder(&shared.settings, streams).serve_connection(io, front));
+    let mut connection = pin!(builder(&shared.settings, streams).serve_connection(TokioIo::new(io), front));
     let mut watch = Watch::new(shared.clone());
     let mut stopping = false;
-    std::future::poll_fn(|cx| {
+    let end = std::future::poll_fn(|cx| {
         loop {
             if let Poll::Ready(end) = connection.as_mut().poll(cx) {
                 return Poll::Ready(end.map_err(Into::into));
+            }
+            // Where the client takes nothing more, the write that waits wakes this task.
+            if let Poll::Ready(Err(error)) = gathered.poll_flush(cx) {
+                return Poll::Ready(Err(error.into()));
             }
             let (phase, number) = open.phase(stopping, cx);
             match ready!(watch.poll(phase, number, cx)) {
@@ -75,7 +81,17 @@ where
             connection.as_mut().graceful_shutdown();
         }
     })
-    .await
+    .await;
+    if let Some((requests, first)) = refusals.get() {
+        tracing::info!(
+            peer = %conn.peer,
+            client = %conn.client.0,
+            reason = first.code(),
+            requests,
+            "refused malformed HTTP/2 requests"
+        );
+    }
+    end
 }
 
 fn builder(settings: &Settings, streams: Streams) -> Builder<Streams> {
@@ -86,7 +102,9 @@ fn builder(settings: &Settings, streams: Streams) -> Builder<Streams> {
         .max_concurrent_streams(http2.streams)
         .initial_stream_window_size(http2.stream_window)
         .initial_connection_window_size(http2.connection_window)
-        .max_header_list_size(http2.header_list)
+        // h2 answers what is larger by itself, with nothing but a status: what is only somewhat too large gets
+        // an answer of ours.
+        .max_header_list_size(http2.header_list.saturating_mul(2))
         .max_send_buf_size(http2.send_buffer)
         .max_pending_accept_reset_streams(http2.pending_resets)
         .max_local_error_reset_streams(http2.local_resets)
@@ -212,6 +230,7 @@ struct Front<S> {
     conn: Arc<Conn>,
     flight: Arc<Flight>,
     open: Arc<Open>,
+    refusals: Arc<Refusals>,
     shared: Arc<Shared>,
 }
 
@@ -229,10 +248,9 @@ where
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
         let stream = Arc::new(Stream::new(self.flight.clone()));
         self.open.announce(stream.clone());
-        let mut lengths = request.headers().get_all(CONTENT_LENGTH).iter();
-        let call = if lengths.next().is_some() && lengths.next().is_some() {
-            self.shared.counters.several_lengths.count();
-            Call::Refused { rejection: Some(several_lengths()) }
+        let call = if let Some(violation) = violation(&request, &self.shared.settings) {
+            self.refusals.note(violation, &self.shared.counters);
+            Call::Refused { rejection: Some(violation.into()) }
         } else {
             Call::begin(&self.service, receive(request, &self.conn, &self.shared))
         };
@@ -240,14 +258,23 @@ where
     }
 }
 
-// h2 passes equal values on, and a layer would have to choose one (RFC 9110, section 8.6).
-fn several_lengths() -> Rejection {
-    Rejection::new(
-        StatusCode::BAD_REQUEST,
-        "several_content_lengths",
-        "there are several Content-Length values",
-    )
+/// What is wrong with a request that h2 passes on.
+fn violation<B>(request: &http::Request<B>, settings: &Settings) -> Option<Violation> {
+    // It passes equal values on, and a layer would have to choose one (RFC 9110, section 8.6).
+    let mut lengths = request.headers().get_all(CONTENT_LENGTH).iter();
+    if lengths.next().is_some() && lengths.next().is_some() {
+        return Some(Violation::SeveralLengths);
+    }
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + PER_FIELD);
+    let uri = request.uri();
+    let target = uri.path_and_query().map_or(0, |path| path.as_str().len())
+        + uri.authority().map_or(0, |authority| authority.as_str().len());
+    let size = fields.sum::<usize>() + target + 4 * PER_FIELD;
+    (size > settings.http2.header_list as usize).then_some(Violation::HeadTooLarge)
 }
+
+/// What a field counts beyond its bytes (RFC 9113, section 6.5.2).
+const PER_FIELD: usize = 32;
 
 pin_project! {
     struct Answering<S: Service<Request>> {

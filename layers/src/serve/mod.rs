@@ -54,8 +54,10 @@
 
 mod call;
 mod flight;
+mod gather;
 mod http1;
 mod http2;
+mod overheard;
 mod preface;
 mod received;
 mod settings;

@@ -26,11 +26,16 @@ where
         io::Result::Ok(())
     };
     let mut deadline = shared.ticker.deadline();
-    let Some(read) = deadline.limit(shared.settings.head_deadline, reading).await else {
-        shared.counters.silent.count();
-        return Err(io::Error::new(io::ErrorKind::TimedOut, "no first request came in time"));
-    };
-    read?;
+    let limited = deadline.limit(shared.settings.head_deadline, reading);
+    match shared.drain.stopping().run_until_cancelled(limited).await {
+        // A stop tells whoever serves what was read so far, too.
+        None => {}
+        Some(Some(read)) => read?,
+        Some(None) => {
+            shared.counters.silent.count();
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "no first request came in time"));
+        }
+    }
     let http2 = seen == PREFACE;
     Ok((Prefixed::new(Bytes::from(seen), io), http2))
 }

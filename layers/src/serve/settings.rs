@@ -131,8 +131,8 @@ pub struct Counters {
     pub stalled_streams: Counter,
     /// Connections whose client did not take what was ready for it.
     pub stalled_writes: Counter,
-    /// HTTP/2 requests that were refused for their `Content-Length`.
-    pub several_lengths: Counter,
+    /// HTTP/2 connections that broke the protocol.
+    pub http2_errors: Counter,
     /// Fields dropped from request trailers.
     pub dropped_trailers: Counter,
     /// Connections that were open when the time for an orderly end was over.

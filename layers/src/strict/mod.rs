@@ -6,7 +6,8 @@
 //! gateway must not: the peer behind it may repair it in another way (request smuggling, RFC 9112,
 //! section 11.2). [`Strict`] follows the framing of what comes in ([`Scanner`], pure) and passes a
 //! head on only when it is complete and in order. Bytes go straight into hyper's buffer and are
-//! looked at there; only the start of a head that a read cuts off is kept aside.
+//! looked at there; only the start of a head that a read cuts off is kept aside. What hyper could not
+//! parse it would answer by itself, with an empty 400 that nobody counts: that is refused here, too.
 //!
 //! **A head that is refused** never reaches hyper. In its place hyper gets a stand-in, and the
 //! service, which numbers its requests, learns from the [`Link`] that request `n` is a refusal and
@@ -65,6 +66,9 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nHost: refused.invalid\r\nConnection:
 
 /// No parser takes it for a request.
 const POISON: &[u8] = b"\0\r\n\r\n";
+
+/// What is read before there is a parser: most heads fit.
+const FIRST_READ: usize = 2 * 1024;
 
 /// How much a client may send ahead while the answer to its request for a tunnel is open.
 const MAX_AHEAD: usize = 16 * 1024;
@@ -200,7 +204,8 @@ impl<I> Strict<I> {
     fn must_linger(&self) -> bool {
         let unread = match self.mode {
             Mode::Refused | Mode::Broken(_) => true,
-            Mode::Http => !self.scanner.is_between_requests(),
+            // The start of a first head has no answer that could be lost.
+            Mode::Http => self.scanner.heads() > 0 && !self.scanner.is_between_requests(),
             Mode::Undecided | Mode::Tunnel => false,
         };
         unread && !self.eof && self.lingered < MAX_LINGER
@@ -208,6 +213,20 @@ impl<I> Strict<I> {
 }
 
 impl<I: AsyncRead + Unpin> Strict<I> {
+    /// Ready when the first bytes of the connection are there, or its end. Whoever waits for that before it
+    /// makes a parser over this keeps no buffers for a client that has nothing to say yet.
+    pub fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut bytes = [0; FIRST_READ];
+        let mut buf = ReadBuf::new(&mut bytes);
+        // An end or an error is found again by the next read.
+        if ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf)).is_ok() && !buf.filled().is_empty() {
+            self.held.extend_from_slice(buf.filled());
+            self.scan_held();
+            self.note();
+        }
+        Poll::Ready(())
+    }
+
     /// Reads and forgets. Ready at the end of the stream.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut waste = [0; 4096];
@@ -358,6 +377,27 @@ mod tests {
         assert_eq!(link.phase(), (Phase::Busy, 1));
         link.answered();
         assert_eq!(link.phase(), (Phase::Head, 1));
+    }
+
+    #[tokio::test]
+    async fn what_came_before_there_was_a_parser_is_read_first() {
+        for (first, expected) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+            ("GET / HTTP/1.1\nHost: a\r\n\r\n", std::str::from_utf8(STAND_IN).expect("text")),
+        ] {
+            let (mut client, mut io, link) = pair();
+            let mut begun = tokio_test::task::spawn(std::future::poll_fn(|cx| io.poll_begun(cx)));
+            assert!(begun.poll().is_pending());
+            client.write_all(first.as_bytes()).await.expect("writes");
+            assert!(begun.is_woken() && begun.poll().is_ready());
+            drop(begun);
+            assert_eq!(read(&mut io).await, expected);
+            assert_eq!(link.refusal(1).is_some(), expected.as_bytes() == STAND_IN);
+        }
+        let (client, mut io, _link) = pair();
+        drop(client);
+        std::future::poll_fn(|cx| io.poll_begun(cx)).await;
+        assert_eq!(io.read(&mut [0; 1]).await.expect("an end"), 0);
     }
 
     #[tokio::test]

@@ -15,6 +15,9 @@ pub enum Violation {
     /// A version that this port does not speak.
     #[error("the version is neither HTTP/1.0 nor HTTP/1.1")]
     Version,
+    /// No target (RFC 9112, section 3.2), or one with characters that no URI holds (RFC 3986, section 2).
+    #[error("the request target is malformed, or has a character that must be percent-encoded")]
+    Target,
     /// Longer than [`Limits::target`](super::Limits::target).
     #[error("the request target is too long")]
     TargetTooLong,
@@ -81,13 +84,17 @@ pub enum Violation {
     /// Longer than [`Limits::trailers`](super::Limits::trailers).
     #[error("the trailers are too large")]
     TrailersTooLarge,
+    /// What is wrong over HTTP/2, where the answer is a reset of the stream (RFC 9113, section 8.1.1).
+    #[error("the HTTP/2 request is malformed")]
+    Http2,
 }
 
 impl Violation {
     /// All of them, for metrics.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::RequestLine,
         Self::Version,
+        Self::Target,
         Self::TargetTooLong,
         Self::HeadTooLarge,
         Self::TooManyFields,
@@ -110,6 +117,7 @@ impl Violation {
         Self::ChunkExtension,
         Self::ChunkEnd,
         Self::TrailersTooLarge,
+        Self::Http2,
     ];
 
     /// A short, stable word for logs, metrics and clients.
@@ -117,6 +125,7 @@ impl Violation {
         match self {
             Self::RequestLine => "bad_request_line",
             Self::Version => "unsupported_version",
+            Self::Target => "bad_request_target",
             Self::TargetTooLong => "target_too_long",
             Self::HeadTooLarge => "head_too_large",
             Self::TooManyFields => "too_many_headers",
@@ -139,6 +148,7 @@ impl Violation {
             Self::ChunkExtension => "bad_chunk_extension",
             Self::ChunkEnd => "bad_chunk_end",
             Self::TrailersTooLarge => "trailers_too_large",
+            Self::Http2 => "malformed_http2",
         }
     }
 

@@ -5,13 +5,14 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{Error as TlsError, InconsistentKeys};
+use rustls::{Error as TlsError, InconsistentKeys, ServerConfig};
 use smol_str::SmolStr;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -32,7 +33,11 @@ pub struct Certified {
     pub not_before: i64,
     /// Until when the leaf is valid, in seconds since 1970.
     pub not_after: i64,
+    /// What was made of a layer's configuration and this, for all connections that it is served to.
+    served: Served,
 }
+
+type Served = Arc<OnceLock<(Arc<ServerConfig>, Arc<ServerConfig>)>>;
 
 impl Certified {
     /// Loads a chain, leaf first, and the leaf's key (PKCS #8, PKCS #1 or SEC 1; RSA, ECDSA or Ed25519).
@@ -72,7 +77,8 @@ impl Certified {
             Err(TlsError::InconsistentKeys(_)) => return Err(CertifiedError::UnsupportedKey),
             Err(_) => return Err(CertifiedError::Malformed(0)),
         }
-        Ok(Self { key: Arc::new(key), names, fallback: false, not_before, not_after })
+        let served = Served::default();
+        Ok(Self { key: Arc::new(key), names, fallback: false, not_before, not_after, served })
     }
 
     /// The same certificate, to be served where there is no better one.
@@ -80,6 +86,28 @@ impl Certified {
     pub fn as_fallback(mut self) -> Self {
         self.fallback = true;
         self
+    }
+
+    /// The configuration for connections that get this certificate: that of a layer, and this. Made once, as a rule:
+    /// only where several layers serve one certificate, those after the first make it for each connection.
+    pub(super) fn config(&self, base: &Arc<ServerConfig>) -> Arc<ServerConfig> {
+        let make = || {
+            let mut config = ServerConfig::clone(base);
+            config.cert_resolver = Arc::new(Chosen(self.key.clone()));
+            Arc::new(config)
+        };
+        let (of, config) = self.served.get_or_init(|| (base.clone(), make()));
+        if Arc::ptr_eq(of, base) { config.clone() } else { make() }
+    }
+}
+
+/// The certificate of a connection is chosen before the handshake, so that it is known which one was served.
+#[derive(Debug)]
+struct Chosen(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Chosen {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
     }
 }
 

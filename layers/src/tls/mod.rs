@@ -8,7 +8,8 @@
 //!
 //! What half-open handshakes cost is bounded: in time by one deadline from the first byte to the last, in memory by
 //! a number of handshakes ([`TlsLayer::max_pending`]) of at most 64 KiB each, usually 15. When there are too
-//! many, the one that has waited longest is closed, so that silent connections don't keep others out.
+//! many, the one that has waited longest is closed, so that silent connections don't keep others out. With a
+//! [`Drain`](TlsLayer::drain) they end when it stops: nobody has asked for anything yet.
 //!
 //! A name that nobody claims is refused with the alert `unrecognized_name` (RFC 6066, section 3). Failed handshakes
 //! are counted and logged here, with the peer and the server name as soon as there is one: at `warn` when the
@@ -77,10 +78,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::{Abortable, BoxFuture, Either, FutureExt, ready};
-use rustls::server::{
-    Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert, ResolvesServerCertUsingSni,
-};
-use rustls::sign::CertifiedKey;
+use rustls::server::{Acceptor, NoServerSessionStorage, ResolvesServerCertUsingSni};
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
@@ -93,6 +91,7 @@ use self::pending::Pending;
 pub use self::resolver::{CertificateTable, Certificates, Resolver};
 use crate::accept::Accepted;
 use crate::context::TlsInfo;
+use crate::drain::Drain;
 use crate::names::{HostName, InvalidHostName};
 
 pub use tokio_rustls::server::TlsStream;
@@ -120,6 +119,8 @@ pub struct Counters {
     pub timed_out: AtomicU64,
     /// Closed to make room for others.
     pub evicted: AtomicU64,
+    /// Closed because the process was told to stop.
+    pub stopped: AtomicU64,
 }
 
 /// Makes [`Tls`] services.
@@ -131,10 +132,11 @@ pub struct TlsLayer {
 #[derive(Clone)]
 struct Settings {
     certificates: Arc<dyn Certificates>,
-    /// Everything but the certificate; a connection's own copy costs a dozen reference counts.
-    config: ServerConfig,
+    /// Everything but the certificate.
+    config: Arc<ServerConfig>,
     deadline: Duration,
     pending: Arc<Pending>,
+    drain: Drain,
     counters: Arc<Counters>,
 }
 
@@ -156,9 +158,10 @@ impl TlsLayer {
         Ok(Self {
             settings: Arc::new(Settings {
                 certificates: Arc::new(certificates),
-                config,
+                config: Arc::new(config),
                 deadline: DEADLINE,
                 pending: Arc::new(Pending::new(MAX_PENDING)),
+                drain: Drain::new(),
                 counters: Arc::default(),
             }),
         })
@@ -175,6 +178,13 @@ impl TlsLayer {
     #[must_use]
     pub fn max_pending(mut self, limit: usize) -> Self {
         Arc::make_mut(&mut self.settings).pending = Arc::new(Pending::new(limit));
+        self
+    }
+
+    /// Ends handshakes that are under way when this stops. Unless set, they have their time.
+    #[must_use]
+    pub fn drain(mut self, drain: Drain) -> Self {
+        Arc::make_mut(&mut self.settings).drain = drain;
         self
     }
 
@@ -252,10 +262,12 @@ impl Settings {
         let mut sni = None;
         let (registration, place) = self.pending.enter();
         let handshake = tokio::time::timeout(self.deadline, self.handshake(io, &mut sni));
-        let outcome = match Abortable::new(handshake, registration).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(Failure::Deadline(self.deadline)),
-            Err(_) => Err(Failure::Evicted),
+        let handshake = Abortable::new(handshake, registration);
+        let outcome = match self.drain.stopping().run_until_cancelled(handshake).await {
+            Some(Ok(Ok(outcome))) => outcome,
+            Some(Ok(Err(_))) => Err(Failure::Deadline(self.deadline)),
+            Some(Err(_)) => Err(Failure::Evicted),
+            None => Err(Failure::Stopped),
         };
         drop(place);
         match outcome {
@@ -266,8 +278,11 @@ impl Settings {
             Err(failure) => {
                 self.counter(&failure).fetch_add(1, Ordering::Relaxed);
                 match sni {
-                    Some(sni) => warn!(%peer, client = %client.0, %sni, %failure, "TLS handshake failed"),
-                    None => debug!(%peer, client = %client.0, %failure, "TLS handshake failed"),
+                    // No fault of the client.
+                    Some(sni) if !matches!(failure, Failure::Stopped) => {
+                        warn!(%peer, client = %client.0, %sni, %failure, "TLS handshake failed");
+                    }
+                    _ => debug!(%peer, client = %client.0, %failure, "TLS handshake failed"),
                 }
                 None
             }
@@ -292,9 +307,7 @@ impl Settings {
             let failure = if sni.is_some() { Failure::Unrecognized } else { Failure::NoName };
             return Err(refuse(start, failure).await);
         };
-        let mut config = self.config.clone();
-        config.cert_resolver = Arc::new(Chosen(certified.key.clone()));
-        let stream = start.into_stream(Arc::new(config)).await.map_err(Failure::Handshake)?;
+        let stream = start.into_stream(certified.config(&self.config)).await.map_err(Failure::Handshake)?;
         Ok((stream, certified))
     }
 
@@ -324,17 +337,8 @@ impl Settings {
             Failure::InvalidName(_) | Failure::Unrecognized => &self.counters.unrecognized,
             Failure::Deadline(_) => &self.counters.timed_out,
             Failure::Evicted => &self.counters.evicted,
+            Failure::Stopped => &self.counters.stopped,
         }
-    }
-}
-
-/// The certificate of one connection: chosen before the handshake, so that it is known which one was served.
-#[derive(Debug)]
-struct Chosen(Arc<CertifiedKey>);
-
-impl ResolvesServerCert for Chosen {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.clone())
     }
 }
 
@@ -354,6 +358,8 @@ enum Failure {
     Deadline(Duration),
     #[error("closed to make room for others")]
     Evicted,
+    #[error("closed because the process stops")]
+    Stopped,
 }
 
 impl Failure {
@@ -664,6 +670,25 @@ mod tests {
         let took = begun.elapsed();
         assert!(took >= Duration::from_secs(6) && took < Duration::from_secs(7), "{took:?}");
         assert_eq!(bench.layer.counters().timed_out.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_ends_handshakes_at_once_and_no_connection() {
+        let own = certified(&["a.example"]);
+        let mut bench = Bench::new(&[&own], None);
+        let drain = Drain::new();
+        bench.layer = bench.layer.drain(drain.clone()).deadline(Duration::from_secs(3600));
+        let mut io = bench.connect("a.example").await.expect("connects");
+        let (mut silent, mut half) = (bench.accept(), bench.accept());
+        half.write_all(b"\x16\x03\x01").await.expect("open");
+        let begun = tokio::time::Instant::now();
+        drain.stopping().cancel();
+        for stream in [&mut silent, &mut half] {
+            assert_eq!(stream.read(&mut [0]).await.expect("closed"), 0);
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert!(echoes(&mut io).await, "what stands is for others to end");
+        assert_eq!(bench.layer.counters().stopped.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test]
