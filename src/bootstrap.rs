@@ -1,12 +1,15 @@
 //! What a deployment needs before it can serve: signing keys, a fallback certificate, the host of the API.
 
 use jiff::Timestamp;
+use portcullis_services::config::Config;
 use portcullis_services::config::access::LOCALHOST;
+use portcullis_services::config::view::View;
 use portcullis_services::control::logs::LEVELS;
 use portcullis_services::logs::{LevelSettings, Levels};
 use portcullis_services::oauth::{Keys, SigningKey, keys};
 use portcullis_services::store::{self, Document, Expect, Key, Kind, Store, Write};
 use portcullis_services::vault::{self, Vault};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::self_signed::{self, FALLBACK};
@@ -36,7 +39,8 @@ pub enum BootstrapError {
     /// Another issuer than before.
     #[error(
         "OAUTH_ISSUER: this store belongs to the issuer {stored:?}, not {wanted:?}: tokens of the one are no good for \
-         the other. Set it back, or start once with --accept-new-issuer"
+         the other. Set it back (without OAUTH_ISSUER it follows from BASE_DOMAIN and the public HTTPS port), or start \
+         once with --accept-new-issuer"
     )]
     Issuer {
         /// The issuer of the store.
@@ -93,7 +97,8 @@ pub async fn run(store: &dyn Store, vault: &Vault, settings: &Settings) -> Resul
             store.commit(vec![vault.put(FALLBACK, pair.to_json().as_bytes(), Expect::Absent)?]).await,
         )?;
     }
-    let fresh = store.list(Kind::Proxy).await?.is_empty();
+    // Not parsed: there may be thousands.
+    let fresh = !store.load_raw().await?.1.iter().any(|raw| raw.key.kind == Kind::Proxy);
     if fresh {
         let key = Key::new(Kind::Proxy, LOCALHOST);
         ignore_conflict(
@@ -117,20 +122,29 @@ async fn check_issuer(store: &dyn Store, settings: &Settings) -> Result<(), Boot
     let stored = store.get(&key).await?;
     let expect = match &stored {
         None => Expect::Absent,
-        Some(document) => {
-            let stored = document.value.get(ISSUER).and_then(Value::as_str).unwrap_or_default();
-            if stored == wanted {
-                return Ok(());
-            }
-            // A store that nobody used yet may still change its name.
-            let used = !store.list(Kind::Token).await?.is_empty();
-            if used && !settings.identity.accept_new_issuer {
-                return Err(BootstrapError::Issuer { stored: stored.to_owned(), wanted });
-            }
-            Expect::Version(document.version)
-        }
+        Some(document) if is_issuer(document, settings)? => return Ok(()),
+        Some(document) => Expect::Version(document.version),
     };
     Ok(ignore_conflict(store.commit(vec![Write::Put { key, value, expect }]).await)?)
+}
+
+/// Whether they belong to the issuer of the settings; an error when they belong to another one, and nobody has
+/// said that this is meant: tokens are not all that relies on it, clients and upstreams have its name, too.
+pub fn check_view(view: &View, settings: &Settings) -> Result<(), BootstrapError> {
+    match view.document(&Key::new(Kind::Setting, ISSUER)) {
+        Some(document) => is_issuer(&document, settings).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Whether it is the same one. Another one is an error, unless it was asked for.
+fn is_issuer(document: &Document, settings: &Settings) -> Result<bool, BootstrapError> {
+    let wanted = settings.issuer();
+    let stored = document.value.get(ISSUER).and_then(Value::as_str).unwrap_or_default();
+    if stored != wanted && !settings.identity.accept_new_issuer {
+        return Err(BootstrapError::Issuer { stored: stored.to_owned(), wanted });
+    }
+    Ok(stored == wanted)
 }
 
 /// Another node was first.
@@ -158,11 +172,9 @@ fn localhost() -> Value {
 }
 
 /// Applies the levels of diagnostics that the nodes share.
-pub fn apply_levels(documents: &[Document], levels: &Levels) {
-    let shared =
-        documents.iter().find(|document| document.key.kind == Kind::Setting && document.key.id == LEVELS);
-    let Some(shared) = shared else { return };
-    let applied = serde_json::from_value::<LevelSettings>(shared.value.clone())
+pub fn apply_levels(config: &Config, levels: &Levels) {
+    let Some(shared) = config.settings.get(LEVELS) else { return };
+    let applied = LevelSettings::deserialize(shared)
         .map_err(|error| error.to_string())
         .and_then(|settings| levels.apply(&settings).map_err(|error| error.to_string()));
     if let Err(error) = applied {

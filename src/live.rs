@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use portcullis_layers::forward::Tunnels;
+use portcullis_layers::auth::Revoked;
+use portcullis_layers::forward::{LiveStream, Tunnels};
 use portcullis_layers::hosts::Lookup;
 use portcullis_layers::tls::{Certificates, Certified};
 use portcullis_layers::{HostName, HttpService};
@@ -42,15 +43,29 @@ impl Live {
     }
 }
 
+/// Has tunnels and event streams judged when they begin by what is in force then: their host may have changed, or
+/// their token been revoked, while the upstream thought about its answer.
+pub fn judge_late(tunnels: &Tunnels, live: &Live, revoked: Arc<Revoked>) {
+    // The stacks have the tunnels: without the weak pointer none of them would ever be freed.
+    let current = Arc::downgrade(&live.current);
+    tunnels.admit_if(move |stream| {
+        current.upgrade().is_some_and(|current| current.load().admits(stream))
+            && !is_revoked(&revoked, stream)
+    });
+}
+
+fn is_revoked(revoked: &Revoked, stream: &LiveStream) -> bool {
+    stream
+        .principal
+        .as_deref()
+        .is_some_and(|principal| revoked.contains(principal.token_id.as_deref(), principal.expires_at))
+}
+
 /// Ends what a token had opened when it is revoked, until `stop`.
 pub async fn end_revoked(revocations: Arc<Revocations>, tunnels: Tunnels, stop: CancellationToken) {
     let mut grown = revocations.grown();
     while let Some(Ok(())) = stop.run_until_cancelled(grown.changed()).await {
-        let closed = tunnels.close_where(|stream| {
-            stream.principal.as_deref().is_some_and(|principal| {
-                revocations.revoked().contains(principal.token_id.as_deref(), principal.expires_at)
-            })
-        });
+        let closed = tunnels.close_where(|stream| is_revoked(revocations.revoked(), stream));
         if closed > 0 {
             info!(closed, "closed tunnels and event streams whose token was revoked");
         }
@@ -60,6 +75,10 @@ pub async fn end_revoked(revocations: Arc<Revocations>, tunnels: Tunnels, stop: 
 impl Lookup<HttpService> for Live {
     fn lookup(&self, host: &HostName) -> Option<HttpService> {
         self.current.load().hosts.get(host)?.service(host)
+    }
+
+    fn revision(&self) -> u64 {
+        self.current.load().serial
     }
 }
 

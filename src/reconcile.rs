@@ -1,16 +1,18 @@
 //! Keeps what is served equal to what the store holds: something changed, read the truth, make it so.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use portcullis_services::config::Problem;
+use portcullis_services::config::view::View;
 use portcullis_services::control::Applied;
 use portcullis_services::logs::Levels;
+use portcullis_services::mirror::Mirror;
 use portcullis_services::oauth::Keys;
 use portcullis_services::store::snapshot_file::SnapshotFile;
-use portcullis_services::store::{self, Document, Revision, Store};
+use portcullis_services::store::{self, Revision};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -19,7 +21,8 @@ use crate::bootstrap;
 use crate::live::Live;
 use crate::runtime::Runtime;
 use crate::settings::Settings;
-use crate::snapshot::{Loaded, Snapshot};
+use crate::snapshot::Snapshot;
+use crate::succession::{Acceptance, Served};
 
 /// A full look at the store, even when nobody hinted: hand-made writes in Redis are seen, too.
 const FULL: Duration = Duration::from_secs(60);
@@ -31,7 +34,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 #[derive(Debug)]
 pub struct Reconcile {
     /// The truth.
-    pub store: Arc<dyn Store>,
+    pub mirror: Mirror,
     /// What is served.
     pub live: Live,
     /// What the stacks are built with.
@@ -40,6 +43,8 @@ pub struct Reconcile {
     pub levels: Levels,
     /// This node's own copy of the configuration, for a start without the store.
     pub copy: Option<Arc<SnapshotFile>>,
+    /// One writes the copy at a time.
+    pub copying: Arc<Mutex<()>>,
     /// Tells what is served.
     pub applied: watch::Sender<Applied>,
     /// An admin accepts a store that is older than what is served, or another one.
@@ -50,28 +55,23 @@ pub struct Reconcile {
 
 impl Reconcile {
     /// Serves a state of the store.
-    pub async fn apply(&self, revision: Revision, documents: Vec<Document>, from_copy: bool) {
-        self.rotate(&documents);
-        bootstrap::apply_levels(&documents, &self.levels);
-        if !from_copy {
-            self.keep_copy(&revision, &documents);
-        }
+    pub async fn apply(&self, view: Arc<View>, from_copy: bool) {
         let (runtime, previous) = (Arc::clone(&self.runtime), self.live.current());
+        self.rotate(&view, previous.view.as_deref());
+        bootstrap::apply_levels(&view.config, &self.levels);
         // Compiling hundreds of hosts takes a while: the tasks of this runtime must not wait for it.
-        let built = tokio::task::spawn_blocking(move || {
-            let loaded = Loaded::new(revision, documents);
-            Snapshot::build(&loaded, &runtime, &previous)
-        });
+        let built = tokio::task::spawn_blocking(move || Snapshot::build(view, &runtime, &previous));
         let Ok(next) = built.await else {
             error!("a configuration could not be built: the one before stays in force");
             return;
         };
         let applied = Applied {
-            revision: next.revision.clone(),
-            hosts: next.hosts.len(),
+            revision: next.revision().cloned(),
+            hosts: next.enabled_hosts(),
             certificates: next.certificates.len(),
             https: true,
             from_copy,
+            replaced: None,
             problems: next.problems.clone(),
         };
         let revision = applied.revision.as_ref().map(|revision| revision.n);
@@ -86,13 +86,16 @@ impl Reconcile {
             );
         }
         self.live.publish(next, &self.runtime);
+        if !from_copy && let Some(view) = &self.live.current().view {
+            self.keep_copy(view);
+        }
         self.applied.send_replace(applied);
     }
 
     /// Follows the store until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let since = self.applied.borrow().revision.clone().unwrap_or(Revision { epoch: String::new(), n: 0 });
-        let mut changes = self.store.changes(since);
+        let mut changes = self.mirror.store().changes(since);
         let mut pause = BACKOFF.0;
         let mut wait = FULL;
         // Holds until a look succeeds: the store may be away just when it is accepted.
@@ -123,31 +126,87 @@ impl Reconcile {
 
     /// Reads the store, and serves what it holds if that is news.
     async fn look(&self, accepted: bool) -> store::Result<()> {
-        if accepted
-            && let Err(error) = bootstrap::run(&*self.store, &self.runtime.vault, &self.settings).await
-        {
-            warn!(%error, "the accepted store can't be made ready");
-        }
-        let (revision, documents) = self.store.load().await?;
+        let mut view = self.mirror.load().await?;
         let serving = self.applied.borrow().clone();
-        let known = serving.revision.as_ref();
-        if known == Some(&revision)
+        if serving.revision.as_ref() == Some(&view.revision)
+            // A hand may have written without moving the revision.
+            && self.live.current().view.as_ref().is_some_and(|before| view.is_same(before))
             && !serving.from_copy
-            && serving.problems.iter().all(|one| one.kind != REPLACED)
+            && serving.replaced.is_none()
         {
             return Ok(());
         }
         // A store that comes back empty or older must not take all hosts away.
-        let replaced = known.is_some_and(|known| known.epoch != revision.epoch || known.n > revision.n);
-        if replaced && !accepted {
-            self.report_replaced(&revision);
-            return Ok(());
+        if let Some(served) = self.served() {
+            if accepted && served.is_replaced_by(&view) {
+                self.accept(&served).await?;
+                view = self.mirror.load().await?;
+            }
+            if self.must_wait(&served, &view) {
+                self.report_replaced(&view.revision);
+                return Ok(());
+            }
+            if serving.from_copy {
+                // Nobody has looked yet whether it lacks anything.
+                let _logged = self.make_ready().await?;
+                view = self.mirror.load().await?;
+                // It may have been replaced in between.
+                if self.must_wait(&served, &view) {
+                    self.report_replaced(&view.revision);
+                    return Ok(());
+                }
+            }
         }
-        self.apply(revision, documents, false).await;
+        self.apply(view, false).await;
         Ok(())
     }
 
-    fn report_replaced(&self, revision: &Revision) {
+    /// Whether the store may not take the place of what is served without an admin's word.
+    fn must_wait(&self, served: &Served, found: &View) -> bool {
+        // A backup of the same store that grows again is the backup still: it lacks what came after it was made.
+        let replaced = self.applied.borrow().replaced.as_ref().is_some_and(|replaced| {
+            replaced.epoch == served.revision.epoch && replaced.epoch == found.revision.epoch
+        });
+        let back = || self.live.current().view.as_ref().is_some_and(|view| view.is_same(found));
+        served.is_replaced_by(found) || (replaced && !served.is_followed_by(found) && !back())
+    }
+
+    fn served(&self) -> Option<Served> {
+        self.live.current().view.as_deref().map(Served::of)
+    }
+
+    /// Makes in the store what it may lack, and notes for all nodes that it stands in the place of what is served.
+    async fn accept(&self, served: &Served) -> store::Result<()> {
+        if !self.make_ready().await? {
+            return Ok(());
+        }
+        // A second look: only now has an emptied store an epoch.
+        let found = self.mirror.load().await?;
+        let write = Acceptance::next(served, &found).map_err(|error| {
+            let place = "the accepted store".to_owned();
+            store::Error::Corrupt { place, source: Box::new(error) }
+        })?;
+        match self.mirror.store().commit(vec![write]).await {
+            // Another node was first.
+            Ok(_) | Err(store::Error::Conflict { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the store has now what every deployment needs.
+    async fn make_ready(&self) -> store::Result<bool> {
+        match bootstrap::run(&**self.mirror.store(), &self.runtime.vault, &self.settings).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_temporary() => Err(store::Error::Unavailable(Box::new(error))),
+            Err(error) => {
+                warn!(%error, "the store can't be made ready");
+                Ok(false)
+            }
+        }
+    }
+
+    /// Tells everybody that the store is another one than what is served.
+    pub fn report_replaced(&self, revision: &Revision) {
         let problem = Problem {
             kind: REPLACED.to_owned(),
             id: revision.epoch.clone(),
@@ -162,15 +221,24 @@ impl Reconcile {
             if applied.problems.contains(&problem) {
                 return false;
             }
-            warn!(revision = revision.n, "the store is older than what is served, or another one");
+            if applied.replaced.is_none() {
+                warn!(
+                    revision = revision.n,
+                    "the store is older than what is served, or another one: it waits for `system accept-store`"
+                );
+            }
+            applied.replaced = Some(revision.clone());
             applied.problems.retain(|one| one.kind != REPLACED);
             applied.problems.push(problem);
             true
         });
     }
 
-    fn rotate(&self, documents: &[Document]) {
-        let keys = match Keys::load(documents, &self.runtime.vault, Timestamp::now()) {
+    fn rotate(&self, view: &View, previous: Option<&View>) {
+        if previous.is_some_and(|previous| view.are_same(previous, &Keys::KINDS)) {
+            return;
+        }
+        let keys = match Keys::load(&view.documents(&Keys::KINDS), &self.runtime.vault, Timestamp::now()) {
             Ok(Some(keys)) => keys,
             Ok(None) => return,
             Err(error) => {
@@ -178,16 +246,21 @@ impl Reconcile {
                 return;
             }
         };
-        if let Err(error) = self.runtime.trust.replace_keys(&keys) {
+        if let Err(error) = self.runtime.verifiers.trust.replace_keys(&keys) {
             warn!(%error, "the signing keys in the store can't be used: the ones before stay");
         }
     }
 
-    fn keep_copy(&self, revision: &Revision, documents: &[Document]) {
+    fn keep_copy(&self, view: &Arc<View>) {
         let Some(copy) = self.copy.clone() else { return };
-        let (revision, documents) = (revision.clone(), documents.to_vec());
+        let (view, live, turn) = (Arc::clone(view), self.live.clone(), Arc::clone(&self.copying));
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = copy.write(&revision, &documents) {
+            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            // An older state that is late must not take the place of a newer one.
+            if live.current().view.as_ref().is_none_or(|newest| !Arc::ptr_eq(newest, &view)) {
+                return;
+            }
+            if let Err(error) = copy.write(&view.revision, view.raw()) {
                 warn!(%error, "this node's copy of the configuration can't be written");
             }
         });

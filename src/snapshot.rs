@@ -1,18 +1,21 @@
 //! A configuration turned into what requests are served from: hosts and certificates, at one revision.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use portcullis_layers::HostName;
+use portcullis_layers::forward::LiveStream;
 use portcullis_layers::hosts::HostTable;
 use portcullis_layers::tls::{CertificateTable, Certificates, Certified};
 use portcullis_services::config::proxy::HttpsRedirect;
-use portcullis_services::config::resolve::{EffectiveHost, resolve};
+use portcullis_services::config::resolve::{EffectiveHost, Globals, Previous, resolve};
+use portcullis_services::config::view::View;
 use portcullis_services::config::{
-    CertName, Certificate, Config, Entity, FieldError, HostPattern, Problem, Proxy,
+    CertName, Certificate, Config, Entity, FieldError, HostPattern, Problem, Proxy, Route, RouteId,
 };
-use portcullis_services::store::{Document, Kind, Revision};
+use portcullis_services::store::{Key, Kind, Revision};
 use portcullis_services::vault::Vault;
 use secrecy::ExposeSecret;
 use serde_json::Value;
@@ -24,49 +27,35 @@ use crate::stack::{GlobalLeaves, HostStack};
 /// Everything that requests are served from. Immutable: a change makes another one.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Which state of the store this is; `None` before the first.
-    pub revision: Option<Revision>,
+    /// What it was made of; `None` before the first.
+    pub view: Option<Arc<View>>,
+    /// How many were served before this one.
+    pub serial: u64,
     /// The hosts.
     pub hosts: HostTable<Arc<HostStack>>,
     /// What is wrong with the configuration. Each problem disables only what it is about.
     pub problems: Vec<Problem>,
-    /// The certificates by name, with the version of their documents.
-    pub certificates: BTreeMap<CertName, (u64, Arc<Certified>)>,
+    /// The certificates by name.
+    pub certificates: BTreeMap<CertName, Arc<Certified>>,
     table: CertificateTable,
     fallback: Option<Arc<Certified>>,
     globals: Option<Arc<GlobalLeaves>>,
-}
-
-/// What the store held, read.
-#[derive(Debug)]
-pub struct Loaded {
-    /// The state of the store.
-    pub revision: Revision,
-    /// The configuration.
-    pub config: Config,
-    secrets: HashMap<String, Value>,
-}
-
-impl Loaded {
-    /// Reads what the store holds.
-    pub fn new(revision: Revision, documents: Vec<Document>) -> Self {
-        let (secrets, documents): (Vec<_>, Vec<_>) =
-            documents.into_iter().partition(|document| document.key.kind == Kind::Secret);
-        let secrets = secrets.into_iter().map(|document| (document.key.id, document.value)).collect();
-        Self { revision, config: Config::parse(documents), secrets }
-    }
+    /// The routes, for the next configuration that can't read one.
+    routes: BTreeMap<RouteId, Arc<Route>>,
 }
 
 impl Default for Snapshot {
     fn default() -> Self {
         Self {
-            revision: None,
+            view: None,
+            serial: 0,
             hosts: HostTable::new(),
             problems: Vec::new(),
             certificates: BTreeMap::new(),
             table: CertificateTable::new(None),
             fallback: None,
             globals: None,
+            routes: BTreeMap::new(),
         }
     }
 }
@@ -74,14 +63,17 @@ impl Default for Snapshot {
 impl Snapshot {
     /// Builds the snapshot of a configuration. What did not change since `previous` is reused; a host
     /// that can't be built keeps the stack that it had.
-    pub fn build(loaded: &Loaded, runtime: &Arc<Runtime>, previous: &Self) -> Self {
-        let config = &loaded.config;
+    pub fn build(view: Arc<View>, runtime: &Arc<Runtime>, previous: &Self) -> Self {
+        let serial = previous.serial + 1;
+        let mut config = Cow::Borrowed(&*view.config);
+        if !config.lost.is_empty() {
+            config.to_mut().keep_last_good(&previous.routes);
+        }
         let mut problems = config.problems.clone();
-        let resolved =
-            resolve(config, runtime.timeouts, previous.globals.as_ref().map(|globals| globals.source()));
+        let resolved = resolve(&config, runtime.timeouts, previous);
         problems.extend(resolved.problems);
-        let certificates = open_certificates(loaded, &runtime.vault, previous, &mut problems);
-        let fallback = open_fallback(loaded, &runtime.vault).or_else(|| previous.fallback.clone());
+        let certificates = open_certificates(&view, &runtime.vault, previous, &mut problems);
+        let fallback = open_fallback(&view, &runtime.vault, previous).or_else(|| previous.fallback.clone());
         let mut table = CertificateTable::new(fallback.clone());
         let mut hosts = HostTable::new();
         let globals = resolved
@@ -90,7 +82,7 @@ impl Snapshot {
             .map(|host| GlobalLeaves::build(&host.globals, runtime, previous.globals.as_ref()))
             .or_else(|| previous.globals.clone());
         for host in resolved.hosts {
-            let certificate = certificate_of(&host.proxy, config, &certificates);
+            let certificate = certificate_of(&host.proxy, &config, &certificates);
             if host.proxy.enable_https {
                 let pattern = host.proxy.proxy_hostname.as_str();
                 // Host patterns were checked when they were read.
@@ -106,20 +98,25 @@ impl Snapshot {
             };
             let Ok(pattern) = host.proxy.proxy_hostname.as_str().parse() else { continue };
             let before = previous.hosts.get_pattern(&pattern);
-            if let Some(stack) = stack(host, redirect, globals.as_ref(), runtime, before, &mut problems) {
+            let built = stack(host, (redirect, serial), globals.as_ref(), runtime, before, &mut problems);
+            if let Some(stack) = built {
                 hosts.insert(pattern, stack);
             }
         }
-        runtime.retain_verifiers(config.proxies.values());
-        Self {
-            revision: Some(loaded.revision.clone()),
-            hosts,
-            problems,
-            certificates,
-            table,
-            fallback,
-            globals,
-        }
+        runtime.verifiers.retain(config.proxies.values().map(|proxy| &**proxy));
+        let routes = config.routes.clone();
+        drop(config);
+        Self { view: Some(view), serial, hosts, problems, certificates, table, fallback, globals, routes }
+    }
+
+    /// Which state of the store this is; `None` before the first.
+    pub fn revision(&self) -> Option<&Revision> {
+        Some(&self.view.as_ref()?.revision)
+    }
+
+    /// How many hosts are not switched off.
+    pub fn enabled_hosts(&self) -> usize {
+        self.hosts.iter().filter(|(_, host)| host.effective.proxy.enabled).count()
     }
 
     /// The certificate for a handshake.
@@ -134,15 +131,36 @@ impl Snapshot {
             match (self.hosts.get(host), next.hosts.get(host)) {
                 (None, _) | (_, None) => true,
                 (Some(before), Some(now)) if Arc::ptr_eq(before, now) => false,
-                (Some(before), Some(now)) => !now.allows(stream, host, before),
+                (Some(before), Some(now)) => !now.allows(stream, host, Some(before)),
             }
+        })
+    }
+
+    /// Whether a tunnel or event stream may begin whose request was let in some time ago: its host may have
+    /// changed since, or be gone.
+    pub fn admits(&self, stream: &LiveStream) -> bool {
+        let Some(host) = &stream.host else { return true };
+        self.hosts.get(host).is_some_and(|now| {
+            // What let it in is forgotten: where that mattered, no is the safe answer.
+            now.serial <= stream.revision || now.allows(stream, host, None)
         })
     }
 }
 
+/// What did not change is the same object as before.
+impl Previous for Snapshot {
+    fn globals(&self) -> Option<&Globals> {
+        self.globals.as_ref().map(|globals| globals.source())
+    }
+
+    fn host(&self, pattern: &HostPattern) -> Option<&Arc<EffectiveHost>> {
+        Some(&self.hosts.get_pattern(&pattern.as_str().parse().ok()?)?.effective)
+    }
+}
+
 fn stack(
-    host: EffectiveHost,
-    redirect: bool,
+    host: Arc<EffectiveHost>,
+    (redirect, serial): (bool, u64),
     globals: Option<&Arc<GlobalLeaves>>,
     runtime: &Arc<Runtime>,
     before: Option<&Arc<HostStack>>,
@@ -154,7 +172,7 @@ fn stack(
         return Some(Arc::clone(before));
     }
     let key = host.proxy.key();
-    match HostStack::build(host, redirect, Arc::clone(globals?), Arc::clone(runtime)) {
+    match HostStack::build(host, redirect, serial, Arc::clone(globals?), Arc::clone(runtime)) {
         Ok(stack) => Some(Arc::new(stack)),
         Err(error) => {
             problems.push(Problem::new(&key, &FieldError::bare("", error.to_string())));
@@ -164,24 +182,25 @@ fn stack(
 }
 
 fn open_certificates(
-    loaded: &Loaded,
+    view: &View,
     vault: &Vault,
     previous: &Snapshot,
     problems: &mut Vec<Problem>,
-) -> BTreeMap<CertName, (u64, Arc<Certified>)> {
+) -> BTreeMap<CertName, Arc<Certified>> {
     let mut opened = BTreeMap::new();
-    for (name, certificate) in &loaded.config.certificates {
-        let version = certificate.config_version;
-        if let Some((before, certified)) = previous.certificates.get(name)
-            && *before == version
+    for (name, certificate) in &view.config.certificates {
+        let secret = Certificate::secret_id(name);
+        if let (Some(before), Some(certified)) = (&previous.view, previous.certificates.get(name))
+            && view.has_same(before, &certificate.key())
+            && view.has_same(before, &Key::new(Kind::Secret, secret.as_str()))
         {
-            opened.insert(name.clone(), (version, Arc::clone(certified)));
+            opened.insert(name.clone(), Arc::clone(certified));
             continue;
         }
         let Some(chain) = &certificate.fullchain_pem else { continue };
-        match open(chain, &Certificate::secret_id(name), loaded, vault) {
+        match open(chain, &secret, view, vault) {
             Ok(certified) => {
-                opened.insert(name.clone(), (version, Arc::new(certified)));
+                opened.insert(name.clone(), Arc::new(certified));
             }
             Err(detail) => problems.push(Problem::new(&certificate.key(), &FieldError::bare("", detail))),
         }
@@ -189,15 +208,20 @@ fn open_certificates(
     opened
 }
 
-fn open(chain: &str, secret: &str, loaded: &Loaded, vault: &Vault) -> Result<Certified, String> {
-    let sealed = loaded.secrets.get(secret).ok_or("its private key is not in the store")?;
-    let key = vault.open(secret, sealed).map_err(|error| error.to_string())?;
+fn open(chain: &str, secret: &str, view: &View, vault: &Vault) -> Result<Certified, String> {
+    let sealed = view.secret(secret).ok_or("its private key is not in the store")?;
+    let key = vault.open(secret, &sealed).map_err(|error| error.to_string())?;
     Certified::from_pem(chain.as_bytes(), key.expose_secret()).map_err(|error| error.to_string())
 }
 
 /// The certificate for hosts that have none yet, and for clients that name none.
-fn open_fallback(loaded: &Loaded, vault: &Vault) -> Option<Arc<Certified>> {
-    let opened = vault.open(FALLBACK, loaded.secrets.get(FALLBACK)?).ok()?;
+fn open_fallback(view: &View, vault: &Vault, previous: &Snapshot) -> Option<Arc<Certified>> {
+    if let (Some(before), Some(certified)) = (&previous.view, &previous.fallback)
+        && view.has_same(before, &Key::new(Kind::Secret, FALLBACK))
+    {
+        return Some(Arc::clone(certified));
+    }
+    let opened = vault.open(FALLBACK, &view.secret(FALLBACK)?).ok()?;
     let pair: Value = serde_json::from_slice(opened.expose_secret()).ok()?;
     let part = |name: &str| pair.get(name).and_then(Value::as_str).map(str::as_bytes);
     let certified = Certified::from_pem(part("chain")?, part("key")?).ok()?;
@@ -208,9 +232,9 @@ fn open_fallback(loaded: &Loaded, vault: &Vault) -> Option<Arc<Certified>> {
 fn certificate_of(
     proxy: &Proxy,
     config: &Config,
-    opened: &BTreeMap<CertName, (u64, Arc<Certified>)>,
+    opened: &BTreeMap<CertName, Arc<Certified>>,
 ) -> Option<Arc<Certified>> {
-    if let Some((_, certified)) = proxy.cert_name.as_ref().and_then(|name| opened.get(name)) {
+    if let Some(certified) = proxy.cert_name.as_ref().and_then(|name| opened.get(name)) {
         return Some(Arc::clone(certified));
     }
     let now = Timestamp::now().as_second();
@@ -219,7 +243,7 @@ fn certificate_of(
     };
     opened
         .iter()
-        .filter(|(name, (_, certified))| certified.not_after > now && covers(&proxy.proxy_hostname, name))
-        .max_by_key(|(_, (_, certified))| certified.not_after)
-        .map(|(_, (_, certified))| Arc::clone(certified))
+        .filter(|(name, certified)| certified.not_after > now && covers(&proxy.proxy_hostname, name))
+        .max_by_key(|(_, certified)| certified.not_after)
+        .map(|(_, certified)| Arc::clone(certified))
 }

@@ -1,7 +1,7 @@
 //! A host's document turned into the services that answer its requests, in order.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use http::{Method, StatusCode};
 use portcullis_layers::allowlist::AllowlistLayer;
@@ -29,29 +29,44 @@ use tokio_util::sync::CancellationToken;
 use tower::util::option_layer;
 use tower::{Layer, Service, ServiceBuilder};
 
+use crate::recent::Recent;
 use crate::runtime::Runtime;
 use crate::scheme::SchemesLayer;
-
-/// Names below a wildcard that have stacks of their own, at most.
-const WILDCARD_NAMES: usize = 1024;
 
 /// A host as it is served.
 #[derive(Debug)]
 pub struct HostStack {
     /// What it was made of: an equal one is kept.
-    pub effective: EffectiveHost,
+    pub effective: Arc<EffectiveHost>,
     /// Whether plain requests are sent to HTTPS.
     pub redirect: bool,
-    globals: Arc<GlobalLeaves>,
+    /// The snapshot that it was built for.
+    pub serial: u64,
     runtime: Arc<Runtime>,
+    behind: Behind,
     service: Served,
+}
+
+/// What is behind all checks: the same for each name below a wildcard.
+#[derive(Debug)]
+struct Behind {
+    fallback: Fallback,
+    leaves: Arc<Leaves>,
+}
+
+/// Where requests go that match no route.
+#[derive(Debug)]
+enum Fallback {
+    Upstream(Forward),
+    Builtin(HttpService),
+    Nothing,
 }
 
 /// The services of a host: one, or, below a wildcard, one for each name, because each is a resource of its own.
 #[derive(Debug)]
 enum Served {
     One(HttpService),
-    Each(Mutex<HashMap<HostName, HttpService>>),
+    Each(Box<Recent<HostName, HttpService>>),
 }
 
 /// The leaves of the routes of all hosts, built once.
@@ -81,6 +96,29 @@ impl GlobalLeaves {
     }
 }
 
+impl Behind {
+    fn build(
+        effective: &EffectiveHost,
+        globals: Arc<GlobalLeaves>,
+        runtime: &Runtime,
+    ) -> Result<Self, BoxError> {
+        let routes = effective.routes.clone();
+        if !effective.proxy.enabled {
+            let leaves = Arc::new(Leaves { routes, globals, own: Vec::new() });
+            return Ok(Self { fallback: Fallback::Nothing, leaves });
+        }
+        let fallback = match &effective.destination {
+            Destination::Upstream(target) => Fallback::Upstream(forward(target, runtime)?),
+            Destination::Builtin(builtin) => {
+                runtime.builtin(*builtin).map_or(Fallback::Nothing, Fallback::Builtin)
+            }
+            Destination::Unavailable(_) => Fallback::Nothing,
+        };
+        let own = effective.own.iter().map(|route| leaf(route, runtime)).collect();
+        Ok(Self { fallback, leaves: Arc::new(Leaves { routes, globals, own }) })
+    }
+}
+
 impl HostStack {
     /// Builds a host's stack.
     ///
@@ -88,13 +126,15 @@ impl HostStack {
     ///
     /// When a value of the document is nothing that the layers take.
     pub fn build(
-        effective: EffectiveHost,
+        effective: Arc<EffectiveHost>,
         redirect: bool,
+        serial: u64,
         globals: Arc<GlobalLeaves>,
         runtime: Arc<Runtime>,
     ) -> Result<Self, BoxError> {
-        let service = Served::Each(Mutex::default());
-        let mut stack = Self { effective, redirect, globals, runtime, service };
+        let service = Served::Each(Box::default());
+        let behind = Behind::build(&effective, globals, &runtime)?;
+        let mut stack = Self { effective, redirect, serial, runtime, behind, service };
         match stack.effective.proxy.proxy_hostname.host() {
             Some(host) => stack.service = Served::One(stack.stack(&host)?),
             // Shows now what would go wrong for any name.
@@ -105,31 +145,21 @@ impl HostStack {
 
     /// The service that answers for a name.
     pub fn service(&self, host: &HostName) -> Option<HttpService> {
-        let services = match &self.service {
-            Served::One(service) => return Some(service.clone()),
-            Served::Each(services) => services,
-        };
-        let mut services = services.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(service) = services.get(host) {
-            return Some(service.clone());
+        match &self.service {
+            Served::One(service) => Some(service.clone()),
+            Served::Each(services) => services.get_or_build(host, || self.stack(host).ok()),
         }
-        if services.len() >= WILDCARD_NAMES {
-            // Whoever asks for ever new names pays with building them again; memory stays bounded.
-            services.clear();
-        }
-        let service = self.stack(host).ok()?;
-        services.insert(host.clone(), service.clone());
-        Some(service)
     }
 
     /// Whether the same host would now be another stack.
-    pub fn is(&self, effective: &EffectiveHost, redirect: bool) -> bool {
-        self.redirect == redirect && self.effective == *effective
+    pub fn is(&self, effective: &Arc<EffectiveHost>, redirect: bool) -> bool {
+        self.redirect == redirect && Arc::ptr_eq(&self.effective, effective)
     }
 
     /// Whether a tunnel or event stream that began under the rules of `before` may go on under the present ones.
-    pub fn allows(&self, stream: &LiveStream, host: &HostName, before: &Self) -> bool {
-        let (proxy, former) = (&self.effective.proxy, &before.effective.proxy);
+    /// Without them, it must qualify without them.
+    pub fn allows(&self, stream: &LiveStream, host: &HostName, before: Option<&Self>) -> bool {
+        let proxy = &self.effective.proxy;
         if !proxy.enabled {
             return false;
         }
@@ -138,7 +168,8 @@ impl HostStack {
         match access(&self.runtime.site, proxy, auth, &self.effective.tokens, host) {
             Access::Public(list) => list.is_none_or(|list| list.check_network(stream.client).is_ok()),
             Access::Protected(policy, list) => {
-                let open = stream.open && excepted(proxy) == excepted(former) && !policy.excepted.is_empty();
+                let same = before.is_some_and(|before| excepted(proxy) == excepted(&before.effective.proxy));
+                let open = stream.open && same && !policy.excepted.is_empty();
                 let known = stream
                     .principal
                     .as_ref()
@@ -151,7 +182,7 @@ impl HostStack {
     /// What the names of identity headers start with that are sent from here: the host's own, and those of
     /// the hosts to whose upstreams its routes lead. The firewall in front of all hosts knows the usual one only.
     fn prefixes(&self) -> Result<HashSet<HeaderPrefix>, BoxError> {
-        let EffectiveHost { proxy, own, globals, routes, .. } = &self.effective;
+        let EffectiveHost { proxy, own, globals, routes, .. } = &*self.effective;
         let shown = globals.routes.iter().enumerate().filter(|(at, _)| routes.shows(*at)).map(|(_, one)| one);
         let mut prefixes: HashSet<HeaderPrefix> = HashSet::from([proxy.auth_header_prefix.parse()?]);
         for one in own.iter().chain(shown) {
@@ -168,7 +199,7 @@ impl HostStack {
     /// The route of a name, as far as it is in use.
     fn route(&self, id: &str) -> Option<&Route> {
         let all = self.effective.own.iter().chain(self.effective.globals.routes.iter());
-        all.map(|one| &one.route).find(|route| route.route_id.as_str() == id)
+        all.map(|one| &*one.route).find(|route| route.route_id.as_str() == id)
     }
 
     /// The host stack: one for each host, boxed.
@@ -205,31 +236,25 @@ impl HostStack {
 
     /// Everything below the choice of a route.
     fn dispatch(&self, host: &HostName) -> Result<HttpService, BoxError> {
-        let Self { effective, runtime, globals, .. } = self;
-        let fallback = match &effective.destination {
-            Destination::Upstream(target) => {
-                let forward = forward(target, runtime)?;
-                Some(self.gate(None, host, forward)?)
+        let leaves = &self.behind.leaves;
+        let fallback = match &self.behind.fallback {
+            Fallback::Upstream(forward) => Some(self.gate(None, host, forward.clone())?),
+            Fallback::Builtin(service) => {
+                Some(unless_local(self.gate(None, host, service.clone())?, service.clone()))
             }
-            Destination::Builtin(builtin) => match runtime.builtin(*builtin) {
-                Some(service) => Some(unless_local(self.gate(None, host, service.clone())?, service)),
-                None => None,
-            },
-            Destination::Unavailable(_) => None,
+            Fallback::Nothing => None,
         };
         if let Some(fallback) = &fallback
-            && effective.own.is_empty()
-            && globals.leaves.is_empty()
+            && leaves.own.is_empty()
+            && leaves.globals.leaves.is_empty()
         {
             return Ok(fallback.clone());
         }
-        let own: Vec<_> = effective.own.iter().map(|route| leaf(route, runtime)).collect();
-        let leaves = Arc::new(Leaves { routes: effective.routes.clone(), globals: Arc::clone(globals), own });
         let inherited = {
-            let leaves = Arc::clone(&leaves);
+            let leaves = Arc::clone(leaves);
             self.gate(None, host, Routes::new(move |index| leaves.at(index)))?
         };
-        let overrides = Arc::new(self.overrides(host, &leaves)?);
+        let overrides = Arc::new(self.overrides(host, leaves)?);
         let dispatch = Routes::new(move |index| match overrides.gates.get(&index) {
             Some(gate) => overrides.service(gate),
             None => Some(inherited.clone()),
@@ -267,7 +292,7 @@ impl HostStack {
     }
 
     fn builder(&self) -> Gates {
-        Gates { effective: self.effective.clone(), runtime: Arc::clone(&self.runtime) }
+        Gates { effective: Arc::clone(&self.effective), runtime: Arc::clone(&self.runtime) }
     }
 
     fn gate<S>(&self, auth: Option<&RouteAuth>, host: &HostName, inner: S) -> Result<HttpService, BoxError>
@@ -283,7 +308,7 @@ impl HostStack {
 /// Builds the gates of a host: what stands between the choice of a route and its target.
 #[derive(Debug, Clone)]
 struct Gates {
-    effective: EffectiveHost,
+    effective: Arc<EffectiveHost>,
     runtime: Arc<Runtime>,
 }
 
@@ -303,10 +328,10 @@ impl Gates {
             headers = headers.with_identity(Identity::new(proxy.auth_header_prefix.parse()?).detailed(true));
         }
         let is_protected = matches!(access, Access::Protected(..));
-        // A browser sends its session to open routes of a protected host, too: no upstream there may have it.
+        // Clients send token and session to open routes of a protected host, too: no upstream there may have them.
         if (is_protected || proxy.auth_enabled) && !proxy.forward_authorization.unwrap_or(false) {
             let cookies = vec![proxy.auth_cookie_name.as_str().into()];
-            headers = headers.without(Credentials { authorization: is_protected, cookies });
+            headers = headers.without(Credentials { authorization: true, cookies });
         }
         // Headers after the allowlist: only who may pass is announced. Forwarded last: nobody edits it.
         let inner = ServiceBuilder::new().layer(headers).layer(ForwardedLayer::new()).service(inner);
@@ -314,7 +339,7 @@ impl Gates {
             Access::Public(None) => HttpService::flat(inner),
             Access::Public(Some(list)) => HttpService::flat(AllowlistLayer::new(list).layer(inner)),
             Access::Protected(policy, list) => {
-                let verifier = runtime.verifier_of(proxy);
+                let verifier = runtime.verifiers.of(proxy);
                 // The lists need to know who it is.
                 let inner = AllowlistLayer::new(list).layer(inner);
                 HttpService::flat(AuthLayer::new(verifier, *policy).layer(inner))
@@ -409,8 +434,8 @@ fn leaf(one: &EffectiveRoute, runtime: &Runtime) -> Option<HttpService> {
 }
 
 /// Tunnels are not closed with a stack, but when their host goes or no longer lets them in: see `live`.
-fn forward(target: &Target, runtime: &Runtime) -> Result<Forward, InvalidTarget> {
-    Forward::new(&runtime.client, target.clone(), CancellationToken::new())
+fn forward(target: &Arc<Target>, runtime: &Runtime) -> Result<Forward, InvalidTarget> {
+    Forward::new(&runtime.client, Arc::clone(target), CancellationToken::new())
 }
 
 fn cors(rules: &rules::Cors) -> Result<CorsLayer, BoxError> {

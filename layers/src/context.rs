@@ -4,6 +4,7 @@
 //! [`RequestContext`], and one [`Arc<Conn>`] in it that all requests of a connection share:
 //! an extension for each fact would cost an allocation each. Every field has one writer.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -107,6 +108,9 @@ pub struct RequestContext {
     /// Whether anybody may make this request: an excepted path, or a host that only takes note of who calls.
     /// Written by auth; read by allowlist, which then looks at networks only.
     pub open: bool,
+    /// Which configuration the request was looked up in, or the one before. Written by hosts; read by forward,
+    /// for what outlives a change.
+    pub revision: u64,
     /// Created by the access log, filled in by route, auth, respond and forward. `None` when nobody logs.
     pub facts: Option<Arc<Facts>>,
 }
@@ -273,6 +277,26 @@ pub struct Principal {
 }
 
 impl Principal {
+    /// The login, or the subject of who has none, as it can stand beside names of all issuers: that of a user of
+    /// another issuer is `ISSUER/NAME`, as lists of users have it, because anybody may be `alice` there.
+    pub fn full_name(&self) -> Cow<'_, str> {
+        self.of_issuer(self.username.as_ref().unwrap_or(&self.subject))
+    }
+
+    /// The subject, in the same form.
+    pub fn full_subject(&self) -> Cow<'_, str> {
+        self.of_issuer(&self.subject)
+    }
+
+    fn of_issuer<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        if !self.foreign {
+            return Cow::Borrowed(name);
+        }
+        let issuer = self.issuer.strip_suffix('/').unwrap_or(&self.issuer);
+        // Else `b/c` of `https://a` would read as `c` of `https://a/b`.
+        Cow::Owned(format!("{issuer}/{}", name.replace('%', "%25").replace('/', "%2F")))
+    }
+
     /// Whether a scope holds.
     pub fn has_scope(&self, scope: &str) -> bool {
         self.scopes.iter().any(|held| held == scope)
@@ -370,6 +394,24 @@ mod tests {
         ] {
             assert_eq!(names.cover(&host.parse().expect("valid")), covered, "{host}");
         }
+    }
+
+    #[test]
+    fn a_user_of_another_issuer_never_has_the_name_of_one_of_ours() {
+        let own = Principal { username: Some("alice".into()), subject: "1".into(), ..Principal::default() };
+        assert_eq!((&*own.full_name(), &*own.full_subject()), ("alice", "1"));
+        let of = |issuer: &str, name: &str| {
+            let principal = Principal {
+                issuer: issuer.into(),
+                foreign: true,
+                username: Some(name.into()),
+                ..Principal::default()
+            };
+            principal.full_name().into_owned()
+        };
+        assert_eq!(of("https://idp.example/", "alice"), "https://idp.example/alice");
+        assert_ne!(of("https://a", "b/c"), of("https://a/b", "c"));
+        assert_ne!(of("https://a", "b/c"), of("https://a", "b%2Fc"));
     }
 
     #[test]

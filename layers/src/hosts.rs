@@ -189,6 +189,12 @@ impl<T> FromIterator<(HostPattern, T)> for HostTable<T> {
 pub trait Lookup<T> {
     /// What belongs to this host now.
     fn lookup(&self, host: &HostName) -> Option<T>;
+
+    /// A number that grows with each change of what is found. Who keeps what was found can tell by it whether
+    /// to look again.
+    fn revision(&self) -> u64 {
+        0
+    }
 }
 
 impl<T: Clone> Lookup<T> for HostTable<T> {
@@ -201,12 +207,20 @@ impl<T, L: Lookup<T> + ?Sized> Lookup<T> for Arc<L> {
     fn lookup(&self, host: &HostName) -> Option<T> {
         (**self).lookup(host)
     }
+
+    fn revision(&self) -> u64 {
+        (**self).revision()
+    }
 }
 
 /// The guard lives only within the call: what is found is cloned out of it.
 impl<T, L: Lookup<T>> Lookup<T> for ArcSwap<L> {
     fn lookup(&self, host: &HostName) -> Option<T> {
         self.load().lookup(host)
+    }
+
+    fn revision(&self) -> u64 {
+        self.load().revision()
     }
 }
 
@@ -233,7 +247,10 @@ impl<L: Lookup<HttpService>> Service<Request> for Hosts<L> {
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        let found = match &RequestContext::of(request.extensions_mut()).host {
+        let context = RequestContext::of(request.extensions_mut());
+        // First: should there be a change in between, the request counts as older than it is.
+        context.revision = self.hosts.revision();
+        let found = match &context.host {
             None => Err(HostsError::Unset),
             Some(host) => self.hosts.lookup(host).ok_or_else(|| HostsError::Unknown(host.clone())),
         };

@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod logs;
+pub mod mirror;
 pub mod store;
 pub mod vault;
 

@@ -8,3 +8,5 @@ mod support;
 mod embedded;
 #[path = "store/redis.rs"]
 mod redis_store;
+#[path = "store/state.rs"]
+mod state;

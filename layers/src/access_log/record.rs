@@ -145,8 +145,8 @@ impl Record<'_> {
 }
 
 fn encode_principal(out: &mut Vec<u8>, principal: &Principal) {
-    text(out, b",\"auth_user\":\"", Some(principal.username.as_ref().unwrap_or(&principal.subject)));
-    text(out, b",\"auth_subject\":\"", Some(&principal.subject));
+    text(out, b",\"auth_user\":\"", Some(&principal.full_name()));
+    text(out, b",\"auth_subject\":\"", Some(&principal.full_subject()));
     text(out, b",\"auth_email\":\"", principal.email.as_deref());
     text(out, b",\"auth_client_id\":\"", principal.client_id.as_deref());
     if principal.scopes.is_empty() {

@@ -150,6 +150,24 @@ impl KeySet {
         self.0.iter().map(|key| key.id.as_deref())
     }
 
+    /// Verifies what was signed by the key that a JOSE header names by `alg` and `kid`: for tokens that are no access
+    /// tokens, whose claims the caller judges.
+    ///
+    /// # Errors
+    ///
+    /// When the algorithm is not one that we verify, no key fits, or the signature is not the key's.
+    pub fn verify(
+        &self,
+        algorithm: &str,
+        id: Option<&str>,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), TokenError> {
+        let known = Algorithm::from_name(algorithm);
+        let known = known.ok_or_else(|| TokenError::Algorithm(super::claims::shorten(algorithm)))?;
+        self.find(known, id)?.verify_sig(message, signature).map_err(|_| TokenError::Signature)
+    }
+
     /// The key that a token names. Keys without an id can be meant by any token, but only when one alone fits.
     pub(super) fn find(
         &self,

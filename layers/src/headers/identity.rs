@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -16,25 +16,31 @@ use crate::body::{Body, BoxError, Request};
 use crate::context::Principal;
 use crate::header_prefix::HeaderPrefix;
 
-const FIELDS: usize = 7;
+const FIELDS: usize = 8;
 
 /// The headers that tell the upstream about the [`Principal`].
 ///
 /// With the prefix `X-Auth-`: `X-Auth-User` (the login, or the subject of who has none), `-Scopes` (separated
 /// by spaces), `-Email`, `-Client-Id`, and with [`detailed`](Self::detailed) `-User-Id` (the subject),
 /// `-User-Name` and `-Groups` (separated by commas). What a principal does not have is not sent.
+///
+/// A user of another issuer than the deployment's own is named `ISSUER/NAME` in `-User` and `-User-Id`, and only then
+/// `-Issuer` is sent: an upstream that knows plain names only never takes somebody's `alice` for ours.
 #[derive(Debug, Clone)]
 pub struct Identity {
     prefix: HeaderPrefix,
-    names: [HeaderName; FIELDS],
+    names: Arc<[HeaderName; FIELDS]>,
     detailed: bool,
 }
 
 impl Identity {
     /// Headers with this prefix.
     pub fn new(prefix: HeaderPrefix) -> Self {
-        let words = ["User", "Scopes", "Email", "Client-Id", "User-Id", "User-Name", "Groups"];
-        Self { names: words.map(|word| prefix.header(word)), prefix, detailed: false }
+        // Nearly all hosts have the usual prefix: they share its names.
+        static USUAL: LazyLock<Arc<[HeaderName; FIELDS]>> = LazyLock::new(|| names(&HeaderPrefix::default()));
+        let is_usual = prefix == HeaderPrefix::default();
+        let names = if is_usual { Arc::clone(&USUAL) } else { names(&prefix) };
+        Self { names, prefix, detailed: false }
     }
 
     /// Sends subject, display name and groups, too.
@@ -59,27 +65,27 @@ impl Identity {
         }
     }
 
-    /// All values are slices of one buffer: one allocation instead of seven.
+    /// All values are slices of one buffer: one allocation instead of eight.
     fn values(&self, principal: &Principal) -> [Option<HeaderValue>; FIELDS] {
         let mut buffer = BytesMut::with_capacity(256);
         let mut ends = [0; FIELDS];
-        let user = principal.username.as_ref().unwrap_or(&principal.subject);
-        let detail = |value: Option<&SmolStr>| value.filter(|_| self.detailed).cloned();
         let groups = if self.detailed { &principal.groups[..] } else { &[] };
-        push(&mut buffer, Some(user));
+        push(&mut buffer, Some(&principal.full_name()));
         ends[0] = buffer.len();
         join(&mut buffer, &principal.scopes, ' ');
         ends[1] = buffer.len();
-        push(&mut buffer, principal.email.as_ref());
+        push(&mut buffer, principal.email.as_deref());
         ends[2] = buffer.len();
-        push(&mut buffer, principal.client_id.as_ref());
+        push(&mut buffer, principal.client_id.as_deref());
         ends[3] = buffer.len();
-        push(&mut buffer, detail(Some(&principal.subject)).as_ref());
+        push(&mut buffer, self.detailed.then(|| principal.full_subject()).as_deref());
         ends[4] = buffer.len();
-        push(&mut buffer, detail(principal.name.as_ref()).as_ref());
+        push(&mut buffer, principal.name.as_deref().filter(|_| self.detailed));
         ends[5] = buffer.len();
         join(&mut buffer, groups, ',');
         ends[6] = buffer.len();
+        push(&mut buffer, principal.foreign.then_some(principal.issuer.as_str()));
+        ends[7] = buffer.len();
         let bytes = buffer.freeze();
         let mut start = 0;
         ends.map(|end| {
@@ -95,12 +101,17 @@ impl Default for Identity {
     }
 }
 
+fn names(prefix: &HeaderPrefix) -> Arc<[HeaderName; FIELDS]> {
+    let words = ["User", "Scopes", "Email", "Client-Id", "User-Id", "User-Name", "Groups", "Issuer"];
+    Arc::new(words.map(|word| prefix.header(word)))
+}
+
 fn value_of(bytes: Bytes) -> Option<HeaderValue> {
     if bytes.is_empty() { None } else { HeaderValue::from_maybe_shared(bytes).ok() }
 }
 
 /// A text with a control character can't be said and is left out: half of it would be another identity.
-fn push(buffer: &mut BytesMut, text: Option<&SmolStr>) {
+fn push(buffer: &mut BytesMut, text: Option<&str>) {
     if let Some(text) = text.filter(|text| !text.contains(char::is_control)) {
         buffer.extend_from_slice(text.as_bytes());
     }
@@ -270,6 +281,22 @@ mod tests {
         ];
         assert_eq!(written(&Identity::default().detailed(true), Some(&principal())), expected(&detailed));
         assert_eq!(written(&Identity::default(), None), []);
+    }
+
+    #[test]
+    fn a_user_of_another_issuer_is_told_from_ours_of_the_same_name() {
+        let foreign = Principal {
+            issuer: "https://idp.example".into(),
+            foreign: true,
+            subject: "42".into(),
+            username: Some("octocat".into()),
+            ..Principal::default()
+        };
+        let brief =
+            [("x-auth-issuer", "https://idp.example"), ("x-auth-user", "https://idp.example/octocat")];
+        assert_eq!(written(&Identity::default(), Some(&foreign)), expected(&brief));
+        let detailed = [&brief[..], &[("x-auth-user-id", "https://idp.example/42")]].concat();
+        assert_eq!(written(&Identity::default().detailed(true), Some(&foreign)), expected(&detailed));
     }
 
     #[test]

@@ -21,9 +21,6 @@ use super::{Builtin, Proxy, Token};
 /// The host where the API is by default.
 pub const LOCALHOST: &str = "localhost";
 
-/// The named token that stands for whoever took a setup token.
-pub const SETUP: &str = "service:setup";
-
 /// What the API answers to everybody: nothing there depends on who asks. These paths and none below them:
 /// `/setup` is for everybody, `/setup/tokens` is not.
 const API_PUBLIC: [&str; 8] = [
@@ -79,6 +76,12 @@ impl Site {
         format!("https://{host}{}", self.port_suffix)
     }
 
+    /// The host of the authorization server.
+    fn issuer_host(&self) -> &str {
+        let authority = self.issuer.split_once("://").map_or(self.issuer.as_str(), |(_, rest)| rest);
+        authority.split(['/', ':']).next().unwrap_or(authority)
+    }
+
     /// The resource that a host is, for tokens and metadata (RFC 8707, RFC 9728).
     pub fn resource(&self, proxy: &Proxy, host: &HostName) -> String {
         let endpoint = proxy.resource_path();
@@ -86,7 +89,7 @@ impl Site {
     }
 
     /// The lists of a host: its own, or those of the deployment.
-    fn lists(&self, proxy: &Proxy, tokens: &[Token]) -> Lists {
+    fn lists(&self, proxy: &Proxy, tokens: &[Arc<Token>]) -> Lists {
         let base = if proxy.proxy_hostname.as_str() == LOCALHOST { &self.localhost } else { &self.defaults };
         let own = |list: &Option<Vec<UserPattern>>, default: &Users| match list {
             Some(list) => users(list),
@@ -99,9 +102,9 @@ impl Site {
         };
         if is_api(proxy) {
             // Named tokens are made for the API, by its admins: the scopes that they were given hold there.
-            lists.admin = with_tokens(&lists.admin, tokens, "admin", [SETUP.to_owned()]);
-            lists.user = with_tokens(&lists.user, tokens, "user", []);
-            lists.mcp = with_tokens(&lists.mcp, tokens, "mcp", []);
+            lists.admin = with_tokens(&lists.admin, tokens, "admin");
+            lists.user = with_tokens(&lists.user, tokens, "user");
+            lists.mcp = with_tokens(&lists.mcp, tokens, "mcp");
         }
         lists
     }
@@ -112,12 +115,12 @@ fn is_api(proxy: &Proxy) -> bool {
     proxy.target_url == Target::Builtin(Builtin::Api)
 }
 
-fn with_tokens(list: &Users, tokens: &[Token], scope: &str, more: impl IntoIterator<Item = String>) -> Users {
+fn with_tokens(list: &Users, tokens: &[Arc<Token>], scope: &str) -> Users {
     let named = tokens
         .iter()
         .filter(|token| token.scopes.iter().any(|held| held.as_str() == scope))
         .map(|token| Token::subject(&token.name));
-    let named = Users::parse(named.chain(more)).unwrap_or_default();
+    let named = Users::parse(named).unwrap_or_default();
     Users::union([list, &named])
 }
 
@@ -133,7 +136,7 @@ pub fn access(
     site: &Site,
     proxy: &Proxy,
     route: Option<&RouteAuth>,
-    tokens: &[Token],
+    tokens: &[Arc<Token>],
     host: &HostName,
 ) -> Access {
     // Such a route needs a token whatever the host says: neither its mode nor its excepted paths open it.
@@ -159,7 +162,7 @@ pub fn access(
     };
     // Who is on the list of a route is for the route alone to say.
     if is_api(proxy) && of_route.is_none() {
-        let named = tokens.iter().map(|token| Token::subject(&token.name)).chain([SETUP.to_owned()]);
+        let named = tokens.iter().map(|token| Token::subject(&token.name));
         allowed = Users::union([&allowed, &Users::parse(named).unwrap_or_default()]);
     }
     let emails = route.and_then(|auth| auth.allowed_emails.as_ref()).or(proxy.auth_required_emails.as_ref());
@@ -219,8 +222,8 @@ fn issuer_resources(proxy: &Proxy) -> Vec<(SmolStr, Audience)> {
 }
 
 fn challenge(site: &Site, proxy: &Proxy, host: &HostName) -> Challenge {
-    let realm = proxy.auth_realm.as_deref();
-    let mut challenge = Challenge::new(realm.unwrap_or_else(|| host.as_str()));
+    let server = proxy.auth_proxy.as_ref().map_or_else(|| site.issuer_host(), HostName::as_str);
+    let mut challenge = Challenge::new(proxy.auth_realm.as_deref().unwrap_or(server));
     if proxy.auth_include_metadata_urls {
         let endpoint = proxy.resource_path();
         let well_known = portcullis_layers::resource_metadata::WELL_KNOWN;
@@ -229,9 +232,6 @@ fn challenge(site: &Site, proxy: &Proxy, host: &HostName) -> Challenge {
     }
     if let Some(text) = &proxy.auth_error_description {
         challenge = challenge.description(text);
-    }
-    if let Some(scopes) = &proxy.auth_scope_required {
-        challenge = challenge.scope(scopes);
     }
     for (name, value) in &proxy.auth_additional_params {
         // A name that the challenge writes itself was refused with the document.
@@ -342,7 +342,7 @@ mod tests {
         serde_json::from_value(fields).expect("a proxy")
     }
 
-    fn policy(proxy: &Proxy, route: Option<Value>, tokens: &[Token]) -> (Policy, Allowlist) {
+    fn policy(proxy: &Proxy, route: Option<Value>, tokens: &[Arc<Token>]) -> (Policy, Allowlist) {
         let route: Option<RouteAuth> = route.map(|route| serde_json::from_value(route).expect("rules"));
         let host = "a.example.com".parse().expect("a host");
         match access(&site(), proxy, route.as_ref(), tokens, &host) {
@@ -372,7 +372,7 @@ mod tests {
             "name": "ci", "scopes": ["mcp"], "jti": "1", "audience": [],
             "issued_at": "2025-01-01T00:00:00Z", "expires_at": "2030-01-01T00:00:00Z",
         });
-        let tokens: Vec<Token> = vec![serde_json::from_value(token).expect("a token")];
+        let tokens: Vec<Arc<Token>> = vec![Arc::new(serde_json::from_value(token).expect("a token"))];
         let api = proxy(json!({ "target_url": "builtin:api" }));
         let named = portcullis_layers::Principal { subject: "service:ci".into(), ..Default::default() };
         let (_, list) = policy(&api, None, &tokens);

@@ -17,8 +17,10 @@ pub mod resolve;
 pub mod resource;
 pub mod route;
 pub mod token;
+pub mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -164,17 +166,21 @@ impl Problem {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Config {
     /// The hosts.
-    pub proxies: BTreeMap<HostPattern, Proxy>,
+    pub proxies: BTreeMap<HostPattern, Arc<Proxy>>,
     /// The routes.
-    pub routes: BTreeMap<RouteId, Route>,
+    pub routes: BTreeMap<RouteId, Arc<Route>>,
+    /// Routes whose documents can't be read, but for what they match: it gets 503 and not the target of its host.
+    pub closed: BTreeMap<RouteId, Arc<Route>>,
+    /// Routes of which not even that can be read.
+    pub lost: BTreeSet<RouteId>,
     /// The certificates.
-    pub certificates: BTreeMap<CertName, Certificate>,
+    pub certificates: BTreeMap<CertName, Arc<Certificate>>,
     /// The upstreams that are registered by name.
-    pub externals: BTreeMap<ServiceName, External>,
+    pub externals: BTreeMap<ServiceName, Arc<External>>,
     /// The registry of protected resources.
-    pub resources: BTreeMap<ResourceUri, Resource>,
+    pub resources: BTreeMap<ResourceUri, Arc<Resource>>,
     /// The named tokens.
-    pub tokens: BTreeMap<TokenName, Token>,
+    pub tokens: BTreeMap<TokenName, Arc<Token>>,
     /// The settings that nodes share.
     pub settings: BTreeMap<String, Value>,
     /// What could not be read, and what is read but refers to something that is not there.
@@ -184,36 +190,47 @@ pub struct Config {
 impl Config {
     /// Parses documents. What can't be read becomes a [`Problem`]; the rest stands.
     pub fn parse(documents: Vec<Document>) -> Self {
+        let parsed = documents.into_iter().map(|document| (document.key.clone(), Parsed::of(document)));
+        let parsed: Vec<_> = parsed.collect();
+        Self::collect(parsed.iter().map(|(key, parsed)| (key, parsed)))
+    }
+
+    /// Puts together what was parsed before.
+    fn collect<'a>(documents: impl Iterator<Item = (&'a Key, &'a Parsed)>) -> Self {
         let mut config = Self::default();
-        for document in documents {
-            let key = document.key.clone();
-            let outcome = match key.kind {
-                Kind::Proxy => parse(document).map(|one: Proxy| {
-                    config.proxies.insert(one.proxy_hostname.clone(), one);
-                }),
-                Kind::Route => parse(document).map(|one: Route| {
-                    config.routes.insert(one.route_id.clone(), one);
-                }),
-                Kind::Certificate => parse(document).map(|one: Certificate| {
-                    config.certificates.insert(one.cert_name.clone(), one);
-                }),
-                Kind::External => parse(document).map(|one: External| {
-                    config.externals.insert(one.service_name.clone(), one);
-                }),
-                Kind::Resource => parse(document).map(|one: Resource| {
-                    config.resources.insert(one.uri.clone(), one);
-                }),
-                Kind::Token => parse(document).map(|one: Token| {
-                    config.tokens.insert(one.name.clone(), one);
-                }),
-                Kind::Setting => {
-                    config.settings.insert(document.key.id, document.value);
-                    Ok(())
+        for (key, parsed) in documents {
+            match parsed {
+                Parsed::Proxy(one) => {
+                    config.proxies.insert(one.proxy_hostname.clone(), Arc::clone(one));
                 }
-                Kind::Key | Kind::Secret => Ok(()),
-            };
-            if let Err(errors) = outcome {
-                config.problems.extend(errors.iter().map(|error| Problem::new(&key, error)));
+                Parsed::Route(one) => {
+                    config.routes.insert(one.route_id.clone(), Arc::clone(one));
+                }
+                Parsed::Certificate(one) => {
+                    config.certificates.insert(one.cert_name.clone(), Arc::clone(one));
+                }
+                Parsed::External(one) => {
+                    config.externals.insert(one.service_name.clone(), Arc::clone(one));
+                }
+                Parsed::Resource(one) => {
+                    config.resources.insert(one.uri.clone(), Arc::clone(one));
+                }
+                Parsed::Token(one) => {
+                    config.tokens.insert(one.name.clone(), Arc::clone(one));
+                }
+                Parsed::Setting(value) => {
+                    config.settings.insert(key.id.clone(), value.clone());
+                }
+                Parsed::Closed(one, problems) => {
+                    config.closed.insert(one.route_id.clone(), Arc::clone(one));
+                    config.problems.extend(problems.iter().cloned());
+                }
+                Parsed::Lost(id, problems) => {
+                    config.lost.insert(id.clone());
+                    config.problems.extend(problems.iter().cloned());
+                }
+                Parsed::Bad(problems) => config.problems.extend(problems.iter().cloned()),
+                Parsed::Other => {}
             }
         }
         let dangling = config.dangling();
@@ -221,9 +238,40 @@ impl Config {
         config
     }
 
+    /// All routes that requests can match.
+    pub fn matched_routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.values().chain(self.closed.values())
+    }
+
+    /// One of them.
+    pub fn matched_route(&self, id: &str) -> Option<&Arc<Route>> {
+        self.routes.get(id).or_else(|| self.closed.get(id))
+    }
+
+    /// Puts what was read before in the place of routes that can't be read at all: without them their requests would
+    /// go to the hosts' own targets, by the hosts' own rules.
+    pub fn keep_last_good(&mut self, before: &BTreeMap<RouteId, Arc<Route>>) {
+        for id in &self.lost {
+            let kept = before.get(id);
+            if let Some(route) = kept {
+                self.routes.insert(id.clone(), Arc::clone(route));
+            }
+            let outcome = if kept.is_some() {
+                "its last readable state is"
+            } else {
+                "no state of it was read, none is"
+            };
+            for problem in &mut self.problems {
+                if problem.kind == Kind::Route.as_str() && problem.id == id.as_str() {
+                    problem.message.push_str(&format!("; {outcome} in force"));
+                }
+            }
+        }
+    }
+
     /// What refers to something that is not there. Such documents stand; what needs the missing part answers 503.
     fn dangling(&self) -> Vec<Problem> {
-        fn of<'a, T: Entity>(config: &Config, all: impl Iterator<Item = &'a T>) -> Vec<Problem> {
+        fn of<'a, T: Entity>(config: &Config, all: impl Iterator<Item = &'a Arc<T>>) -> Vec<Problem> {
             let mut problems = Vec::new();
             for one in all {
                 let mut errors = Vec::new();
@@ -238,13 +286,77 @@ impl Config {
         problems
     }
 
+    /// Whether any list names groups, so that those who sign in must tell theirs.
+    pub fn uses_groups(&self) -> bool {
+        let of_route = |route: &Arc<Route>| {
+            let auth = route.auth_config.as_ref().filter(|_| route.override_proxy_auth);
+            auth.is_some_and(|auth| auth.allowed_groups.is_some())
+        };
+        self.proxies.values().any(|proxy| proxy.auth_required_groups.is_some())
+            || self.routes.values().any(of_route)
+    }
+
     /// The proxy that answers for a host: the exact one, else the wildcard above it.
-    pub fn proxy_of(&self, host: &portcullis_layers::HostName) -> Option<&Proxy> {
+    pub fn proxy_of(&self, host: &portcullis_layers::HostName) -> Option<&Arc<Proxy>> {
         self.proxies.get(host.as_str()).or_else(|| {
             let wildcard = format!("*.{}", host.parent()?);
             self.proxies.get(wildcard.as_str())
         })
     }
+}
+
+/// What a document says.
+#[derive(Debug)]
+enum Parsed {
+    Proxy(Arc<Proxy>),
+    Route(Arc<Route>),
+    Certificate(Arc<Certificate>),
+    External(Arc<External>),
+    Resource(Arc<Resource>),
+    Token(Arc<Token>),
+    Setting(Value),
+    /// Secrets and keys.
+    Other,
+    /// A route that can't be read, but for what it matches.
+    Closed(Arc<Route>, Vec<Problem>),
+    /// A route of which not even that can be read.
+    Lost(RouteId, Vec<Problem>),
+    /// It can't be read.
+    Bad(Vec<Problem>),
+}
+
+impl Parsed {
+    fn of(document: Document) -> Self {
+        let key = document.key.clone();
+        let outcome = match key.kind {
+            Kind::Proxy => parse(document).map(|one| Self::Proxy(Arc::new(one))),
+            Kind::Route => return Self::route(document),
+            Kind::Certificate => parse(document).map(|one| Self::Certificate(Arc::new(one))),
+            Kind::External => parse(document).map(|one| Self::External(Arc::new(one))),
+            Kind::Resource => parse(document).map(|one| Self::Resource(Arc::new(one))),
+            Kind::Token => parse(document).map(|one| Self::Token(Arc::new(one))),
+            Kind::Setting => Ok(Self::Setting(document.value)),
+            Kind::Client | Kind::Key | Kind::Secret => Ok(Self::Other),
+        };
+        outcome.unwrap_or_else(|errors| Self::Bad(problems(&key, &errors)))
+    }
+
+    fn route(document: Document) -> Self {
+        let key = document.key.clone();
+        let remains = route::remains(&document);
+        match parse(document) {
+            Ok(one) => Self::Route(Arc::new(one)),
+            Err(errors) => match (remains, key.id.parse()) {
+                (Some(one), _) => Self::Closed(Arc::new(one), problems(&key, &errors)),
+                (None, Ok(id)) => Self::Lost(id, problems(&key, &errors)),
+                (None, Err(_)) => Self::Bad(problems(&key, &errors)),
+            },
+        }
+    }
+}
+
+fn problems(key: &Key, errors: &[FieldError]) -> Vec<Problem> {
+    errors.iter().map(|error| Problem::new(key, error)).collect()
 }
 
 /// Reads one document.

@@ -247,6 +247,20 @@ impl Rule for GroupRule {
     }
 }
 
+/// The rule of a [`GithubClientId`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum GithubClientIdRule {}
+/// The client id of an OAuth app at GitHub.
+pub type GithubClientId = Text<GithubClientIdRule>;
+impl Rule for GithubClientIdRule {
+    const NAME: &'static str = "GithubClientId";
+    const EXPECTED: &'static str = "the client id of a GitHub app: 1 to 128 letters, digits, '.', '-' or '_', starting with a letter or a digit";
+    fn normal(text: &str) -> Option<SmolStr> {
+        // It stands in paths and before the ':' of Basic credentials.
+        is_word(text, 128, b".-_").then(|| text.into())
+    }
+}
+
 /// The rule of a [`PathPrefix`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PathRule {}
@@ -404,6 +418,8 @@ mod tests {
         for wrong in ["https://idp.example", "https://idp.example/a*", "github:me", "ftp://idp.example/a"] {
             assert!(wrong.parse::<UserPattern>().is_err(), "{wrong}");
         }
+        assert!("Iv1.0123456789abcdef".parse::<GithubClientId>().is_ok());
+        assert!("a/../b".parse::<GithubClientId>().is_err());
         assert!("*@example.com".parse::<EmailPattern>().is_ok());
         assert!("@example.com".parse::<EmailPattern>().is_err());
         assert!("/a/../b".parse::<PathPrefix>().is_err());

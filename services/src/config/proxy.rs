@@ -123,13 +123,13 @@ pub struct Proxy {
     /// Paths (and everything below them) that need no token.
     #[serde(default)]
     pub auth_excluded_paths: Option<Vec<PathPrefix>>,
-    /// Scopes that every request needs (RFC 6750's `scope`), separated by blanks.
+    /// Scopes that every request needs, separated by blanks; 401 and 403 name them (RFC 6750's `scope`).
     #[serde(default)]
     pub auth_scope_required: Option<String>,
     /// Scopes that requests of some paths and methods need.
     #[serde(default)]
     pub auth_scope_rules: Vec<ScopeRule>,
-    /// The realm in challenges; absent: the host of the authorization server.
+    /// The realm in challenges; absent: the host of the authorization server, `auth_proxy` or that of the issuer.
     #[serde(default)]
     pub auth_realm: Option<String>,
     /// Whether challenges name the resource metadata (RFC 9728).
@@ -141,10 +141,11 @@ pub struct Proxy {
     /// Further parameters of challenges.
     #[serde(default)]
     pub auth_additional_params: BTreeMap<String, String>,
-    /// Other issuers whose tokens are accepted.
+    /// Other issuers whose tokens are accepted. Their users are named `ISSUER/NAME`, on lists and for the upstream.
     #[serde(default)]
     pub trusted_issuers: Vec<TrustedIssuer>,
-    /// Whether the upstream sees the `Authorization` header; absent: only where no token is needed.
+    /// Whether the upstream sees the `Authorization` header; absent: not on a protected host, nor by a route that
+    /// asks for a token.
     #[serde(default)]
     pub forward_authorization: Option<bool>,
 

@@ -2,6 +2,7 @@
 //!
 //! What comes out is compared with what came out before: an equal host keeps its stack.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,16 +14,16 @@ use smol_str::SmolStr;
 use super::headers::HeaderRules;
 use super::proxy::{ProxyProtocolVersion, RouteMode};
 use super::route::{RouteScope, RouteTarget};
-use super::{Builtin, Config, Problem, Proxy, Route, TargetUrl, Token};
+use super::{Builtin, Config, HostPattern, Problem, Proxy, Route, TargetUrl, Token};
 
 /// How long exchanges may take where a host does not say.
 pub type Limits = Timeouts;
 
 /// A host and everything that decides what happens there.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub struct EffectiveHost {
     /// The host's document.
-    pub proxy: Proxy,
+    pub proxy: Arc<Proxy>,
     /// Where requests go that match no route.
     pub destination: Destination,
     /// The host's own routes, and those of its routes that ask for other access than the host.
@@ -32,14 +33,14 @@ pub struct EffectiveHost {
     /// The routes of all hosts.
     pub globals: Globals,
     /// The named tokens, where the host is the API: what they may do there.
-    pub tokens: Arc<[Token]>,
+    pub tokens: Arc<[Arc<Token>]>,
 }
 
 /// A route with what its target stands for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EffectiveRoute {
     /// The route's document.
-    pub route: Route,
+    pub route: Arc<Route>,
     /// Where its requests go.
     pub destination: Destination,
 }
@@ -63,7 +64,7 @@ impl PartialEq for Globals {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Destination {
     /// To upstreams.
-    Upstream(Box<Target>),
+    Upstream(Arc<Target>),
     /// To something that is built in.
     Builtin(Builtin),
     /// Nowhere, as long as what is named is not there; the text says why.
@@ -73,30 +74,69 @@ pub enum Destination {
 /// All hosts of a configuration, and what is wrong with it.
 #[derive(Debug, Default)]
 pub struct Resolved {
-    /// The hosts; those that are disabled, too, because a wildcard must not answer for them.
-    pub hosts: Vec<EffectiveHost>,
+    /// The hosts; those that are disabled, too, because a wildcard must not answer for them. One that is
+    /// the same as before is the same object.
+    pub hosts: Vec<Arc<EffectiveHost>>,
     /// What could not be made of documents, beside the problems of the configuration itself.
     pub problems: Vec<Problem>,
 }
 
-/// Joins a configuration. `previous` lends its global routes when they are the same as before.
-pub fn resolve(config: &Config, limits: Limits, previous: Option<&Globals>) -> Resolved {
+/// What was made of a configuration before: what is the same is taken from there.
+pub trait Previous {
+    /// The routes of all hosts.
+    fn globals(&self) -> Option<&Globals>;
+
+    /// A host.
+    fn host(&self, pattern: &HostPattern) -> Option<&Arc<EffectiveHost>>;
+}
+
+/// There was nothing before.
+impl Previous for () {
+    fn globals(&self) -> Option<&Globals> {
+        None
+    }
+
+    fn host(&self, _: &HostPattern) -> Option<&Arc<EffectiveHost>> {
+        None
+    }
+}
+
+/// Joins a configuration.
+pub fn resolve(config: &Config, limits: Limits, previous: &impl Previous) -> Resolved {
     let mut problems = Vec::new();
-    let (global, own): (Vec<_>, Vec<_>) = config
-        .routes
-        .values()
-        .filter(|route| route.enabled)
-        .partition(|route| route.scope == RouteScope::Global);
-    let globals = globals(config, &global, limits, &mut problems);
-    let globals = match previous {
-        Some(previous) if *previous == globals => previous.clone(),
-        _ => globals,
-    };
-    let tokens: Arc<[Token]> = config.tokens.values().cloned().collect();
-    let mut hosts = Vec::new();
+    let routes = config.matched_routes().filter(|route| route.enabled);
+    let (global, own): (Vec<_>, Vec<_>) = routes.partition(|route| route.scope == RouteScope::Global);
+    let globals = globals(config, &global, limits, previous.globals(), &mut problems);
+    let mut own_of: HashMap<&str, Vec<&Arc<Route>>> = HashMap::new();
+    for route in own {
+        let hosts: BTreeSet<&str> = route.proxy_hostnames.iter().map(HostPattern::as_str).collect();
+        for host in hosts {
+            own_of.entry(host).or_default().push(route);
+        }
+    }
+    let tokens: Arc<[Arc<Token>]> = config.tokens.values().cloned().collect();
+    let no_tokens: Arc<[Arc<Token>]> = Arc::default();
+    // What most hosts have: no routes of their own, and all global ones.
+    let usual = HostRoutes::new(Arc::clone(&globals.table), Vec::new(), &route::Mode::default());
+    let mut hosts = Vec::with_capacity(config.proxies.len());
     for proxy in config.proxies.values() {
-        let mine: Vec<_> = own.iter().copied().filter(|route| route.is_for(&proxy.proxy_hostname)).collect();
-        let own = compile(config, &mine, limits, &mut problems);
+        let own = own_of.get(proxy.proxy_hostname.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let before = previous.host(&proxy.proxy_hostname);
+        // Other hosts do not care, and keep their stacks when a token comes or goes.
+        let is_api = proxy.target_url == super::Target::Builtin(Builtin::Api);
+        let tokens = if is_api { &tokens } else { &no_tokens };
+        if let Some(before) = before
+            && own.is_empty()
+            && before.own.is_empty()
+            && Arc::ptr_eq(&before.proxy, proxy)
+            && Arc::ptr_eq(&before.globals.routes, &globals.routes)
+            && before.tokens == *tokens
+        {
+            hosts.push(Arc::clone(before));
+            continue;
+        }
+        let known = before.map(|before| Known { table: before.routes.own(), routes: &before.own });
+        let own = compile(config, own, limits, known, &mut problems);
         let (table, own): (Vec<_>, Vec<_>) = own.into_iter().unzip();
         let ids = |list: &[super::RouteId]| list.iter().map(|id| SmolStr::new(id.as_str())).collect();
         let mode = match proxy.route_mode {
@@ -104,30 +144,45 @@ pub fn resolve(config: &Config, limits: Limits, previous: Option<&Globals>) -> R
             RouteMode::Selective => route::Mode::Selective { enabled: ids(&proxy.enabled_routes) },
             RouteMode::None => route::Mode::None,
         };
-        let routes = HostRoutes::new(Arc::clone(&globals.table), table, &mode);
+        let routes = if table.is_empty() && mode == route::Mode::default() {
+            usual.clone()
+        } else {
+            HostRoutes::new(Arc::clone(&globals.table), table, &mode)
+        };
         let own = in_order(routes.own(), own);
-        hosts.push(EffectiveHost {
+        let host = EffectiveHost {
             destination: of_proxy(proxy, limits),
-            proxy: proxy.clone(),
+            proxy: Arc::clone(proxy),
             routes,
             own,
             globals: globals.clone(),
-            // Other hosts do not care, and keep their stacks when a token comes or goes.
-            tokens: if proxy.target_url == super::Target::Builtin(Builtin::Api) {
-                Arc::clone(&tokens)
-            } else {
-                Arc::default()
-            },
+            tokens: Arc::clone(tokens),
+        };
+        hosts.push(match before {
+            Some(before) if **before == host => Arc::clone(before),
+            _ => Arc::new(host),
         });
     }
     Resolved { hosts, problems }
 }
 
-fn globals(config: &Config, routes: &[&Route], limits: Limits, problems: &mut Vec<Problem>) -> Globals {
-    let (table, effective): (Vec<_>, Vec<_>) = compile(config, routes, limits, problems).into_iter().unzip();
+fn globals(
+    config: &Config,
+    routes: &[&Arc<Route>],
+    limits: Limits,
+    previous: Option<&Globals>,
+    problems: &mut Vec<Problem>,
+) -> Globals {
+    let known = previous.map(|previous| Known { table: &previous.table, routes: &previous.routes });
+    let compiled = compile(config, routes, limits, known, problems);
+    let (table, effective): (Vec<_>, Vec<_>) = compiled.into_iter().unzip();
     let table = RouteTable::new(table);
     let routes = in_order(&table, effective).into();
-    Globals { table: Arc::new(table), routes }
+    let globals = Globals { table: Arc::new(table), routes };
+    match previous {
+        Some(previous) if *previous == globals => previous.clone(),
+        _ => globals,
+    }
 }
 
 /// The effective routes in the order of the compiled table, so that an index means the same in both.
@@ -138,20 +193,38 @@ fn in_order(table: &RouteTable, mut routes: Vec<EffectiveRoute>) -> Vec<Effectiv
     routes
 }
 
+/// Routes that were compiled before, in the order of their table.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    table: &'a RouteTable,
+    routes: &'a [EffectiveRoute],
+}
+
+impl Known<'_> {
+    /// What matches a route, if it was compiled from the very same document.
+    fn matcher(self, route: &Arc<Route>) -> Option<route::Route> {
+        let place = self.table.position(route.route_id.as_str())?;
+        let is_same = Arc::ptr_eq(&self.routes.get(place)?.route, route);
+        is_same.then(|| self.table.routes()[place].clone())
+    }
+}
+
 fn compile(
     config: &Config,
-    routes: &[&Route],
+    routes: &[&Arc<Route>],
     limits: Limits,
+    known: Option<Known<'_>>,
     problems: &mut Vec<Problem>,
 ) -> Vec<(route::Route, EffectiveRoute)> {
-    let mut compiled = Vec::new();
+    let mut compiled = Vec::with_capacity(routes.len());
     for one in routes {
-        match one.matcher() {
+        // Compiling expressions is what takes time here.
+        match known.and_then(|known| known.matcher(one)).map_or_else(|| one.matcher(), Ok) {
             Ok(matcher) => {
                 let destination = of_route(config, one, limits);
-                compiled.push((matcher, EffectiveRoute { route: (*one).clone(), destination }));
+                compiled.push((matcher, EffectiveRoute { route: Arc::clone(one), destination }));
             }
-            Err(error) => problems.push(Problem::new(&super::Entity::key(*one), &error)),
+            Err(error) => problems.push(Problem::new(&super::Entity::key(&***one), &error)),
         }
     }
     compiled
@@ -163,7 +236,7 @@ pub fn of_proxy(proxy: &Proxy, limits: Limits) -> Destination {
         super::Target::Builtin(builtin) => Destination::Builtin(builtin),
         super::Target::Url(_) => {
             let upstreams = proxy.all_upstreams().map(|url| upstream(url, Some(proxy))).collect();
-            Destination::Upstream(Box::new(target(upstreams, Some(proxy), limits)))
+            Destination::Upstream(Arc::new(target(upstreams, Some(proxy), limits)))
         }
     }
 }
@@ -173,8 +246,11 @@ pub fn of_route(config: &Config, route: &Route, limits: Limits) -> Destination {
     let plain = |url: &TargetUrl| {
         let mut target = target(vec![upstream(url, None)], None, limits);
         target.preserve_host = false;
-        Destination::Upstream(Box::new(target))
+        Destination::Upstream(Arc::new(target))
     };
+    if config.closed.contains_key(&route.route_id) {
+        return Destination::Unavailable(format!("the document of route {} can't be read", route.route_id));
+    }
     match route.target() {
         Err(error) => Destination::Unavailable(error.to_string()),
         Ok(RouteTarget::Builtin(builtin)) => Destination::Builtin(builtin),
@@ -247,4 +323,101 @@ pub fn header_ops(rules: &HeaderRules) -> Result<Vec<Op>, RulesError> {
     let set = rules.set.iter().map(|(name, value)| Op::set(name.as_str(), value.as_str()));
     let added = rules.append.iter().map(|(name, value)| Op::append(name.as_str(), value.as_str()));
     removed.chain(set).chain(added).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::view::View;
+    use crate::store::{Document, Key, Kind, Raw, Revision};
+
+    struct Before(Resolved);
+
+    impl Previous for Before {
+        fn globals(&self) -> Option<&Globals> {
+            Some(&self.0.hosts.first()?.globals)
+        }
+
+        fn host(&self, pattern: &HostPattern) -> Option<&Arc<EffectiveHost>> {
+            self.0.hosts.iter().find(|host| host.proxy.proxy_hostname == *pattern)
+        }
+    }
+
+    fn raw(kind: Kind, id: &str, value: Value) -> Raw {
+        Raw::from(&Document { key: Key::new(kind, id), version: 1, value })
+    }
+
+    fn host(id: &str, port: u16) -> Raw {
+        let target = format!("http://10.0.0.5:{port}");
+        raw(Kind::Proxy, id, json!({ "proxy_hostname": id, "target_url": target }))
+    }
+
+    fn route(id: &str, pattern: &str, more: Value) -> Raw {
+        let mut fields = json!({ "route_id": id, "path_pattern": pattern, "is_regex": true });
+        let (Value::Object(fields), Value::Object(more)) = (&mut fields, more) else { panic!("objects") };
+        fields.extend(more);
+        raw(Kind::Route, id, Value::Object(std::mem::take(fields)))
+    }
+
+    fn own_route(more: Value) -> Raw {
+        let mut fields = json!({ "target_type": "hostname", "target_value": "a.example", "scope": "proxy",
+                                 "proxy_hostnames": ["c.example"] });
+        let (Value::Object(to_a), Value::Object(more)) = (&mut fields, more) else { panic!("objects") };
+        to_a.extend(more);
+        route("own", "/own/[0-9]+", fields)
+    }
+
+    fn documents(port: u16, global: &str) -> Vec<Raw> {
+        let everywhere = json!({ "target_type": "port", "target_value": 9000 });
+        vec![
+            host("a.example", port),
+            host("b.example", 80),
+            host("c.example", 80),
+            own_route(json!({})),
+            route("global", global, everywhere),
+        ]
+    }
+
+    #[test]
+    fn hosts_that_nothing_changed_for_are_the_same_object() {
+        let view = |documents, before: Option<&View>| {
+            View::new(Revision { epoch: "e".into(), n: 1 }, documents, before)
+        };
+        let limits = Limits::default();
+        let first = view(documents(80, "/[a-z]"), None);
+        let before = Before(resolve(&first.config, limits, &()));
+        assert_eq!(first.config.problems, []);
+        assert_eq!(before.0.problems, []);
+        let (a, b, c) = (0, 1, 2);
+        let kept = |now: &Resolved, at: usize| Arc::ptr_eq(&before.0.hosts[at], &now.hosts[at]);
+
+        let same = resolve(&view(documents(80, "/[a-z]"), Some(&first)).config, limits, &before);
+        assert!([a, b, c].into_iter().all(|at| kept(&same, at)));
+
+        let moved = resolve(&view(documents(81, "/[a-z]"), Some(&first)).config, limits, &before);
+        assert!(!kept(&moved, a) && kept(&moved, b), "only a has another target");
+        assert!(!kept(&moved, c), "c has a route that leads to a");
+        let Destination::Upstream(target) = &moved.hosts[c].own[0].destination else { panic!("an upstream") };
+        assert_eq!(target.upstreams[0].port, 81);
+
+        let mut odd = documents(80, "/[a-z]");
+        odd[3] = own_route(json!({ "target_type": "color" }));
+        let odd = resolve(&view(odd, Some(&first)).config, limits, &before);
+        assert!(kept(&odd, a) && kept(&odd, b) && !kept(&odd, c), "the rest of c's route can't be read");
+        assert!(matches!(odd.hosts[c].own[0].destination, Destination::Unavailable(_)));
+
+        let mut lost = documents(80, "/[a-z]");
+        lost[3] = own_route(json!({ "path_pattern": 1 }));
+        let mut lost = Config::clone(&view(lost, Some(&first)).config);
+        assert_eq!((lost.lost.len(), lost.closed.len(), lost.problems.len()), (1, 0, 1));
+        lost.keep_last_good(&first.config.routes);
+        let lost = resolve(&lost, limits, &before);
+        assert!([a, b, c].into_iter().all(|at| kept(&lost, at)), "what was read before is in force");
+
+        let other = resolve(&view(documents(80, "/[0-9]"), Some(&first)).config, limits, &before);
+        assert!([a, b, c].into_iter().all(|at| !kept(&other, at)), "the global route is for all");
+        assert!(other.hosts.iter().all(|host| host.globals == other.hosts[0].globals));
+    }
 }

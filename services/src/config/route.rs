@@ -8,13 +8,14 @@ use portcullis_layers::route as matcher;
 use portcullis_layers::route::{Anchored, HeaderTest, Pattern, PatternKind};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Map;
 
 use super::address::{Builtin, HostPattern, TargetUrl};
 use super::auth::RouteAuth;
 use super::field::FieldError;
 use super::names::{Expected, HeaderKey, MethodName, PathPrefix, RouteId, ServiceName};
 use super::{Config, Entity, Stamps};
-use crate::store::{Key, Kind};
+use crate::store::{Document, Key, Kind};
 
 /// A route.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -373,6 +374,30 @@ impl Route {
             _ => problems.extend(self.rewriter().err()),
         }
     }
+}
+
+/// What says which requests a route is for.
+const MATCHING: [&str; 5] = ["path_pattern", "match", "is_regex", "scope", "proxy_hostnames"];
+
+/// The same, but without these it is for more requests and for no others.
+const NARROWING: [&str; 4] = ["enabled", "priority", "methods", "headers"];
+
+/// What can still be read of a route's document: which requests it is for. Its target means nothing.
+pub(super) fn remains(document: &Document) -> Option<Route> {
+    let fields = document.value.as_object()?;
+    let read = |narrowing: &[&str]| {
+        let mut kept = Map::from_iter([
+            ("route_id".to_owned(), document.key.id.as_str().into()),
+            ("target_type".to_owned(), "builtin".into()),
+            ("target_value".to_owned(), Builtin::Echo.to_string().into()),
+        ]);
+        let names = MATCHING.iter().chain(narrowing).filter_map(|name| fields.get_key_value(*name));
+        kept.extend(
+            names.filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), value.clone())),
+        );
+        Route::from_fields(kept).ok()
+    };
+    read(&NARROWING).or_else(|| read(&[]))
 }
 
 /// Whether `path` is `prefix` or below it, on a segment boundary.

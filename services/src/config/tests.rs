@@ -212,3 +212,33 @@ fn routes_apply_by_scope_and_mode() {
         assert_eq!([&own, &global, &foreign].map(|route| host.takes(route)), expected, "{more}");
     }
 }
+
+#[test]
+fn groups_are_used_where_a_list_in_force_names_some() {
+    let config = |proxy_fields: Value, route_fields: Value| {
+        let mut proxy = json!({ "proxy_hostname": "app.example.com", "target_url": "http://10.0.0.5" });
+        let mut route = json!({
+            "route_id": "r", "path_pattern": "/api", "target_type": "url", "target_value": "http://10.0.0.6",
+        });
+        for (all, more) in [(&mut proxy, proxy_fields), (&mut route, route_fields)] {
+            all.as_object_mut().expect("an object").extend(fields(more));
+        }
+        Config::parse(vec![
+            document(Kind::Proxy, "app.example.com", proxy),
+            document(Kind::Route, "r", route),
+        ])
+    };
+    let route =
+        |over: bool| json!({ "override_proxy_auth": over, "auth_config": { "allowed_groups": ["acme"] } });
+    for (proxy, route, expected) in [
+        (json!({}), json!({}), false),
+        (json!({ "auth_required_users": ["mona"] }), json!({}), false),
+        (json!({ "auth_required_groups": ["acme/platform"] }), json!({}), true),
+        (json!({}), route(true), true),
+        (json!({}), route(false), false),
+    ] {
+        let config = config(proxy, route);
+        assert_eq!(config.problems, []);
+        assert_eq!(config.uses_groups(), expected);
+    }
+}

@@ -46,9 +46,12 @@ pub struct Token {
 }
 
 impl Token {
+    /// What the identities of named tokens start with.
+    pub const SUBJECT: &str = "service:";
+
     /// The identity that the token proves.
     pub fn subject(name: &TokenName) -> String {
-        format!("service:{name}")
+        format!("{}{name}", Self::SUBJECT)
     }
 }
 

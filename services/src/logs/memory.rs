@@ -9,8 +9,8 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 
 use crate::store::{
-    Document, Entry, EntryId, Error, ItemKey, Keep, Key, Kind, Lease, Logged, Range, Result, Revision, Store,
-    Stream, Write,
+    Document, Entry, EntryId, Error, ItemKey, Keep, Key, Kind, Lease, Logged, Range, Raw, Record,
+    RecordCursor, RecordKey, RecordKind, RecordPage, RecordWrite, Result, Revision, Store, Stream, Write,
 };
 
 pub(super) const KEEP: Keep = Keep { entries: 1_000_000, age: Duration::from_secs(7 * 24 * 3600) };
@@ -69,7 +69,11 @@ fn streams_only<T>() -> Result<T> {
 
 #[async_trait]
 impl Store for Memory {
-    async fn load(&self) -> Result<(Revision, Vec<Document>)> {
+    async fn load_raw(&self) -> Result<(Revision, Vec<Raw>)> {
+        streams_only()
+    }
+
+    async fn revision(&self) -> Result<Revision> {
         streams_only()
     }
 
@@ -87,6 +91,28 @@ impl Store for Memory {
 
     fn changes(&self, _: Revision) -> BoxStream<'static, Revision> {
         stream::empty().boxed()
+    }
+
+    async fn get_record(&self, _: &RecordKey) -> Result<Option<Record>> {
+        streams_only()
+    }
+
+    async fn commit_records(&self, _: Vec<RecordWrite>) -> Result<()> {
+        streams_only()
+    }
+
+    async fn list_records(
+        &self,
+        _: RecordKind,
+        _: Option<&str>,
+        _: Option<RecordCursor>,
+        _: usize,
+    ) -> Result<RecordPage> {
+        streams_only()
+    }
+
+    async fn count_records(&self, _: RecordKind, _: Option<&str>) -> Result<u64> {
+        streams_only()
     }
 
     async fn put_item(&self, _: &ItemKey, _: &[u8], _: Duration) -> Result<()> {

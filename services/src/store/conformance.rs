@@ -12,8 +12,8 @@ use bytes::Bytes;
 use futures_util::future::{LocalBoxFuture, join_all};
 use futures_util::{FutureExt, StreamExt};
 use portcullis_services::store::{
-    Document, Entry, EntryId, Error, Expect, ItemKey, Keep, Key, Kind, Logged, Range, Revision, Store,
-    Stream, Write,
+    Document, Entry, EntryId, Error, Expect, ItemKey, Keep, Key, Kind, Logged, MAX_PAGE, Range, Raw, Record,
+    RecordKey, RecordKind, RecordWrite, Revision, Store, Stream, Write,
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -36,6 +36,16 @@ const CASES: &[(&str, Case)] = &[
     ("many documents are loaded", |s| many_documents_are_loaded(s).boxed_local()),
     ("items are taken once", |s| items_are_taken_once(s).boxed_local()),
     ("items expire", |s| items_expire(s).boxed_local()),
+    ("records are silent", |s| records_are_silent(s).boxed_local()),
+    ("every precondition of records is checked", |s| {
+        every_precondition_of_records_is_checked(s).boxed_local()
+    }),
+    ("a commit of records is all or nothing", |s| a_commit_of_records_is_all_or_nothing(s).boxed_local()),
+    ("one of ten replacements wins", |s| one_of_ten_replacements_wins(s).boxed_local()),
+    ("records expire from their lists too", |s| records_expire_from_their_lists_too(s).boxed_local()),
+    ("a record that is made again is new", |s| a_record_that_is_made_again_is_new(s).boxed_local()),
+    ("pages are stable under changes", |s| pages_are_stable_under_changes(s).boxed_local()),
+    ("indexes follow a record", |s| indexes_follow_a_record(s).boxed_local()),
     ("a stream keeps its order", |s| a_stream_keeps_its_order(s).boxed_local()),
     ("a stream is read in parts", |s| a_stream_is_read_in_parts(s).boxed_local()),
     ("wrong clocks do not disturb a stream", |s| wrong_clocks_do_not_disturb_a_stream(s).boxed_local()),
@@ -120,6 +130,7 @@ async fn a_new_store_is_empty(store: Arc<dyn Store>) {
     store.ping().await.expect("it answers");
     let (revision, documents) = store.load().await.expect("loaded");
     assert_eq!(revision, Revision { epoch: String::new(), n: 0 });
+    assert_eq!(store.revision().await.expect("read"), revision);
     assert_eq!(documents, []);
     assert_eq!(value(&*store, "a").await, None);
     assert_eq!(store.list(Kind::Route).await.expect("listed"), []);
@@ -141,8 +152,13 @@ async fn versions_and_revisions_grow(store: Arc<dyn Store>) {
     assert_eq!(value(&*store, "a").await, Some((2, json!(2))));
     let (revision, documents) = store.load().await.expect("loaded");
     assert_eq!(revision, second);
+    assert_eq!(store.revision().await.expect("read"), second);
     let document = |id, version, value| Document { key: key(id), version, value };
     assert_eq!(documents, [document("a", 2, json!(2)), document("b", 1, json!(3))]);
+    let (same, raw) = store.load_raw().await.expect("loaded");
+    assert_eq!(same, second);
+    assert_eq!(raw.iter().map(|raw| &*raw.json).collect::<Vec<_>>(), [b"2", b"3"]);
+    assert_eq!(raw.into_iter().map(Raw::read).collect::<Vec<_>>(), documents);
     let delete = Write::Delete { key: key("a"), expect: Expect::Any };
     assert_eq!(store.commit(vec![delete]).await.expect("committed").n, 3);
     assert_eq!(value(&*store, "a").await, None);
@@ -381,6 +397,295 @@ async fn items_expire(store: Arc<dyn Store>) {
     assert!(store.get_item(&item("long")).await.expect("read").is_some());
     store.put_item(&item("short"), b"again", Duration::from_secs(100)).await.expect("put");
     assert!(store.take_item(&item("short")).await.expect("read").is_some());
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn grant(id: &str) -> RecordKey {
+    RecordKey::new(RecordKind::Grant, id)
+}
+
+fn record(id: &str, value: &str, expect: Expect, indexes: &[&str]) -> RecordWrite {
+    RecordWrite::Put {
+        key: grant(id),
+        value: Bytes::copy_from_slice(value.as_bytes()),
+        ttl: Some(DAY),
+        expect,
+        indexes: indexes.iter().map(|&index| index.to_owned()).collect(),
+    }
+}
+
+async fn read(store: &dyn Store, id: &str) -> Option<Record> {
+    store.get_record(&grant(id)).await.expect("read")
+}
+
+/// Version and content.
+async fn content(store: &dyn Store, id: &str) -> Option<(u64, Bytes)> {
+    read(store, id).await.map(|record| (record.version, record.value))
+}
+
+async fn listed(store: &dyn Store, index: Option<&str>) -> Vec<String> {
+    let page = store.list_records(RecordKind::Grant, index, None, MAX_PAGE).await.expect("listed");
+    assert_eq!(page.next, None);
+    let count = store.count_records(RecordKind::Grant, index).await.expect("counted");
+    assert_eq!(count, page.records.len() as u64, "{index:?}");
+    page.records.into_iter().map(|record| record.key.id).collect()
+}
+
+fn is_record_conflict(result: &Result<(), Error>, id: &str) -> bool {
+    matches!(result, Err(Error::RecordConflict { key }) if *key == grant(id))
+}
+
+async fn records_are_silent(store: Arc<dyn Store>) {
+    assert_eq!(read(&*store, "a").await, None);
+    assert_eq!(listed(&*store, None).await, Vec::<String>::new());
+    let bytes = [0, 255, b'\r', b'\n', 7];
+    let ids = ["", " ", "https://client.example.com/a?b#c", "a:b", "a\nb", "{x}", "é", "日本"];
+    for kind in RecordKind::ALL {
+        for id in ids {
+            let write = RecordWrite::Put {
+                key: RecordKey::new(kind, id),
+                value: Bytes::copy_from_slice(&bytes),
+                ttl: None,
+                expect: Expect::Absent,
+                indexes: vec![format!("id:{id}"), "{odd}:\n\"".into()],
+            };
+            store.commit_records(vec![write]).await.expect("committed");
+        }
+    }
+    for kind in RecordKind::ALL {
+        assert_eq!(store.count_records(kind, None).await.expect("counted"), ids.len() as u64);
+        assert_eq!(store.count_records(kind, Some("{odd}:\n\"")).await.expect("counted"), ids.len() as u64);
+        for id in ids {
+            let found = store.get_record(&RecordKey::new(kind, id)).await.expect("read").expect("there");
+            assert_eq!((found.version, found.until, &found.value[..]), (1, None, &bytes[..]));
+            let index = format!("id:{id}");
+            let page = store.list_records(kind, Some(&index), None, 9).await.expect("listed");
+            assert_eq!((page.records, page.next), (vec![found], None));
+        }
+    }
+    store.commit_records(Vec::new()).await.expect("nothing to do");
+    let (revision, documents) = store.load().await.expect("loaded");
+    assert_eq!((revision.n, documents.len()), (0, 0), "no reader of the configuration is disturbed");
+}
+
+async fn every_precondition_of_records_is_checked(store: Arc<dyn Store>) {
+    let table = [
+        (Expect::Any, true, true),
+        (Expect::Absent, true, false),
+        (Expect::Present, false, true),
+        (Expect::Version(0), false, false),
+        (Expect::Version(1), false, false),
+        (Expect::Version(2), false, true),
+        (Expect::Version(3), false, false),
+    ];
+    for (expect, if_absent, if_present) in table {
+        for (id, holds) in [("absent", if_absent), ("present", if_present)] {
+            for operation in ["put", "delete", "check"] {
+                let clean = ["absent", "present"]
+                    .map(|id| RecordWrite::Delete { key: grant(id), expect: Expect::Any })
+                    .to_vec();
+                store.commit_records(clean).await.expect("cleaned");
+                for value in ["1", "2"] {
+                    let write = record("present", value, Expect::Any, &[]);
+                    store.commit_records(vec![write]).await.expect("prepared");
+                }
+                let before = content(&*store, id).await;
+                let write = match operation {
+                    "put" => record(id, "new", expect, &[]),
+                    "delete" => RecordWrite::Delete { key: grant(id), expect },
+                    _ => RecordWrite::Check { key: grant(id), expect },
+                };
+                let result = store.commit_records(vec![write]).await;
+                let case = format!("{operation} of {id} with {expect:?}: {result:?}");
+                let after = match (holds, operation, &before) {
+                    (true, "put", old) => {
+                        Some((old.as_ref().map_or(1, |(version, _)| version + 1), "new".into()))
+                    }
+                    (true, "delete", _) => None,
+                    _ => before.clone(),
+                };
+                assert!(if holds { result.is_ok() } else { is_record_conflict(&result, id) }, "{case}");
+                assert_eq!(content(&*store, id).await, after, "{case}");
+            }
+        }
+    }
+}
+
+async fn a_commit_of_records_is_all_or_nothing(store: Arc<dyn Store>) {
+    store.commit_records(vec![record("old", "1", Expect::Absent, &["i"])]).await.expect("committed");
+    let before = read(&*store, "old").await;
+    let writes = vec![
+        record("new", "1", Expect::Absent, &["i"]),
+        record("old", "2", Expect::Version(1), &["j"]),
+        RecordWrite::Delete { key: grant("old"), expect: Expect::Present },
+        RecordWrite::Check { key: grant("missing"), expect: Expect::Present },
+    ];
+    assert!(is_record_conflict(&store.commit_records(writes).await, "missing"));
+    assert_eq!((read(&*store, "old").await, read(&*store, "new").await), (before, None));
+    assert_eq!(
+        (listed(&*store, Some("i")).await, listed(&*store, Some("j")).await),
+        (vec!["old".into()], vec![])
+    );
+    let other = RecordKey::new(RecordKind::Access, "old");
+    let writes = vec![
+        record("old", "3", Expect::Version(1), &[]),
+        RecordWrite::Put {
+            key: other.clone(),
+            value: "x".into(),
+            ttl: None,
+            expect: Expect::Absent,
+            indexes: vec![],
+        },
+        RecordWrite::Check { key: grant("missing"), expect: Expect::Absent },
+    ];
+    store.commit_records(writes).await.expect("committed");
+    assert_eq!(content(&*store, "old").await, Some((2, "3".into())));
+    assert!(store.get_record(&other).await.expect("read").is_some(), "kinds are apart");
+}
+
+async fn one_of_ten_replacements_wins(store: Arc<dyn Store>) {
+    store.commit_records(vec![record("a", "start", Expect::Absent, &["i"])]).await.expect("committed");
+    for round in 1..=5 {
+        let mut writers = JoinSet::new();
+        for writer in 0..10 {
+            let store = store.clone();
+            writers.spawn(async move {
+                let value = format!("{round} {writer}");
+                let write = record("a", &value, Expect::Version(round), &["i"]);
+                (value, store.commit_records(vec![write]).await)
+            });
+        }
+        let results = writers.join_all().await;
+        let won: Vec<_> = results.iter().filter(|(_, result)| result.is_ok()).collect();
+        assert!(results.iter().all(|(_, result)| result.is_ok() || is_record_conflict(result, "a")));
+        let [(value, _)] = won[..] else { panic!("{} of ten have won", won.len()) };
+        assert_eq!(content(&*store, "a").await, Some((round + 1, value.clone().into())));
+    }
+    assert_eq!(listed(&*store, Some("i")).await, ["a"]);
+}
+
+async fn records_expire_from_their_lists_too(store: Arc<dyn Store>) {
+    let short = |id: &str, ttl| RecordWrite::Put {
+        key: grant(id),
+        value: "x".into(),
+        ttl: Some(ttl),
+        expect: Expect::Any,
+        indexes: vec!["i".into()],
+    };
+    let soon = Duration::from_millis(50);
+    let writes = vec![
+        short("now", Duration::ZERO),
+        short("soon", soon),
+        short("prolonged", soon),
+        short("late", DAY),
+        short("never", Duration::MAX),
+        short("shortened", DAY),
+    ];
+    store.commit_records(writes).await.expect("committed");
+    store.commit_records(vec![short("prolonged", DAY), short("shortened", soon)]).await.expect("committed");
+    let until = read(&*store, "late").await.expect("there").until.expect("it ends");
+    let day = u64::try_from(DAY.as_millis()).expect("small");
+    assert!((day - 60_000..=day + 60_000).contains(&(until - now())));
+    for id in ["now", "soon", "shortened"] {
+        eventually("the record expires", async || read(&*store, id).await.is_none()).await;
+    }
+    for index in [None, Some("i")] {
+        let mut left = listed(&*store, index).await;
+        left.sort_unstable();
+        assert_eq!(left, ["late", "never", "prolonged"]);
+    }
+    // What has expired is absent for preconditions too, and nothing is left of it when it is made again.
+    let missing = RecordWrite::Check { key: grant("soon"), expect: Expect::Present };
+    assert!(is_record_conflict(&store.commit_records(vec![missing]).await, "soon"));
+}
+
+async fn a_record_that_is_made_again_is_new(store: Arc<dyn Store>) {
+    let write = |ttl, index: &str| RecordWrite::Put {
+        key: grant("a"),
+        value: "x".into(),
+        ttl,
+        expect: Expect::Absent,
+        indexes: vec![index.to_owned(), "both".into()],
+    };
+    store.commit_records(vec![write(Some(Duration::from_millis(20)), "first")]).await.expect("committed");
+    eventually("it expires", async || read(&*store, "a").await.is_none()).await;
+    store.commit_records(vec![write(None, "second")]).await.expect("committed");
+    // A write that sweeps must not take the new record for the old one.
+    store
+        .commit_records(vec![record("b", "x", Expect::Absent, &["first", "both"])])
+        .await
+        .expect("committed");
+    let again = read(&*store, "a").await.expect("there");
+    assert_eq!((again.version, again.until), (1, None));
+    assert_eq!(listed(&*store, Some("first")).await, ["b"]);
+    assert_eq!(listed(&*store, Some("second")).await, ["a"]);
+    assert_eq!(listed(&*store, Some("both")).await, ["b", "a"]);
+    assert_eq!(listed(&*store, None).await, ["b", "a"]);
+}
+
+async fn pages_are_stable_under_changes(store: Arc<dyn Store>) {
+    let name = |n: u32| format!("{n:03}");
+    for n in 0..60 {
+        let write = record(&name(n), "x", Expect::Absent, &["all", if n % 2 == 0 { "even" } else { "odd" }]);
+        store.commit_records(vec![write]).await.expect("committed");
+    }
+    for (index, step) in [(None, 1), (Some("all"), 1), (Some("even"), 2)] {
+        let (mut after, mut seen, mut pages) = (None, Vec::new(), 0);
+        loop {
+            let page = store.list_records(RecordKind::Grant, index, after, 7).await.expect("listed");
+            assert!(page.records.len() <= 7);
+            seen.extend(page.records.into_iter().map(|record| record.key.id));
+            pages += 1;
+            // New ones stand before the first page; what is replaced keeps its place.
+            let fresh = format!("new {index:?} {pages}");
+            let writes = vec![
+                record(&fresh, "x", Expect::Absent, &["all", "even"]),
+                record(&name(58), "y", Expect::Present, &["all", "even"]),
+                record(&name(0), "y", Expect::Present, &["all", "even"]),
+            ];
+            store.commit_records(writes).await.expect("committed");
+            let Some(next) = page.next else { break };
+            after = Some(next.to_string().parse().expect("a cursor"));
+        }
+        let expected: Vec<String> = (0..60).rev().filter(|n| n % step == 0).map(name).collect();
+        let seen: Vec<String> = seen.into_iter().filter(|id| !id.starts_with("new")).collect();
+        assert_eq!(seen, expected, "{index:?}");
+    }
+    let first = store.list_records(RecordKind::Grant, Some("odd"), None, 2).await.expect("listed");
+    let rest: Vec<RecordWrite> =
+        (0..58).map(|n| RecordWrite::Delete { key: grant(&name(n)), expect: Expect::Any }).collect();
+    store.commit_records(rest).await.expect("committed");
+    let second = store.list_records(RecordKind::Grant, Some("odd"), first.next, 2).await.expect("listed");
+    assert_eq!((second.records, second.next), (Vec::new(), None), "what was removed is not listed");
+    let nothing = store.list_records(RecordKind::Grant, None, None, 0).await.expect("listed");
+    assert_eq!((nothing.records.len(), nothing.next), (0, None));
+    let many =
+        (0..MAX_PAGE + 1).map(|n| record(&format!("many {n}"), "x", Expect::Absent, &["many"])).collect();
+    store.commit_records(many).await.expect("committed");
+    let page = store.list_records(RecordKind::Grant, Some("many"), None, usize::MAX).await.expect("listed");
+    assert_eq!(page.records.len(), MAX_PAGE, "a page is bounded, whatever is asked for");
+    let page = store.list_records(RecordKind::Grant, Some("many"), page.next, 2).await.expect("listed");
+    assert_eq!((page.records.len(), page.next), (1, None));
+}
+
+async fn indexes_follow_a_record(store: Arc<dyn Store>) {
+    store.commit_records(vec![record("a", "1", Expect::Absent, &["x", "y"])]).await.expect("committed");
+    store.commit_records(vec![record("b", "1", Expect::Absent, &["x"])]).await.expect("committed");
+    assert_eq!(listed(&*store, Some("x")).await, ["b", "a"]);
+    store.commit_records(vec![record("a", "2", Expect::Version(1), &["y", "z"])]).await.expect("committed");
+    assert_eq!(listed(&*store, Some("x")).await, ["b"]);
+    assert_eq!(listed(&*store, Some("y")).await, ["a"]);
+    assert_eq!(listed(&*store, Some("z")).await, ["a"]);
+    assert_eq!(listed(&*store, None).await, ["b", "a"]);
+    let page = store.list_records(RecordKind::Access, Some("z"), None, 9).await.expect("listed");
+    assert_eq!(page.records, [], "indexes of kinds are apart");
+    let delete = RecordWrite::Delete { key: grant("a"), expect: Expect::Version(2) };
+    store.commit_records(vec![delete]).await.expect("committed");
+    for index in ["y", "z"] {
+        assert_eq!(listed(&*store, Some(index)).await, Vec::<String>::new());
+    }
+    assert_eq!(listed(&*store, None).await, ["b"]);
 }
 
 async fn a_stream_keeps_its_order(store: Arc<dyn Store>) {

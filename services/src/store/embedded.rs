@@ -1,4 +1,4 @@
-//! The store of a single node: redb for documents, items and leases, files for streams.
+//! The store of a single node: redb for documents, records, items and leases, files for streams.
 //!
 //! A data directory belongs to one process; a second one is refused by name. A commit is on disk when
 //! it returns, and a crash leaves all of it or nothing. Streams (see `segments.rs`) are not awaited on
@@ -10,6 +10,7 @@
 
 mod commit;
 mod lock;
+mod records;
 
 use std::fmt;
 use std::fs::File;
@@ -31,8 +32,9 @@ use self::lock::lock;
 use super::ring::Ring;
 use super::segments::{Segments, open_file};
 use super::{
-    Document, Entry, Error, ItemKey, Keep, Key, Kind, Lease, Logged, Range, Result, Revision, Store, Stream,
-    Write, milliseconds, private,
+    Document, Entry, Error, ItemKey, Keep, Key, Kind, Lease, Logged, Range, Raw, Record, RecordCursor,
+    RecordKey, RecordKind, RecordPage, RecordWrite, Result, Revision, Store, Stream, Write, milliseconds,
+    private,
 };
 
 /// Kind and id, to version and JSON.
@@ -166,6 +168,7 @@ impl Embedded {
         transaction.open_table(REVISION)?;
         transaction.open_table(ITEMS)?;
         transaction.open_table(LEASES)?;
+        records::make_tables(&transaction)?;
         transaction.commit()?;
         let revision = read_revision(&database.begin_read()?)?;
         let (revision, _) = watch::channel(revision);
@@ -186,7 +189,7 @@ impl Embedded {
 
 #[async_trait]
 impl Store for Embedded {
-    async fn load(&self) -> Result<(Revision, Vec<Document>)> {
+    async fn load_raw(&self) -> Result<(Revision, Vec<Raw>)> {
         self.blocking(|inner| {
             let view = inner.database.begin_read().map_err(failed)?;
             let revision = read_revision(&view).map_err(failed)?;
@@ -196,11 +199,17 @@ impl Store for Embedded {
                 let (kind, id) = key.value();
                 // A kind that a later version has made is not ours to read.
                 let Some(kind) = Kind::ALL.into_iter().find(|known| known.as_str() == kind) else { continue };
-                documents.push(document(Key::new(kind, id), value.value()));
+                let (version, json) = value.value();
+                documents.push(Raw { key: Key::new(kind, id), version, json: json.into() });
             }
             Ok((revision, documents))
         })
         .await
+    }
+
+    async fn revision(&self) -> Result<Revision> {
+        // This process alone writes, and a commit gets here before its writer is answered.
+        Ok(self.inner.revision.borrow().clone())
     }
 
     async fn list(&self, kind: Kind) -> Result<Vec<Document>> {
@@ -244,6 +253,31 @@ impl Store for Embedded {
             Some((revision.clone(), (receiver, revision)))
         })
         .boxed()
+    }
+
+    async fn get_record(&self, key: &RecordKey) -> Result<Option<Record>> {
+        let key = key.clone();
+        self.blocking(move |inner| inner.get_record(key)).await
+    }
+
+    async fn commit_records(&self, writes: Vec<RecordWrite>) -> Result<()> {
+        self.blocking(move |inner| inner.commit_records(&writes)).await
+    }
+
+    async fn list_records(
+        &self,
+        kind: RecordKind,
+        index: Option<&str>,
+        after: Option<RecordCursor>,
+        limit: usize,
+    ) -> Result<RecordPage> {
+        let index = index.unwrap_or_default().to_owned();
+        self.blocking(move |inner| inner.list_records(kind, &index, after, limit)).await
+    }
+
+    async fn count_records(&self, kind: RecordKind, index: Option<&str>) -> Result<u64> {
+        let index = index.unwrap_or_default().to_owned();
+        self.blocking(move |inner| inner.count_records(kind, &index)).await
     }
 
     async fn put_item(&self, key: &ItemKey, value: &[u8], ttl: Duration) -> Result<()> {

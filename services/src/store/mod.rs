@@ -1,7 +1,8 @@
-//! One store, four ideas: documents, items, streams and leases.
+//! One store, five ideas: documents, records, items, streams and leases.
 //!
 //! - *Documents* are configuration: JSON values with a version, changed by [`Store::commit`], all or nothing.
 //!   Every commit moves the [`Revision`] and wakes the readers of [`Store::changes`].
+//! - *Records* are state that wakes nobody: with a version and a life time, listed by index in pages.
 //! - *Items* are bytes with a life time, taken exactly once.
 //! - *Streams* are logs: entries in order of time, with fields and tags, bounded in length and age.
 //! - *Leases* elect one holder among the nodes, with a fencing number that a commit can require.
@@ -15,6 +16,7 @@ pub mod connect;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub(crate) mod private;
+mod record;
 #[cfg(feature = "redis")]
 pub mod redis;
 #[cfg(feature = "embedded")]
@@ -32,6 +34,10 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use self::record::{
+    BadCursor, MAX_PAGE, Page, Record, RecordCursor, RecordKey, RecordKind, RecordPage, RecordWrite,
+};
 
 /// The state of the configuration: which store it is, and how many commits it has seen.
 ///
@@ -60,6 +66,8 @@ pub enum Kind {
     Resource,
     /// What is known of a named token: never the token.
     Token,
+    /// An OAuth client that an administrator set up.
+    Client,
     /// A public signing key and its state; the private half is a secret.
     Key,
     /// Settings that nodes share: the issuer, log levels.
@@ -70,13 +78,14 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in a fixed order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Proxy,
         Self::Route,
         Self::Certificate,
         Self::External,
         Self::Resource,
         Self::Token,
+        Self::Client,
         Self::Key,
         Self::Setting,
         Self::Secret,
@@ -91,6 +100,7 @@ impl Kind {
             Self::External => "external",
             Self::Resource => "resource",
             Self::Token => "token",
+            Self::Client => "client",
             Self::Key => "key",
             Self::Setting => "setting",
             Self::Secret => "secret",
@@ -135,6 +145,39 @@ pub struct Document {
     pub version: u64,
     /// Its content.
     pub value: Value,
+}
+
+/// A document as it is stored: what is the same as before need not be parsed again.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Raw {
+    /// Its name.
+    pub key: Key,
+    /// How often it was written.
+    pub version: u64,
+    /// Its content. What is no JSON, which only a hand can have written, counts as a string.
+    pub json: Box<[u8]>,
+}
+
+impl Raw {
+    /// Parses the content.
+    pub fn read(self) -> Document {
+        let value = parse(&self.json);
+        Document { key: self.key, version: self.version, value }
+    }
+}
+
+impl fmt::Debug for Raw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, version, json: _ } = self;
+        f.debug_struct("Raw").field("key", key).field("version", version).finish_non_exhaustive()
+    }
+}
+
+impl From<&Document> for Raw {
+    fn from(document: &Document) -> Self {
+        let Document { key, version, value } = document;
+        Self { key: key.clone(), version: *version, json: value.to_string().into_bytes().into() }
+    }
 }
 
 /// What must hold of a document before a write, or the whole commit is a [`Error::Conflict`].
@@ -365,6 +408,12 @@ pub enum Error {
         /// The document whose precondition failed.
         key: Key,
     },
+    /// A precondition of a commit of records failed; nothing was written.
+    #[error("{key} is not in the state that the change expects")]
+    RecordConflict {
+        /// The record whose precondition failed.
+        key: RecordKey,
+    },
     /// A fencing number is out of date; nothing was written.
     #[error("lease {lease:?} is no longer held")]
     Fenced {
@@ -391,8 +440,17 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Where configuration and logs live. Used as `Arc<dyn Store>`; proxied requests never wait for it.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug + 'static {
+    /// All documents at one revision, one consistent view, not parsed.
+    async fn load_raw(&self) -> Result<(Revision, Vec<Raw>)>;
+
     /// All documents at one revision, one consistent view.
-    async fn load(&self) -> Result<(Revision, Vec<Document>)>;
+    async fn load(&self) -> Result<(Revision, Vec<Document>)> {
+        let (revision, documents) = self.load_raw().await?;
+        Ok((revision, documents.into_iter().map(Raw::read).collect()))
+    }
+
+    /// The revision alone: whoever has loaded that one has the newest documents.
+    async fn revision(&self) -> Result<Revision>;
 
     /// All documents of a kind, by id.
     async fn list(&self, kind: Kind) -> Result<Vec<Document>>;
@@ -407,6 +465,26 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// survives lost connections: it reconnects with back-off and then hints once, in case something
     /// was missed. It ends when the store is dropped.
     fn changes(&self, since: Revision) -> BoxStream<'static, Revision>;
+
+    /// One record, if it has not expired.
+    async fn get_record(&self, key: &RecordKey) -> Result<Option<Record>>;
+
+    /// All writes or none, under the preconditions of the state before. Moves no revision.
+    async fn commit_records(&self, writes: Vec<RecordWrite>) -> Result<()>;
+
+    /// The records of a kind, or those of an index of it, newest first. At most `limit` of them, and at
+    /// most [`MAX_PAGE`]. Who follows [`RecordPage::next`] sees each record that was there all the time
+    /// exactly once, whatever is made or removed meanwhile.
+    async fn list_records(
+        &self,
+        kind: RecordKind,
+        index: Option<&str>,
+        after: Option<RecordCursor>,
+        limit: usize,
+    ) -> Result<RecordPage>;
+
+    /// How many records a kind has, or an index of it.
+    async fn count_records(&self, kind: RecordKind, index: Option<&str>) -> Result<u64>;
 
     /// Stores an item for `ttl`, replacing what was there.
     async fn put_item(&self, key: &ItemKey, value: &[u8], ttl: Duration) -> Result<()>;
@@ -441,8 +519,7 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The value of a document as it is stored. What is no JSON, which only a hand can have written, comes
-/// back as a string: its typed reader refuses it, and no other document suffers.
+/// The value of a document as it is stored. What is no JSON comes back as a string: its typed reader refuses it, and no other document suffers.
 fn parse(stored: &[u8]) -> Value {
     serde_json::from_slice(stored)
         .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(stored).into_owned()))

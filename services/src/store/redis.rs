@@ -13,6 +13,7 @@
 mod feed;
 mod keys;
 mod link;
+mod records;
 mod target;
 
 use std::fmt;
@@ -33,8 +34,9 @@ use self::link::{Link, LinkError};
 use self::target::Target;
 pub use self::target::UrlError;
 use super::{
-    Document, Entry, EntryId, Error, Expect, ItemKey, Keep, Key, Kind, Lease, Logged, Range, Result,
-    Revision, Store, Stream, Write, milliseconds, new_epoch,
+    Document, Entry, EntryId, Error, Expect, ItemKey, Keep, Key, Kind, Lease, Logged, Range, Raw, Record,
+    RecordCursor, RecordKey, RecordKind, RecordPage, RecordWrite, Result, Revision, Store, Stream, Write,
+    milliseconds, new_epoch,
 };
 
 /// Where Redis is, and what we may do there.
@@ -140,26 +142,33 @@ impl RedisStore {
 
 #[async_trait]
 impl Store for RedisStore {
-    async fn load(&self) -> Result<(Revision, Vec<Document>)> {
+    async fn load_raw(&self) -> Result<(Revision, Vec<Raw>)> {
         let keys: Vec<String> = std::iter::once(self.keys.revision()).chain(self.kinds()).collect();
         let place = || "the configuration".to_owned();
         let (epoch, n, kinds): (String, u64, Vec<Vec<Vec<u8>>>) =
             self.run_script(&LOAD, &keys, NO_ARGS, place).await?;
-        let documents = Kind::ALL.into_iter().zip(kinds).flat_map(|(kind, rows)| documents(kind, &rows));
+        let documents = Kind::ALL.into_iter().zip(kinds).flat_map(|(kind, rows)| raw_documents(kind, &rows));
         Ok((revision(epoch, n), documents.collect()))
+    }
+
+    async fn revision(&self) -> Result<Revision> {
+        let key = self.keys.revision();
+        let (epoch, n): (Option<String>, Option<u64>) =
+            self.run(cmd("HMGET").arg(&key).arg("epoch").arg("n"), || key.clone()).await?;
+        Ok(revision(epoch.unwrap_or_default(), n.unwrap_or_default()))
     }
 
     async fn list(&self, kind: Kind) -> Result<Vec<Document>> {
         let key = self.keys.documents(kind);
         let rows: Vec<Vec<u8>> = self.run(cmd("HGETALL").arg(&key), || key.clone()).await?;
-        Ok(documents(kind, &rows))
+        Ok(raw_documents(kind, &rows).into_iter().map(Raw::read).collect())
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Document>> {
         let documents = self.keys.documents(key.kind);
         let stored: Option<Vec<u8>> =
             self.run(cmd("HGET").arg(&documents).arg(&key.id), || key.to_string()).await?;
-        Ok(stored.map(|stored| document(key.clone(), &stored)))
+        Ok(stored.map(|stored| raw(key.clone(), &stored).read()))
     }
 
     async fn commit(&self, writes: Vec<Write>) -> Result<Revision> {
@@ -217,6 +226,28 @@ impl Store for RedisStore {
             failures: 0,
         };
         stream::unfold(feed, |mut feed| async move { Some((feed.next().await?, feed)) }).boxed()
+    }
+
+    async fn get_record(&self, key: &RecordKey) -> Result<Option<Record>> {
+        self.read_record(key).await
+    }
+
+    async fn commit_records(&self, writes: Vec<RecordWrite>) -> Result<()> {
+        self.write_records(writes).await
+    }
+
+    async fn list_records(
+        &self,
+        kind: RecordKind,
+        index: Option<&str>,
+        after: Option<RecordCursor>,
+        limit: usize,
+    ) -> Result<RecordPage> {
+        self.page_of_records(kind, index, after, limit).await
+    }
+
+    async fn count_records(&self, kind: RecordKind, index: Option<&str>) -> Result<u64> {
+        self.number_of_records(kind, index).await
     }
 
     async fn put_item(&self, key: &ItemKey, value: &[u8], ttl: Duration) -> Result<()> {
@@ -358,16 +389,16 @@ fn outcome(reply: &[String], writes: &[Write]) -> Option<Result<Revision>> {
 }
 
 /// The rows of a hash, by id.
-fn documents(kind: Kind, rows: &[Vec<u8>]) -> Vec<Document> {
+fn raw_documents(kind: Kind, rows: &[Vec<u8>]) -> Vec<Raw> {
     let (pairs, _) = rows.as_chunks::<2>();
-    let read = |[id, stored]: &[Vec<u8>; 2]| document(Key::new(kind, String::from_utf8_lossy(id)), stored);
-    let mut documents: Vec<Document> = pairs.iter().map(read).collect();
+    let read = |[id, stored]: &[Vec<u8>; 2]| raw(Key::new(kind, String::from_utf8_lossy(id)), stored);
+    let mut documents: Vec<Raw> = pairs.iter().map(read).collect();
     documents.sort_unstable_by(|a, b| a.key.id.cmp(&b.key.id));
     documents
 }
 
 /// `VERSION JSON`, or JSON alone.
-fn document(key: Key, stored: &[u8]) -> Document {
+fn raw(key: Key, stored: &[u8]) -> Raw {
     let digits = stored.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let (number, rest) = stored.split_at(digits);
     let version = std::str::from_utf8(number).ok().and_then(|number| number.parse().ok());
@@ -375,7 +406,7 @@ fn document(key: Key, stored: &[u8]) -> Document {
         (Some(version), [b' ', json @ ..]) => (version, json),
         _ => (0, stored),
     };
-    Document { key, version, value: super::parse(json) }
+    Raw { key, version, json: json.into() }
 }
 
 /// An id such that ids compare as strings.
@@ -427,7 +458,7 @@ mod tests {
             ("", 0, json!("")),
         ] {
             assert_eq!(
-                document(key(), stored.as_bytes()),
+                raw(key(), stored.as_bytes()).read(),
                 Document { key: key(), version, value },
                 "{stored}"
             );

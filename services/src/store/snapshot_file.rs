@@ -1,15 +1,17 @@
 //! The last applied configuration in a sealed file, for a start while the store is away.
 //!
 //! The file is a cache: it is written after each change that was applied, read only when the store
-//! does not answer at start, and never written back to the store.
+//! does not answer at start or is another one than before, and never written back to the store.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
-use super::{Document, Revision, private};
+use super::{Document, Key, Raw, Revision, private};
 use crate::vault::{self, Vault};
 
 /// What the vault authenticates with the content.
@@ -20,6 +22,7 @@ const PURPOSE: &str = "snapshot";
 pub struct SnapshotFile {
     path: PathBuf,
     vault: Arc<Vault>,
+    store: Option<String>,
 }
 
 /// Why a snapshot can't be kept or read.
@@ -56,12 +59,38 @@ pub enum Error {
 
 #[derive(Serialize)]
 struct Written<'a> {
+    store: Option<&'a str>,
     revision: &'a Revision,
-    documents: &'a [Document],
+    documents: Vec<Kept<'a>>,
+}
+
+/// A [`Document`] whose content is already written.
+#[derive(Serialize)]
+struct Kept<'a> {
+    key: &'a Key,
+    version: u64,
+    value: Content<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Content<'a> {
+    Json(&'a RawValue),
+    Text(Value),
+}
+
+impl<'a> From<&'a Raw> for Kept<'a> {
+    fn from(raw: &'a Raw) -> Self {
+        let value = serde_json::from_slice(&raw.json)
+            .map_or_else(|_| Content::Text(raw.clone().read().value), Content::Json);
+        Self { key: &raw.key, version: raw.version, value }
+    }
 }
 
 #[derive(Deserialize)]
 struct Read {
+    #[serde(default)]
+    store: Option<String>,
     revision: Revision,
     documents: Vec<Document>,
 }
@@ -69,7 +98,13 @@ struct Read {
 impl SnapshotFile {
     /// The snapshot at `path`, sealed by `vault`.
     pub fn new(path: impl Into<PathBuf>, vault: Arc<Vault>) -> Self {
-        Self { path: path.into(), vault }
+        Self { path: path.into(), vault, store: None }
+    }
+
+    /// Only for the store at this address: what was kept of another one is not read.
+    #[must_use]
+    pub fn of_store(self, address: impl Into<String>) -> Self {
+        Self { store: Some(address.into()), ..self }
     }
 
     /// Where it is.
@@ -78,8 +113,13 @@ impl SnapshotFile {
     }
 
     /// Replaces the snapshot in one step; waits for the disk, so not for a thread that serves.
-    pub fn write(&self, revision: &Revision, documents: &[Document]) -> Result<(), Error> {
-        let content = serde_json::to_vec(&Written { revision, documents })
+    pub fn write<'a>(
+        &self,
+        revision: &Revision,
+        documents: impl IntoIterator<Item = &'a Raw>,
+    ) -> Result<(), Error> {
+        let documents = documents.into_iter().map(Kept::from).collect();
+        let content = serde_json::to_vec(&Written { store: self.store.as_deref(), revision, documents })
             .map_err(|source| Error::Content { path: self.path.clone(), source })?;
         let sealed = self
             .vault
@@ -90,7 +130,7 @@ impl SnapshotFile {
             .map_err(|source| Error::File { path: self.path.clone(), source })
     }
 
-    /// Reads the snapshot; nothing if there never was one.
+    /// Reads the snapshot; nothing if there never was one of this store.
     pub fn read(&self) -> Result<Option<(Revision, Vec<Document>)>, Error> {
         let sealed = match std::fs::read(&self.path) {
             Ok(sealed) => sealed,
@@ -101,9 +141,10 @@ impl SnapshotFile {
             .vault
             .open_file(PURPOSE, &sealed)
             .map_err(|source| Error::Vault { path: self.path.clone(), source })?;
-        let Read { revision, documents } = serde_json::from_slice(&content)
+        let Read { store, revision, documents } = serde_json::from_slice(&content)
             .map_err(|source| Error::Content { path: self.path.clone(), source })?;
-        Ok(Some((revision, documents)))
+        let is_other = store.is_some() && self.store.is_some() && store != self.store;
+        Ok((!is_other).then_some((revision, documents)))
     }
 }
 
@@ -113,7 +154,7 @@ mod tests {
 
     use serde_json::json;
 
-    use super::super::{Key, Kind};
+    use super::super::Kind;
     use super::*;
 
     fn vault(key: &str) -> Arc<Vault> {
@@ -122,7 +163,15 @@ mod tests {
 
     fn documents(target: &str) -> Vec<Document> {
         let key = Key::new(Kind::Proxy, "app.example.com");
-        vec![Document { key, version: 3, value: json!({ "target": target }) }]
+        let odd = Document { key: Key::new(Kind::Setting, "odd"), version: 0, value: json!("not { json") };
+        vec![Document { key, version: 3, value: json!({ "target": target }) }, odd]
+    }
+
+    /// As a store has them; a hand has written the last one.
+    fn raw(target: &str) -> Vec<Raw> {
+        let mut raw: Vec<_> = documents(target).iter().map(Raw::from).collect();
+        raw[1].json = b"not { json"[..].into();
+        raw
     }
 
     #[test]
@@ -132,8 +181,8 @@ mod tests {
         let file = SnapshotFile::new(&path, vault("one key that has thirty-two characters"));
         assert_eq!(file.read().expect("no file is no error"), None);
         let revision = |n| Revision { epoch: "e".into(), n };
-        file.write(&revision(1), &documents("http://one")).expect("written");
-        file.write(&revision(2), &documents("http://two")).expect("written");
+        file.write(&revision(1), &raw("http://one")).expect("written");
+        file.write(&revision(2), &raw("http://two")).expect("written");
         assert_eq!(file.read().expect("read"), Some((revision(2), documents("http://two"))));
         let mode = std::fs::metadata(&path).expect("there").permissions().mode() & 0o777;
         assert_eq!(mode, 0o600);
@@ -142,11 +191,23 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_of_another_store_is_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let vault = vault("one key that has thirty-two characters");
+        let of = |store: &str| SnapshotFile::new(dir.path().join("snapshot"), vault.clone()).of_store(store);
+        of("redis://one/0")
+            .write(&Revision { epoch: "e".into(), n: 1 }, &raw("http://one"))
+            .expect("written");
+        assert!(of("redis://one/0").read().expect("read").is_some());
+        assert!(of("redis://two/0").read().expect("read").is_none());
+    }
+
+    #[test]
     fn a_snapshot_of_another_key_or_a_damaged_one_is_refused() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("snapshot");
         let file = SnapshotFile::new(&path, vault("one key that has thirty-two characters"));
-        file.write(&Revision { epoch: "e".into(), n: 1 }, &documents("http://one")).expect("written");
+        file.write(&Revision { epoch: "e".into(), n: 1 }, &raw("http://one")).expect("written");
         let other = SnapshotFile::new(&path, vault("quite another key, thirty-two characters"));
         assert!(matches!(other.read(), Err(Error::Vault { source: vault::Error::OtherKey { .. }, .. })));
         let raw = std::fs::read(&path).expect("read");

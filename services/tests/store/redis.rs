@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use portcullis_layers::access_log::{AccessLogLayer, RedisStreams};
 use portcullis_services::store::redis::{Options, RedisStore};
-use portcullis_services::store::{Error, Expect, Keep, Kind, Range, Revision, Store, Stream};
+use portcullis_services::store::{
+    Error, Expect, Keep, Kind, Range, RecordKey, RecordKind, RecordWrite, Revision, Store, Stream,
+};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -390,4 +392,13 @@ async fn a_commit_whose_answer_is_lost_counts_once() {
     assert!(!lose.load(Ordering::SeqCst), "an answer was lost");
     assert_eq!(revision.n, 2);
     assert_eq!(store.get(&key("a")).await.expect("read").expect("there").version, 2);
+
+    // Else a code would be taken for a replay of itself.
+    let record = RecordKey::new(RecordKind::Code, "a");
+    let write = |expect| RecordWrite::put(record.clone(), &1, None, expect, Vec::new()).expect("JSON");
+    store.commit_records(vec![write(Expect::Absent)]).await.expect("committed");
+    lose.store(true, Ordering::SeqCst);
+    store.commit_records(vec![write(Expect::Version(1))]).await.expect("found out");
+    assert!(!lose.load(Ordering::SeqCst), "an answer was lost");
+    assert_eq!(store.get_record(&record).await.expect("read").expect("there").version, 2);
 }
