@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
 
-/// Event streams of built-in targets end like those of upstreams: by a revocation, a change of lists, the end.
+/// Tunnels and event streams of built-in targets end like those of upstreams: by a revocation, a change of lists, the end.
 #[derive(Debug, Clone)]
 pub(crate) struct Streams {
     pub(crate) tunnels: Tunnels,
@@ -21,7 +21,7 @@ pub(crate) struct Streams {
 /// All of them. The API works with the store and runs on the control plane's runtime, so that nothing that
 /// it does holds up the requests of a worker.
 pub(crate) fn all(api: Router, control: Handle, streams: &Streams) -> HashMap<Builtin, HttpService> {
-    let echo = here(crate::echo::router(), streams.clone());
+    let echo = here(crate::echo::router(streams.clone()), streams.clone());
     HashMap::from([(Builtin::Api, elsewhere(api, control, streams.clone())), (Builtin::Echo, echo)])
 }
 

@@ -10,14 +10,16 @@ use portcullis_layers::drain::Drain;
 use portcullis_layers::forward::{Client, PoolSettings, Timeouts, Tunnels};
 use portcullis_layers::per_worker::enter_worker;
 use portcullis_services::api;
-use portcullis_services::control::{self, Applied, Control, Writers};
+use portcullis_services::control::{self, Applied, Control, Judge, Writers};
 use portcullis_services::logs::{self, Levels, Writer, parse_level};
+use portcullis_services::mirror::Mirror;
 use portcullis_services::oauth::jwks::JwksFetcher;
 use portcullis_services::oauth::{Minter, Revocations, Trust, keys};
 use portcullis_services::store::connect::ConnectError;
-use portcullis_services::store::snapshot_file::SnapshotFile;
+use portcullis_services::store::snapshot_file::{self, SnapshotFile};
 use portcullis_services::store::{Keep, Store, Stream};
 use portcullis_services::vault;
+use secrecy::ExposeSecret;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -30,17 +32,22 @@ use crate::listen::{Acceptor, Balance, BindError, bind};
 use crate::live::{self, Live};
 use crate::local::{self, SocketError};
 use crate::metrics::Metrics;
-use crate::prepare::{first_look, open_store, open_vault, prepare, site};
+use crate::observe::Observed;
+use crate::prepare::{first_look, open_store, open_vault, prepare, site, store_address};
 use crate::reconcile::Reconcile;
 use crate::runtime::{Parts, Runtime};
 use crate::settings::{LogFormat, Settings};
 use crate::setup;
+use crate::verifiers::Verifiers;
 
 /// Threads of the control plane: one waits for stores, the other one may compute.
 const CONTROL_THREADS: usize = 2;
 
 /// What the logs may still take when everything else has ended.
 const LAST_FLUSH: Duration = Duration::from_secs(3);
+
+/// How long answers on the admin socket may still take when everybody else is gone.
+const ADMIN_GRACE: Duration = Duration::from_secs(1);
 
 /// How much of the audit log is kept: longer than requests, because it tells who changed what.
 const AUDIT_KEEP: Keep = Keep { entries: 100_000, age: Duration::from_secs(90 * 86_400) };
@@ -98,18 +105,28 @@ pub enum DaemonError {
     /// The system.
     #[error("the system refuses")]
     System(#[from] std::io::Error),
+    /// This node's copy of the configuration.
+    #[error(
+        "PORTCULLIS_DATA: the copy of the configuration can't be read, and the store can't replace it. Restore the \
+         store or PORTCULLIS_SECRET_KEY, or remove the copy to begin anew"
+    )]
+    Copy {
+        /// Why.
+        #[source]
+        source: snapshot_file::Error,
+    },
     /// It was told to stop before it could start.
     #[error("stopped while waiting for the store")]
     Interrupted,
 }
 
-/// Runs the daemon until it is told to stop by SIGTERM or SIGINT.
+/// Runs the daemon until it is told to stop by SIGTERM or SIGINT. On an empty store it prints a setup token.
 ///
 /// # Errors
 ///
 /// When it can't start; the message names the variable that would have to change.
 pub fn run(settings: Settings) -> Result<(), DaemonError> {
-    run_until(settings, CancellationToken::new(), |_| ())
+    run_in(settings, Around { stop: CancellationToken::new(), announce: true, started: |_| () })
 }
 
 /// Where a daemon listens.
@@ -121,7 +138,8 @@ pub struct Addresses {
     pub https: SocketAddr,
 }
 
-/// Runs the daemon until `stop`, or a signal. `started` is called when it serves.
+/// Runs the daemon until `stop`, or a signal. `started` is called when it serves. It prints nothing: standard output
+/// belongs to the program around it, which finds its first admin through the admin socket.
 ///
 /// # Errors
 ///
@@ -131,6 +149,18 @@ pub fn run_until(
     stop: CancellationToken,
     started: impl FnOnce(Addresses) + Send,
 ) -> Result<(), DaemonError> {
+    run_in(settings, Around { stop, announce: false, started })
+}
+
+/// What the program around the daemon wants.
+struct Around<F> {
+    stop: CancellationToken,
+    /// Whether a setup token is printed on an empty store.
+    announce: bool,
+    started: F,
+}
+
+fn run_in<F: FnOnce(Addresses) + Send>(settings: Settings, around: Around<F>) -> Result<(), DaemonError> {
     let levels = Levels::new(
         parse_level(&settings.logging.log_level)
             .map_err(|error| DaemonError::Setting { variable: "LOG_LEVEL", detail: error.to_string() })?,
@@ -159,7 +189,7 @@ pub fn run_until(
         .build()?;
     let outcome = control.block_on(async {
         let sockets = Sockets { http, https, admin: socket };
-        serve(&settings, sockets, addresses, levels, writers, stop, started).await
+        serve(&settings, sockets, addresses, levels, writers, around).await
     });
     // Nobody can use it any more; the next start would replace it.
     let _removed = std::fs::remove_file(settings.socket());
@@ -180,22 +210,23 @@ async fn serve(
     addresses: Addresses,
     levels: Levels,
     writers: Writers,
-    stop: CancellationToken,
-    started: impl FnOnce(Addresses),
+    around: Around<impl FnOnce(Addresses)>,
 ) -> Result<(), DaemonError> {
+    let Around { stop, announce, started } = around;
     let signals = watch_signals(stop.clone())?;
     let vault = Arc::new(open_vault(settings)?);
     let store = open_store(settings)?;
-    let copy = settings
-        .storage
-        .redis_url
-        .is_some()
-        .then(|| Arc::new(SnapshotFile::new(settings.storage.data.join(COPY), Arc::clone(&vault))));
-    let first = first_look(settings, &store, &vault, copy.as_deref(), &stop).await?;
+    let mirror = Mirror::new(Arc::clone(&store));
+    let copy = settings.storage.redis_url.as_ref().map(|url| {
+        let file = SnapshotFile::new(settings.storage.data.join(COPY), Arc::clone(&vault));
+        Arc::new(file.of_store(store_address(url.expose_secret())))
+    });
+    let first = first_look(settings, &mirror, &vault, copy.as_deref(), &stop).await?;
     let site = site(settings)?;
     let workers = settings.workers();
     let ticker = Ticker::new(workers + 1);
     let drain = Drain::new();
+    let draining = CancellationToken::new();
     let tunnels = Tunnels::new(workers + 1);
     let streams = Streams { tunnels: tunnels.clone(), ticker: ticker.clone() };
     let client = Client::new(workers + 1, ticker.clone(), tunnels.clone(), PoolSettings::default());
@@ -212,24 +243,26 @@ async fn serve(
         variable: if settings.identity.oauth_issuer.is_some() { "OAUTH_ISSUER" } else { "BASE_DOMAIN" },
         detail: format!("{:?} is no URL: write https://HOST", site.issuer),
     })?;
+    let jwks = JwksFetcher::new(client.clone(), None);
+    let verifiers = Arc::new(Verifiers::new(trust, jwks.clone()));
     let operations = Arc::new(Control::new(control::Parts {
-        store: Arc::clone(&store),
+        mirror: mirror.clone(),
         vault: Arc::clone(&vault),
         issuer,
         mint: Arc::new(minter),
+        judge: Arc::clone(&verifiers) as Arc<dyn Judge>,
         levels: levels.clone(),
         writers: writers.clone(),
         applied: applied.subscribe(),
-        public_https_port: settings.public_https_port(),
+        site: site.clone(),
         accept: Arc::clone(&accept),
+        draining: draining.clone(),
     }));
     let api = api::router(Arc::clone(&operations));
-    let jwks = JwksFetcher::new(client.clone(), None);
     let limits = &settings.limits;
     let runtime = Arc::new(Runtime::new(Parts {
         client,
-        trust,
-        jwks: jwks.clone(),
+        verifiers,
         vault: Arc::clone(&vault),
         site,
         timeouts: Timeouts {
@@ -242,24 +275,38 @@ async fn serve(
         builtins: builtin::all(api.clone(), tokio::runtime::Handle::current(), &streams),
     }));
     let live = Live::default();
+    live::judge_late(&tunnels, &live, Arc::clone(revocations.revoked()));
     let reconcile = Reconcile {
-        store: Arc::clone(&store),
+        mirror,
         live: live.clone(),
         runtime: Arc::clone(&runtime),
         levels,
         copy,
+        copying: Arc::default(),
         applied,
         accept,
         settings: settings.clone(),
     };
-    reconcile.apply(first.revision, first.documents, first.from_copy).await;
+    reconcile.apply(first.view, first.from_copy).await;
+    if let Some(found) = &first.replaced {
+        reconcile.report_replaced(found);
+    }
     // Everything that serves stands before the first connection is accepted.
     let metrics = Metrics::new(workers + 1);
     let sink = Tee(writers.requests.clone(), metrics.clone());
     let edge = Edge::new(settings, live.clone(), sink, ticker, drain.clone())?;
     let (balance, handed) = Balance::new(workers, limits.max_connections);
     let background = CancellationToken::new();
-    crate::observe::register(&metrics, &edge, &writers, &balance, &operations, &live);
+    let observed = Observed {
+        edge: &edge,
+        writers: &writers,
+        balance: &balance,
+        tunnels: &tunnels,
+        jwks: &jwks,
+        control: &operations,
+        live: &live,
+    };
+    crate::observe::register(&metrics, &observed);
     let metrics_address = match settings.listen.metrics_addr {
         Some(address) => {
             let listener = TcpListener::bind(address).await.map_err(|source| DaemonError::Setting {
@@ -279,7 +326,9 @@ async fn serve(
     tokio::spawn(jwks.run(background.clone()));
     let logs = spawn_writers(settings, &writers, &store);
     sockets.admin.set_nonblocking(true)?;
-    drain.spawn(local::serve(UnixListener::from_std(sockets.admin)?, api, streams, drain.clone()));
+    // Its own signals: while the node drains, this socket still tells so.
+    let admin = Drain::new();
+    admin.spawn(local::serve(UnixListener::from_std(sockets.admin)?, api, streams, admin.clone()));
     let threads = spawn_workers(sockets.http, sockets.https, handed, &edge, &balance, &drain)?;
     info!(
         http = %addresses.http,
@@ -289,12 +338,15 @@ async fn serve(
         store = if settings.storage.redis_url.is_some() { "redis" } else { "embedded" },
         "listening"
     );
-    if first.fresh {
+    if first.fresh && announce {
         setup::announce(&operations, settings).await;
     }
     started(addresses);
     signals.await;
-    shut_down(settings, drain, tunnels, background, threads, &writers, logs).await;
+    // First of all, so that whoever reads of the end finds the node not ready.
+    draining.cancel();
+    let drains = Drains { edge: drain, admin };
+    shut_down(settings, drains, tunnels, background, threads, &writers, logs).await;
     Ok(())
 }
 
@@ -313,22 +365,29 @@ async fn count_hosts(
     }
 }
 
+/// What has to end in order: connections from elsewhere, then those on the admin socket, where one can see how far it is.
+struct Drains {
+    edge: Drain,
+    admin: Drain,
+}
+
 /// The order of the end: nobody new, everybody out, what they left behind written down.
 async fn shut_down(
     settings: &Settings,
-    drain: Drain,
+    drains: Drains,
     tunnels: Tunnels,
     background: CancellationToken,
     threads: Vec<std::thread::JoinHandle<()>>,
     writers: &Writers,
     logs: CancellationToken,
 ) {
-    info!("stopping: no new connections, open ones may end");
+    info!("stopping: not ready, no new connections, open ones may end");
     tunnels.close_all();
-    let late = drain.shutdown(settings.limits.shutdown_grace).await;
+    let late = drains.edge.shutdown(settings.limits.shutdown_grace).await;
     if late > 0 {
         warn!(connections = late, "ended connections that did not end by themselves");
     }
+    drains.admin.shutdown(ADMIN_GRACE).await;
     background.cancel();
     for writer in [&writers.requests, &writers.audit, &writers.diagnostics] {
         if !writer.flush(LAST_FLUSH).await {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, OnceLock};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -19,6 +20,19 @@ const HOSTS: [&str; 3] = ["localhost", "app.localhost", "open.localhost"];
 
 /// Days that the demo's certificate is good for.
 const DAYS: u32 = 365;
+
+/// Why there is no demo.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// The daemon.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    /// What there would be to try.
+    #[error("the demo can't be set up")]
+    Furnish(#[source] Failure),
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Where the demo runs.
 #[derive(Debug, Clone, Args)]
@@ -40,22 +54,30 @@ pub struct Options {
 ///
 /// # Errors
 ///
-/// When the daemon can't start.
-pub fn run(options: &Options) -> Result<(), DaemonError> {
+/// When the daemon can't start, or the command line can't furnish it.
+pub fn run(options: &Options) -> Result<(), DemoError> {
     let settings = settings(options);
     let stop = CancellationToken::new();
     let ended = stop.clone();
     let data = options.data.clone();
+    let failure = Arc::new(OnceLock::new());
+    let failed = Arc::clone(&failure);
     daemon::run_until(settings, stop, move |addresses| {
         // The command line does the rest, as a user would.
         std::thread::spawn(move || match furnish(&data, addresses) {
             Ok(text) => println!("{text}"),
             Err(error) => {
-                eprintln!("error: the demo can't be set up: {error}");
+                let _first = failed.set(error);
+                // Gone before the daemon ends: then the failure has one owner.
+                drop(failed);
                 ended.cancel();
             }
         });
-    })
+    })?;
+    match Arc::into_inner(failure).and_then(OnceLock::into_inner) {
+        Some(error) => Err(DemoError::Furnish(error)),
+        None => Ok(()),
+    }
 }
 
 fn settings(options: &Options) -> Settings {
@@ -68,7 +90,7 @@ fn settings(options: &Options) -> Settings {
 }
 
 /// Adds what is missing: certificate, hosts, token. A second start finds all but the tokens, which are shown once only.
-fn furnish(data: &Path, addresses: Addresses) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+fn furnish(data: &Path, addresses: Addresses) -> Result<String, Failure> {
     let cli = Cli { data };
     let authority = data.join("demo-ca.pem");
     if !authority.exists() || cli.run(&["cert", "show", DEMO]).is_err() {
@@ -115,7 +137,7 @@ struct Cli<'a> {
 }
 
 impl Cli<'_> {
-    fn run(&self, args: &[&str]) -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
+    fn run(&self, args: &[&str]) -> Result<Value, Failure> {
         let mut command = Command::new(std::env::current_exe()?);
         command.env_remove("API_URL").env_remove("OAUTH_ACCESS_TOKEN").env("PORTCULLIS_DATA", self.data);
         let output = command.args(["--format", "json"]).args(args).output()?;
@@ -127,7 +149,7 @@ impl Cli<'_> {
     }
 
     /// A fresh token: an older one of the name can't be shown again, and may be for another port.
-    fn token(&self, name: &str) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+    fn token(&self, name: &str) -> Result<String, Failure> {
         let audience = ["--audience", "app.localhost,localhost", "--scopes", "user"];
         let _missing = self.run(&["token", "delete", name]);
         let answer = self.run(&[&["token", "create", name], &audience[..]].concat())?;
@@ -168,8 +190,10 @@ Paste these:
   # 200, and the upstream is told who it is: see X-Auth-User; the token itself does not reach it
   {curl} -H "Authorization: Bearer $TOKEN" https://app.localhost:{https}/hello
 
-  # 101: a WebSocket that echoes what any WebSocket client sends to wss://open.localhost:{https}/ws
-  {curl} --http1.1 -i -N -H "Connection: Upgrade" -H "Upgrade: websocket" -H "Sec-WebSocket-Version: 13" \
+  # 101, and a WebSocket echo: older versions of curl know no WebSockets, so the frame that says hello is written by
+  # hand, and comes back behind the head. Any WebSocket client can use wss://open.localhost:{https}/ws
+  printf '\201\205\0\0\0\0hello' | {curl} --http1.1 -s -i -N -X GET -T - -H "Transfer-Encoding:" \
+    -H "Connection: Upgrade" -H "Upgrade: websocket" -H "Sec-WebSocket-Version: 13" \
     -H "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==" --max-time 2 https://open.localhost:{https}/ws
 
   # server-sent events, one a second

@@ -79,14 +79,20 @@ impl<K: Sink> Edge<K> {
         };
         serve.head.head = limits.max_head;
         serve.http2.header_list = u32::try_from(limits.max_head).unwrap_or(u32::MAX);
+        let balancers = networks(&settings.listen.proxy_protocol_trusted);
+        let local_admin = match settings.identity.local_admin {
+            LocalAdmin::Loopback => LocalAdminLayer::loopback(balancers.iter().copied()),
+            LocalAdmin::Off => LocalAdminLayer::off(),
+        };
         Ok(Self {
-            proxy_protocol: ProxyProtocolLayer::new(networks(&settings.listen.proxy_protocol_trusted))
-                .deadline(limits.head_timeout),
-            tls: TlsLayer::new(live.clone())?.deadline(limits.head_timeout),
+            proxy_protocol: ProxyProtocolLayer::new(balancers)
+                .deadline(limits.head_timeout)
+                .drain(drain.clone()),
+            tls: TlsLayer::new(live.clone())?.deadline(limits.head_timeout).drain(drain.clone()),
             serve: ServeLayer::new(serve, ticker, drain),
             access_log: AccessLogLayer::new(sink).response_header(id_header),
             normalize,
-            local_admin: LocalAdminLayer::new(settings.identity.local_admin == LocalAdmin::Loopback),
+            local_admin,
             live,
         })
     }
@@ -115,7 +121,7 @@ impl<K: Sink> Edge<K> {
             // Below here failures are errors.
             .layer(RespondLayer::new())
             // Before the firewall removes the headers that it looks for.
-            .layer(self.local_admin)
+            .layer(self.local_admin.clone())
             // Before anything compares a host or a path.
             .layer(self.normalize.clone())
             .service(Hosts::new(self.live.clone()))

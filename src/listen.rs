@@ -37,7 +37,8 @@ pub struct BindError {
 /// Listeners on one port, one for each worker.
 ///
 /// A first bind without `SO_REUSEPORT` proves that no other process has the port: with the option
-/// alone, two daemons of one user would silently share it.
+/// alone, two daemons of one user would silently share it. A port that the kernel chooses (0) needs no such
+/// proof, and is never let go again: another process could take it in between.
 pub fn bind(
     variable: &'static str,
     address: SocketAddr,
@@ -56,10 +57,13 @@ pub fn bind(
         },
         source,
     };
-    let probe = socket(address, false).map_err(fail)?;
-    let address = probe.local_addr().map_err(fail)?;
-    drop(probe);
-    (0..workers).map(|_| socket(address, true)).collect::<io::Result<_>>().map_err(fail)
+    if address.port() != 0 {
+        drop(socket(address, false).map_err(fail)?);
+    }
+    let first = socket(address, true).map_err(fail)?;
+    let address = first.local_addr().map_err(fail)?;
+    let others = (1..workers).map(|_| socket(address, true));
+    std::iter::once(Ok(first)).chain(others).collect::<io::Result<_>>().map_err(fail)
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
@@ -288,6 +292,17 @@ mod tests {
         let listeners = bind("HTTP_PORT", "127.0.0.1:0".parse().unwrap(), 3).unwrap();
         let ports: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
         assert!(ports[0] != 0 && ports.iter().all(|port| *port == ports[0]), "{ports:?}");
+    }
+
+    #[tokio::test]
+    async fn daemons_that_start_at_once_never_share_a_chosen_port() {
+        let start = |_| std::thread::spawn(|| bind("HTTP_PORT", "127.0.0.1:0".parse().unwrap(), 2).unwrap());
+        let daemons: Vec<_> = (0..32).map(start).collect();
+        let daemons: Vec<_> = daemons.into_iter().map(|thread| thread.join().unwrap()).collect();
+        let mut ports: Vec<_> = daemons.iter().map(|own| own[0].local_addr().unwrap().port()).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), 32, "{ports:?}");
     }
 
     #[test]

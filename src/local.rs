@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::Router;
@@ -12,6 +13,7 @@ use http::{HeaderMap, HeaderName};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use ipnet::IpNet;
 use portcullis_layers::drain::Drain;
 use portcullis_layers::{BoxError, Request, RequestContext};
 use portcullis_services::control::Caller;
@@ -110,15 +112,21 @@ async fn connection(stream: UnixStream, router: Router, drain: Drain) {
 }
 
 /// Marks requests that come from this machine and through nobody, where `PORTCULLIS_LOCAL_ADMIN=loopback`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct LocalAdminLayer {
-    enabled: bool,
+    rule: Option<Arc<[IpNet]>>,
 }
 
 impl LocalAdminLayer {
-    /// Switched on or off.
-    pub const fn new(enabled: bool) -> Self {
-        Self { enabled }
+    /// Nobody is marked.
+    pub const fn off() -> Self {
+        Self { rule: None }
+    }
+
+    /// Marks them, but nobody of these networks: whoever sends PROXY protocol speaks for others, even where a header
+    /// names no client (`UNKNOWN`, `LOCAL`).
+    pub fn loopback(balancers: impl IntoIterator<Item = IpNet>) -> Self {
+        Self { rule: Some(balancers.into_iter().collect()) }
     }
 }
 
@@ -126,15 +134,15 @@ impl<S> Layer<S> for LocalAdminLayer {
     type Service = LocalAdmin<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        LocalAdmin { inner, enabled: self.enabled }
+        LocalAdmin { inner, rule: self.rule.clone() }
     }
 }
 
 /// See [`LocalAdminLayer`].
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct LocalAdmin<S> {
     inner: S,
-    enabled: bool,
+    rule: Option<Arc<[IpNet]>>,
 }
 
 impl<S: Service<Request>> Service<Request> for LocalAdmin<S>
@@ -150,7 +158,7 @@ where
     }
 
     fn call(&mut self, mut request: Request) -> S::Future {
-        if self.enabled && is_local(&mut request) {
+        if self.rule.as_ref().is_some_and(|balancers| is_local(&mut request, balancers)) {
             request.extensions_mut().insert(Caller::Local);
         }
         self.inner.call(request)
@@ -158,11 +166,12 @@ where
 }
 
 /// A browser's page from elsewhere, a proxy on this machine, or a client behind PROXY protocol is not local.
-fn is_local(request: &mut Request) -> bool {
-    let loopback = RequestContext::of(request.extensions_mut())
-        .conn
-        .as_ref()
-        .is_some_and(|conn| conn.peer.ip().to_canonical().is_loopback() && conn.client.0 == conn.peer);
+fn is_local(request: &mut Request, balancers: &[IpNet]) -> bool {
+    let loopback = RequestContext::of(request.extensions_mut()).conn.as_ref().is_some_and(|conn| {
+        let peer = conn.peer.ip().to_canonical();
+        let is_balancer = balancers.iter().any(|network| network.contains(&peer));
+        peer.is_loopback() && !is_balancer && conn.client.0 == conn.peer
+    });
     let headers = request.headers();
     let safe = request.method().is_safe()
         || headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json");

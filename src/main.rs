@@ -12,16 +12,16 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // A missing `.env` is the normal case; one that can't be read is reported by the settings that it lacks.
     let _loaded = dotenvy::dotenv();
-    let outcome = match cli::run() {
+    let outcome: Result<(), Box<dyn std::error::Error>> = match cli::run() {
         Invocation::Client(code) => return code,
-        Invocation::Serve(settings) => daemon::run(*settings),
-        Invocation::Demo(options) => demo::run(&options),
+        Invocation::Serve(settings) => daemon::run(*settings).map_err(Into::into),
+        Invocation::Demo(options) => demo::run(&options).map_err(Into::into),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
-            let mut source = std::error::Error::source(&error);
+            let mut source = error.source();
             while let Some(cause) = source {
                 eprintln!("  because: {cause}");
                 source = cause.source();

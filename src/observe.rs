@@ -3,33 +3,48 @@
 use std::sync::Arc;
 
 use portcullis_layers::access_log::Sink;
+use portcullis_layers::forward::Tunnels;
 use portcullis_services::control::{Control, Writers};
+use portcullis_services::oauth::JwksFetcher;
 
 use crate::edge::Edge;
 use crate::listen::Balance;
 use crate::live::Live;
 use crate::metrics::{Metrics, sources};
 
+/// Who counts, or knows how the node is.
+#[derive(Debug)]
+pub(crate) struct Observed<'a, K> {
+    pub(crate) edge: &'a Edge<K>,
+    pub(crate) writers: &'a Writers,
+    pub(crate) balance: &'a Balance,
+    pub(crate) tunnels: &'a Tunnels,
+    pub(crate) jwks: &'a JwksFetcher,
+    pub(crate) control: &'a Arc<Control>,
+    pub(crate) live: &'a Live,
+}
+
 /// Registers everything that is counted.
-pub(crate) fn register<K: Sink>(
-    metrics: &Metrics,
-    edge: &Edge<K>,
-    writers: &Writers,
-    balance: &Balance,
-    control: &Arc<Control>,
-    live: &Live,
-) {
+pub(crate) fn register<K: Sink>(metrics: &Metrics, observed: &Observed<'_, K>) {
+    let Observed { edge, writers, balance, tunnels, jwks, control, live } = observed;
     metrics.register(sources::proxy_protocol(edge.proxy_protocol.counters()));
     metrics.register(sources::tls(edge.tls.counters()));
     metrics.register(sources::dropped_headers(edge.normalize.firewall().dropped()));
-    metrics.register(sources::access_log(writers.requests.queue().clone()));
+    metrics.register(sources::logs([
+        ("requests", writers.requests.queue().clone()),
+        ("diagnostics", writers.diagnostics.queue().clone()),
+        ("audit", writers.audit.queue().clone()),
+    ]));
+    metrics.register(sources::jwks((*jwks).clone()));
     let serve = edge.serve.counters();
     metrics.register(move |writer| {
         let mut refused =
-            writer.counter("refused_requests_total", "Requests that could be read in two ways, by reason.");
+            writer.counter("refused_requests_total", "Requests that were refused below HTTP, by reason.");
         for (reason, count) in serve.refused.iter() {
             refused.add(&[("reason", reason)], count);
         }
+        let help = "Fields of request trailers that were removed.";
+        writer.counter("dropped_trailers_total", help).add(&[], serve.dropped_trailers.get());
         let mut ended = writer.counter("ended_connections_total", "Connections that were ended, by reason.");
         for (reason, counter) in [
             ("silent", &serve.silent),
@@ -38,28 +53,43 @@ pub(crate) fn register<K: Sink>(
             ("large_body", &serve.large_bodies),
             ("stalled_stream", &serve.stalled_streams),
             ("stalled_write", &serve.stalled_writes),
+            ("http2_error", &serve.http2_errors),
             ("killed", &serve.killed),
         ] {
             ended.add(&[("reason", reason)], counter.get());
         }
     });
-    let open = balance.clone();
+    let open = (*balance).clone();
     metrics.register(sources::gauge("open_connections", "Connections that are open.", move || {
         Some(open.active() as u64)
     }));
-    let current = live.clone();
-    metrics.register(sources::gauge("configuration_revision", "The revision that is served.", move || {
-        current.current().revision.as_ref().map(|revision| revision.n)
+    let open = (*tunnels).clone();
+    metrics.register(sources::gauge("open_streams", "Tunnels and event streams that are open.", move || {
+        Some(open.len() as u64)
     }));
-    let current = live.clone();
+    let current = (*live).clone();
+    metrics.register(sources::gauge("configuration_problems", "What is not in force.", move || {
+        Some(current.current().problems.len() as u64)
+    }));
+    let current = (*live).clone();
+    metrics.register(sources::gauge("configuration_revision", "The revision that is served.", move || {
+        current.current().revision().map(|revision| revision.n)
+    }));
+    let current = (*live).clone();
     metrics.register(sources::certificates(move || {
         let snapshot = current.current();
-        let list = snapshot
-            .certificates
-            .iter()
-            .map(|(name, (_, certified))| (name.to_string(), certified.not_after));
+        let list =
+            snapshot.certificates.iter().map(|(name, certified)| (name.to_string(), certified.not_after));
         list.collect::<Vec<_>>()
     }));
+    let current = (*live).clone();
+    metrics.register(move |writer| {
+        let snapshot = current.current();
+        let (all, enabled) = (snapshot.hosts.len(), snapshot.enabled_hosts());
+        let mut hosts = writer.gauge("hosts", "Hosts that are configured, by state.");
+        hosts.add(&[("state", "enabled")], enabled as u64);
+        hosts.add(&[("state", "disabled")], (all - enabled) as u64);
+    });
     let operations = Arc::clone(control);
     metrics.register(move |writer| {
         let mut calls = writer.counter("operations_total", "Calls of operations, by name and outcome.");

@@ -99,7 +99,7 @@ pub struct Identity {
     #[arg(long, env = "OAUTH_ISSUER")]
     pub oauth_issuer: Option<String>,
 
-    /// Start although the store was used with another issuer; tokens of that one are no longer good.
+    /// Start although the store belongs to another issuer; tokens of that one are no longer good.
     #[arg(long, env = "PORTCULLIS_ACCEPT_NEW_ISSUER", default_value_t = false)]
     pub accept_new_issuer: bool,
 

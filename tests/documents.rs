@@ -241,7 +241,9 @@ impl Demo {
         let tokens: Vec<_> =
             lines.iter().filter(|line| line.starts_with("TOKEN=") || line.starts_with("STRANGER=")).collect();
         assert_eq!(tokens.len(), 2, "{text}");
-        let pairs = lines.windows(2).filter(|two| two[0].starts_with("# ") && two[1].starts_with("curl "));
+        let pairs = lines.windows(2).filter(|two| {
+            two[0].starts_with("# ") && ["curl ", "printf "].iter().any(|start| two[1].starts_with(start))
+        });
         pairs.map(|two| (two[0].to_owned(), format!("{}\n{}\n{}", tokens[0], tokens[1], two[1]))).collect()
     }
 
@@ -272,6 +274,23 @@ fn pasted_until(dir: &Path, line: &str, expected: &[&str]) {
 }
 
 #[test]
+fn a_demo_that_can_not_be_set_up_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    // In the way of what the demo writes.
+    std::fs::create_dir_all(dir.path().join("data/demo/demo-chain.pem")).unwrap();
+    std::fs::set_permissions(
+        dir.path().join("data/demo"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o700),
+    )
+    .unwrap();
+    let output =
+        command(dir.path()).args(["demo", "--http-port", "0", "--https-port", "0"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("the demo can't be set up"), "{said}");
+}
+
+#[test]
 fn every_line_that_the_demo_prints_works_when_it_is_pasted() {
     let dir = tempfile::tempdir().unwrap();
     let expected: [(&str, &[&str]); 7] = [
@@ -280,8 +299,13 @@ fn every_line_that_the_demo_prints_works_when_it_is_pasted() {
         ("# 403", &[" 403", "\"status\":403"]),
         ("# 200", &["\"x-auth-user\":\"service:demo\""]),
         (
-            "# 101",
-            &["HTTP/1.1 101 Switching Protocols", "sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="],
+            "# hand",
+            &[
+                "HTTP/1.1 101 Switching Protocols",
+                "sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
+                // The frame of the answer: a text of five bytes.
+                "\u{fffd}\u{5}hello",
+            ],
         ),
         ("# server-sent events", &["data: beat 0", "data: beat 1"]),
         ("# the log line", &["\"proxy_hostname\":\"app.localhost\"", "\"total\":"]),

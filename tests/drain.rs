@@ -17,7 +17,7 @@ use support::sockets::{over_http1, over_http2};
 use support::upstream::Upstream;
 use support::{PATIENCE, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -83,6 +83,29 @@ async fn requests_that_are_under_way_are_answered_and_nobody_new_gets_in() {
     connection.await.unwrap().expect("the connection ends in order");
     assert_eq!(daemon.ended(), Some(0));
     drop(idle);
+}
+
+#[tokio::test]
+async fn a_node_that_drains_is_not_ready_and_says_why() {
+    let (mut daemon, gate) = (Daemon::start(), Gate::start().await);
+    daemon.host("a.test", &gate.url, json!({})).await;
+    let ask = async |path: &str| daemon.ask(http::Method::GET, path, &serde_json::Value::Null).await;
+    assert_eq!(
+        (ask("/ready").await.status.as_u16(), ask("/health").await.json()["status"].clone()),
+        (200, json!("healthy"))
+    );
+    let http = daemon.http;
+    let waiting = tokio::spawn(async move { plain(http, get("a.test", "/")).await });
+    gate.holds(1).await;
+    daemon.signal("TERM");
+    daemon.wait_for_log("stopping: not ready");
+    let ready = ask("/ready").await;
+    assert_eq!((ready.status.as_u16(), &ready.json()["code"]), (503, &json!("draining")));
+    assert!(ready.json()["detail"].as_str().unwrap().contains("stopping"), "{}", ready.json());
+    assert_eq!(ask("/health").await.json()["status"], "draining");
+    gate.open.add_permits(1);
+    assert_eq!(waiting.await.unwrap().status, 200);
+    assert_eq!(daemon.ended(), Some(0));
 }
 
 /// A frame of HTTP/2 (RFC 9113, section 4.1).
@@ -174,9 +197,8 @@ async fn tunnels_and_event_streams_are_closed_at_once() {
 
 #[tokio::test]
 async fn idle_connections_do_not_hold_up_the_end() {
-    // A handshake that somebody has begun may still be finished, in its own time.
     let mut daemon = Daemon::start_with(|command| {
-        command.env("PORTCULLIS_HEAD_TIMEOUT", "1");
+        command.env("PORTCULLIS_HEAD_TIMEOUT", "600").env("PROXY_PROTOCOL_TRUSTED", "127.0.0.3/32");
     });
     let upstream = Upstream::start("main").await;
     daemon.host("a.test", &upstream.url(), json!({})).await;
@@ -184,15 +206,35 @@ async fn idle_connections_do_not_hold_up_the_end() {
     kept.write_all(b"GET /status/204 HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
     assert!(kept.read(&mut [0; 1024]).await.unwrap() > 0);
     let fresh = TcpStream::connect(daemon.http).await.unwrap();
-    let mut half = TcpStream::connect(daemon.https).await.unwrap();
-    half.write_all(b"\x16\x03\x01").await.unwrap();
+    let mut halves = Vec::new();
+    for (from, address, sent) in [
+        ("127.0.0.1:0", daemon.https, &b""[..]),
+        ("127.0.0.1:0", daemon.https, b"\x16\x03\x01"),
+        ("127.0.0.1:0", daemon.http, b"GET / HTTP/1.1\r\nHost: a.te"),
+        ("127.0.0.3:0", daemon.http, b""),
+        ("127.0.0.3:0", daemon.https, b"PROXY TCP4"),
+    ] {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(from.parse().unwrap()).unwrap();
+        let mut half = socket.connect(address).await.unwrap();
+        half.write_all(sent).await.unwrap();
+        halves.push(half);
+    }
+    let mut silent = handshake(daemon.https, "a.test", &[b"h2"]).await.unwrap();
     let (mut sender, _connection) = client::http2(daemon.https, "a.test").await;
     read(sender.send_request(get("a.test", "https://a.test/")).await.unwrap()).await;
     let begun = Instant::now();
     daemon.signal("INT");
     assert_eq!(daemon.ended(), Some(0));
+    // Less than the grace period of 25 seconds: nothing had to be killed.
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
-    drop((kept, fresh, half));
+    assert!(!daemon.logged().contains("did not end by themselves"));
+    for half in &mut halves {
+        let end = half.read(&mut [0; 64]).await;
+        assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    }
+    let _frames = silent.read(&mut [0; 1024]).await;
+    drop((kept, fresh));
 }
 
 #[tokio::test]

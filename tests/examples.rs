@@ -45,6 +45,10 @@ fn check(name: &str, environment: &[(&str, &str)]) {
     let Output { status, stdout, stderr } = child.wait_with_output().expect("its output is read");
     let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     assert!(status.success(), "{name} ended with {status}\n{stdout}{stderr}");
+    assert!(
+        !stdout.contains("pcs_"),
+        "{name}: a daemon inside another program prints no setup token\n{stdout}"
+    );
 }
 
 macro_rules! examples {

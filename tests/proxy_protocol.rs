@@ -116,6 +116,23 @@ async fn the_client_of_a_trusted_balancer_is_the_one_that_it_names() {
     assert_eq!(count(&daemon, "malformed").await, 0);
 }
 
+#[tokio::test]
+async fn nobody_behind_a_balancer_is_a_local_admin() {
+    let daemon = Daemon::start_with(|command| {
+        command.env("PROXY_PROTOCOL_TRUSTED", "127.0.0.1/32").env("PORTCULLIS_LOCAL_ADMIN", "loopback");
+    });
+    let (mut unknown, mut local) = (Vec::new(), Vec::new());
+    encode_v1(None, &mut unknown);
+    encode_v2(None, &[], false, &mut local).unwrap();
+    let list = async |stream: TcpStream| {
+        read(open(stream, get("localhost", "/proxy/targets/")).await).await.status.as_u16()
+    };
+    for (what, header) in [("UNKNOWN", unknown), ("LOCAL", local), ("TCP4", v1("127.0.0.1:40000"))] {
+        assert_eq!(list(connect(daemon.http, &header).await).await, 401, "{what}");
+    }
+    assert_eq!(list(connect_untrusted(daemon.http).await).await, 200, "whoever comes directly is");
+}
+
 /// The record of a path on a page of the log.
 fn entry(page: &Value, path: &str) -> Option<Value> {
     page["logs"].as_array()?.iter().find(|record| record["request_path"] == path).cloned()

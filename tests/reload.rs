@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Method, Response};
+use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -18,7 +18,9 @@ use support::eventually;
 use support::handmade::{self, full};
 use support::sockets::{over_http1, over_http2};
 use support::upstream::Upstream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -241,6 +243,106 @@ async fn tunnels_stay_with_hosts_that_let_them_in_and_end_with_others() {
     }
 }
 
+/// An upstream that takes its time to answer: it says who has come, and answers when it is let. `/events` gets an
+/// event stream, everything else a tunnel.
+async fn hesitating() -> (String, Arc<Semaphore>, Arc<Semaphore>) {
+    let (come, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (here, answer) = (Arc::clone(&come), Arc::clone(&go));
+    let address = handmade::scripted(move |mut stream| {
+        let (here, answer) = (Arc::clone(&here), Arc::clone(&answer));
+        async move {
+            let head = String::from_utf8(handmade::read_head(&mut stream).await).unwrap();
+            here.add_permits(1);
+            answer.acquire().await.unwrap().forget();
+            let head = if head.contains("/events HTTP/1.1\r\n") {
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 9\r\ndata: 1\n\n\r\n"
+                    .to_owned()
+            } else {
+                let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap();
+                let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
+                format!(
+                    "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+                     Sec-WebSocket-Accept: {accept}\r\n\r\n"
+                )
+            };
+            stream.write_all(head.as_bytes()).await.unwrap();
+            // A message for whatever comes.
+            while stream.read(&mut [0; 64]).await.is_ok_and(|count| count > 0) {
+                stream.write_all(b"\x81\x01x").await.unwrap();
+            }
+        }
+    })
+    .await;
+    (format!("http://{address}"), come, go)
+}
+
+#[tokio::test]
+async fn a_change_that_overtakes_the_upstreams_answer_counts_for_tunnels_and_event_streams() {
+    let daemon = Daemon::start();
+    let (url, come, go) = hesitating().await;
+    let protected = json!({ "auth_enabled": true, "auth_required_users": ["service:late"] });
+    let excepted = json!({ "auth_enabled": true, "auth_excluded_paths": ["/open"] });
+    for (case, fields, stays) in [
+        ("deleted", json!({}), false),
+        ("disabled", json!({}), false),
+        ("protected", json!({}), false),
+        ("headers", json!({}), true),
+        ("other", json!({}), true),
+        ("list", protected.clone(), false),
+        ("token", protected.clone(), false),
+        ("known", protected, true),
+        ("excepted", excepted.clone(), true),
+        ("closed", excepted, false),
+    ] {
+        let host = format!("{case}.test");
+        let known = fields["auth_required_users"].is_array();
+        let prefix = if fields["auth_excluded_paths"].is_array() { "/open" } else { "" };
+        daemon.host(&host, &url, fields).await;
+        let token = if known { daemon.token("late", &host).await } else { String::new() };
+        let with_token = |mut request: Request<Full<Bytes>>| {
+            if known {
+                let value = format!("Bearer {token}").parse().unwrap();
+                request.headers_mut().insert("authorization", value);
+            }
+            request
+        };
+        let socket_request = with_token(support::sockets::handshake_request(&host, &format!("{prefix}/ws")));
+        let stream = TcpStream::connect(daemon.http).await.unwrap();
+        let socket = tokio::spawn(support::sockets::switched(stream, socket_request));
+        come.acquire().await.unwrap().forget();
+        let stream = TcpStream::connect(daemon.http).await.unwrap();
+        let events = tokio::spawn(client::open(stream, with_token(get(&host, &format!("{prefix}/events")))));
+        come.acquire().await.unwrap().forget();
+        match case {
+            "deleted" => {
+                _ = daemon.api(Method::DELETE, &format!("/proxy/targets/{host}"), Value::Null).await;
+            }
+            "disabled" => daemon.change(&host, json!({ "enabled": false })).await,
+            "protected" => daemon.change(&host, json!({ "auth_enabled": true })).await,
+            "list" => daemon.change(&host, json!({ "auth_required_users": ["service:other"] })).await,
+            "token" => _ = daemon.api(Method::DELETE, "/tokens/late", Value::Null).await,
+            "closed" => daemon.change(&host, json!({ "auth_excluded_paths": ["/other"] })).await,
+            "headers" | "known" => daemon.change(&host, json!({ "custom_headers": { "x-a": "b" } })).await,
+            _ => daemon.host(&format!("new-{case}.test"), &url, json!({})).await,
+        }
+        go.add_permits(2);
+        let mut socket = socket.await.unwrap();
+        let mut events = events.await.unwrap();
+        let first = tokio::time::timeout(support::PATIENCE, events.body_mut().frame());
+        let first = first.await.expect("an event, or the end");
+        assert_eq!(matches!(first, Some(Ok(_))), stays, "{case}: {first:?}");
+        if stays {
+            assert_eq!(socket.echo(Message::text("x")).await, Message::text("x"), "{case}");
+        } else {
+            while socket.next().await.is_some() {}
+        }
+        if known && case != "token" {
+            daemon.api(Method::DELETE, "/tokens/late", Value::Null).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_tunnel_ends_when_its_user_is_taken_off_the_list_or_its_token_is_deleted() {
     let (daemon, upstream) = (Daemon::start(), Upstream::start("main").await);
@@ -286,4 +388,21 @@ async fn a_document_that_is_no_good_changes_nothing() {
     }
     let shown: Bytes = daemon.ask(Method::GET, "/proxy/targets/a.test", &Value::Null).await.body;
     assert_eq!(serde_json::from_slice::<Value>(&shown).unwrap()["config_version"], 1);
+}
+
+#[tokio::test]
+async fn a_host_that_is_switched_off_is_not_counted_as_served() {
+    let daemon = Daemon::start_with(|command| {
+        command.env("PORTCULLIS_METRICS_ADDR", "127.0.0.1:0");
+    });
+    daemon.host("a.test", "builtin:echo", json!({})).await;
+    let hosts = async || daemon.api(Method::GET, "/health", Value::Null).await["hosts"].clone();
+    assert_eq!(hosts().await, 2, "with that of the API");
+    daemon.change("a.test", json!({ "enabled": false })).await;
+    assert_eq!(hosts().await, 1);
+    let metrics = plain(daemon.metrics(), get("localhost", "/metrics")).await.body;
+    let metrics = String::from_utf8_lossy(&metrics);
+    for state in ["hosts{state=\"enabled\"} 1", "hosts{state=\"disabled\"} 1"] {
+        assert!(metrics.contains(state), "{metrics}");
+    }
 }

@@ -272,8 +272,11 @@ async fn an_emptied_store_takes_no_host_away_until_an_admin_accepts_it() {
     load.goes_on().await;
     let (_, failures) = load.ended().await;
     assert!(failures.is_empty(), "{failures:?}");
+    writes_are_refused(&api).await;
 
     daemon.run(&["system", "accept-store"]);
+    let again = daemon.cli(&["system", "accept-store"]);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("nothing to accept"), "{again:?}");
     eventually("the host is gone", || async {
         (status(daemon.http, "app.localhost").await == 404).then_some(())
     })
@@ -284,6 +287,283 @@ async fn an_emptied_store_takes_no_host_away_until_an_admin_accepts_it() {
     assert_eq!(status(daemon.http, "new.localhost").await, 200);
     let remote = Api::remote(&daemon, "ci", "admin");
     assert_eq!(remote.get("/proxy/targets/").await.status, 200, "tokens are signed and checked again");
+}
+
+/// What is written now would not be served: it is refused, and what only reads is not.
+async fn writes_are_refused(api: &Api) {
+    let token = json!({ "name": "ci" });
+    let bundle = json!({ "config": {} });
+    for (method, path, body) in [
+        (
+            "POST",
+            "/proxy/targets/",
+            json!({ "proxy_hostname": "lost.localhost", "target_url": "http://10.0.0.5" }),
+        ),
+        ("DELETE", "/proxy/targets/app.localhost", Value::Null),
+        ("POST", "/tokens/", token),
+        ("POST", "/system/config/import", bundle.clone()),
+    ] {
+        let refused = api.call(method, path, body).await;
+        let problem = refused.json();
+        assert_eq!(
+            (refused.status.as_u16(), &problem["code"]),
+            (503, &json!("store_replaced")),
+            "{path} {problem}"
+        );
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("portcullis system accept-store") && detail.contains("restore"), "{detail}");
+    }
+    assert_eq!(api.get("/proxy/targets/").await.status, 200);
+    assert_eq!(api.call("POST", "/system/config/validate", bundle).await.status, 200);
+}
+
+async fn eventually_replaced(api: &Api) -> Value {
+    eventually("health says `replaced`", || async {
+        let health = health(api).await;
+        (health["store"] == "replaced").then_some(health)
+    })
+    .await
+}
+
+async fn eventually_kept(daemon: &Daemon) {
+    let copy = daemon.dir.path().join("data/configuration.sealed");
+    let before = std::fs::metadata(&copy).map(|copy| copy.len()).unwrap_or_default();
+    // Longer than before: the last host is in it.
+    eventually("the copy is written", || async {
+        std::fs::metadata(&copy).is_ok_and(|copy| copy.len() > before).then_some(())
+    })
+    .await;
+}
+
+/// A node that has served `app.localhost`, and kept it; then it was stopped.
+async fn stopped_node(redis: &Redis, upstream: &Upstream) -> Arc<tempfile::TempDir> {
+    let mut daemon = Daemon::start_with(on(redis));
+    let api = Api::local(&daemon);
+    let (target, kept) = (upstream.url(), eventually_kept(&daemon));
+    let (created, ()) = tokio::join!(create(&api, "app.localhost", &target), kept);
+    assert_eq!(created, 201);
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended(), Some(0));
+    Arc::clone(&daemon.dir)
+}
+
+async fn count_documents(redis: &Redis) -> usize {
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut command = redis::cmd("EXISTS");
+    for kind in ["revision", "proxy", "route", "key", "setting", "secret"] {
+        command.arg(format!("{{portcullis}}:{kind}"));
+    }
+    command.query_async(&mut connection).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_node_that_restarts_on_an_emptied_store_serves_what_it_served_last() {
+    let redis = Redis::start();
+    let upstream = Upstream::start("up").await;
+    let dir = stopped_node(&redis, &upstream).await;
+    flush(&redis).await;
+    // The second start finds the copy as the first one did: neither has replaced it.
+    for _ in 0..2 {
+        let mut node = Daemon::start_in(Arc::clone(&dir), on(&redis));
+        let api = Api::local(&node);
+        assert_eq!(status(node.http, "app.localhost").await, 200);
+        let report = eventually_replaced(&api).await;
+        assert_eq!((&report["status"], &report["from_copy"]), (&json!("degraded"), &json!(true)), "{report}");
+        writes_are_refused(&api).await;
+        assert_eq!(count_documents(&redis).await, 0, "nothing is written into the emptied store");
+        assert!(!node.logged().contains("--setup "), "nobody may become the admin of it");
+        node.signal("TERM");
+        assert_eq!(node.ended(), Some(0));
+    }
+    let node = Daemon::start_in(dir, on(&redis));
+    let api = Api::local(&node);
+    node.run(&["system", "accept-store"]);
+    assert_eq!(status(node.http, "app.localhost").await, 404);
+    let report = eventually_healthy(&api, true).await;
+    assert_eq!((&report["store"], &report["from_copy"]), (&json!("connected"), &json!(false)), "{report}");
+    assert_eq!(create(&api, "new.localhost", &upstream.url()).await, 201);
+    assert_eq!(status(node.http, "new.localhost").await, 200);
+}
+
+#[tokio::test]
+async fn one_word_of_an_admin_is_heard_by_all_nodes() {
+    let redis = Redis::start();
+    let upstream = Upstream::start("up").await;
+    let asleep = stopped_node(&redis, &upstream).await;
+    let (here, there) = (Daemon::start_with(on(&redis)), Daemon::start_with(on(&redis)));
+    let (api, other) = (Api::local(&here), Api::local(&there));
+    flush(&redis).await;
+    eventually_replaced(&api).await;
+    eventually_replaced(&other).await;
+    // A new node makes a configuration of its own there: that is nobody's word.
+    let fresh = Daemon::start_with(on(&redis));
+    assert_eq!(create(&Api::local(&fresh), "fresh.localhost", &upstream.url()).await, 201);
+    eventually_replaced(&other).await;
+    assert_eq!(status(there.http, "app.localhost").await, 200);
+
+    here.run(&["system", "accept-store"]);
+    for node in [&here, &there] {
+        eventually("it serves what the store holds", || async {
+            (status(node.http, "fresh.localhost").await == 200).then_some(())
+        })
+        .await;
+        assert_eq!(status(node.http, "app.localhost").await, 404);
+    }
+    eventually_healthy(&other, true).await;
+    assert_eq!(create(&other, "late.localhost", &upstream.url()).await, 201);
+    // Who slept meanwhile finds the word in the store.
+    let awake = Daemon::start_in(asleep, on(&redis));
+    assert_eq!(status(awake.http, "late.localhost").await, 200);
+    assert_eq!(status(awake.http, "app.localhost").await, 404);
+    assert_eq!(health(&Api::local(&awake)).await["status"], "healthy");
+}
+
+#[tokio::test]
+async fn a_store_that_is_restored_needs_nobodys_word() {
+    let redis = Redis::start();
+    let upstream = Upstream::start("up").await;
+    let dir = stopped_node(&redis, &upstream).await;
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let keys: Vec<String> =
+        redis::cmd("KEYS").arg("{portcullis}:*").query_async(&mut connection).await.unwrap();
+    let mut backup = Vec::new();
+    for key in keys {
+        let dumped: Vec<u8> = redis::cmd("DUMP").arg(&key).query_async(&mut connection).await.unwrap();
+        backup.push((key, dumped));
+    }
+    flush(&redis).await;
+    let node = Daemon::start_in(dir, on(&redis));
+    let api = Api::local(&node);
+    eventually_replaced(&api).await;
+    for (key, dumped) in backup {
+        let restore =
+            redis::cmd("RESTORE").arg(key).arg(0).arg(dumped).query_async::<()>(&mut connection).await;
+        restore.unwrap();
+    }
+    eventually_healthy(&api, true).await;
+    assert_eq!(status(node.http, "app.localhost").await, 200);
+    assert_eq!(create(&api, "late.localhost", &upstream.url()).await, 201);
+    assert_eq!(status(node.http, "late.localhost").await, 200);
+}
+
+#[tokio::test]
+async fn a_copy_that_can_not_be_read_does_not_make_way_for_an_empty_store() {
+    let redis = Redis::start();
+    let dir = stopped_node(&redis, &Upstream::start("up").await).await;
+    flush(&redis).await;
+    let copy = dir.path().join("data/configuration.sealed");
+    let sealed = std::fs::read(&copy).unwrap();
+    std::fs::write(&copy, &sealed[..sealed.len() / 2]).unwrap();
+    let mut node = command(dir.path());
+    on(&redis)(node.arg("serve"));
+    let output = node.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("remove the copy"), "{text}");
+    assert_eq!(count_documents(&redis).await, 0);
+    std::fs::remove_file(&copy).unwrap();
+    let node = Daemon::start_in(dir, on(&redis));
+    assert_eq!(health(&Api::local(&node)).await["status"], "healthy");
+}
+
+/// Writes a document past all checks.
+async fn write_by_hand(redis: &Redis, route: &str, document: &Value) {
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let stored: Vec<u8> =
+        redis::cmd("HGET").arg("{portcullis}:route").arg(route).query_async(&mut connection).await.unwrap();
+    let start = stored.iter().position(|byte| *byte == b'{').unwrap();
+    let written = [&stored[..start], document.to_string().as_bytes()].concat();
+    redis::cmd("HSET")
+        .arg("{portcullis}:route")
+        .arg(route)
+        .arg(written)
+        .query_async::<()>(&mut connection)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_route_that_can_not_be_read_opens_nothing() {
+    let redis = Redis::start();
+    let upstream = Upstream::start("up").await;
+    let mut daemon = Daemon::start_with(on(&redis));
+    let api = Api::local(&daemon);
+    assert_eq!(create(&api, "app.localhost", &upstream.url()).await, 201);
+    let route = json!({
+        "route_id": "admin", "path_pattern": "/admin", "target_type": "url", "target_value": upstream.url(),
+        "scope": "proxy", "proxy_hostnames": ["app.localhost"],
+        "override_proxy_auth": true, "auth_config": { "auth_type": "bearer", "allowed_users": ["root"] },
+    });
+    assert_eq!(api.call("POST", "/routes/", route.clone()).await.status, 201);
+    let at = async |daemon: &Daemon, path: &str| {
+        plain(daemon.http, get("app.localhost", path)).await.status.as_u16()
+    };
+    assert_eq!((at(&daemon, "/admin/x").await, at(&daemon, "/").await), (401, 200));
+    let changed = |field: &str, value: Value| {
+        let mut document = route.clone();
+        document[field] = value;
+        document
+    };
+    // Each commit makes the nodes read everything.
+    let mut times = 0;
+    let mut reread = async || {
+        times += 1;
+        assert_eq!(create(&api, &format!("n{times}.localhost"), &upstream.url()).await, 201);
+    };
+    for (field, value) in
+        [("auth_config", json!("bearer")), ("colour", json!(1)), ("priority", json!("high"))]
+    {
+        write_by_hand(&redis, "admin", &changed(field, value)).await;
+        reread().await;
+        assert_eq!((at(&daemon, "/admin/x").await, at(&daemon, "/").await), (503, 200), "{field}");
+        let report = health(&api).await;
+        assert_eq!(
+            (&report["status"], &report["problems"][0]["id"]),
+            (&json!("degraded"), &json!("admin")),
+            "{report}"
+        );
+        let told = api.get("/routes/explain?host=app.localhost&path=/admin/x").await.json();
+        assert_eq!((&told["decision"], &told["route_id"]), (&json!("unresolved"), &json!("admin")), "{told}");
+    }
+    write_by_hand(&redis, "admin", &route).await;
+    reread().await;
+    assert_eq!(at(&daemon, "/admin/x").await, 401);
+    // Nobody knows what it matches: it stays as it was.
+    write_by_hand(&redis, "admin", &changed("path_pattern", json!(7))).await;
+    reread().await;
+    assert_eq!((at(&daemon, "/admin/x").await, at(&daemon, "/").await), (401, 200));
+    let report = health(&api).await;
+    let message = report["problems"][0]["message"].as_str().unwrap();
+    assert!(message.contains("last readable state is in force"), "{message}");
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended(), Some(0));
+}
+
+#[test]
+fn the_issuer_of_a_store_changes_only_when_asked_to() {
+    let issuer = |command: &mut Command, name: &str| {
+        command.env("OAUTH_ISSUER", format!("https://{name}.localhost"));
+    };
+    let mut first = Daemon::start_with(|command| issuer(command, "one"));
+    first.signal("TERM");
+    assert_eq!(first.ended(), Some(0));
+    let mut other = command(first.dir.path());
+    issuer(other.arg("serve"), "two");
+    let output = other.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "no token was made yet, but it is immutable all the same: {text}"
+    );
+    assert!(text.contains("OAUTH_ISSUER") && text.contains("--accept-new-issuer"), "{text}");
+    let second = Daemon::start_in(Arc::clone(&first.dir), |command| {
+        issuer(command, "two");
+        command.env("PORTCULLIS_ACCEPT_NEW_ISSUER", "true");
+    });
+    assert_eq!(second.run(&["system", "info"])["issuer"], "https://two.localhost");
 }
 
 #[tokio::test]

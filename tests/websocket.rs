@@ -185,3 +185,39 @@ async fn silence_ends_a_body_but_no_event_stream_and_no_tunnel() {
     let all = events.body_mut().collect().await.expect("the stream was not cut").to_bytes();
     assert_eq!(all, "begin\nstill here\n");
 }
+
+/// The built-in echo is no upstream, but its tunnels end like those of one.
+#[tokio::test]
+async fn a_tunnel_to_the_echo_ends_with_its_host_and_is_in_the_log() {
+    let daemon = Daemon::start();
+    daemon.host("a.test", "builtin:echo", json!({})).await;
+    let mut sockets = sockets(&daemon, "a.test").await;
+    for (way, socket) in &mut sockets {
+        assert_eq!(socket.echo(Message::text("hello")).await, Message::text("hello"), "{way}");
+    }
+    daemon.change("a.test", json!({ "enabled": false })).await;
+    for (way, socket) in &mut sockets {
+        assert_eq!(socket.next().await, None, "{way}: a host that is switched off takes its tunnels along");
+    }
+    for (version, status) in [("1.1", 101), ("2", 200)] {
+        let search = format!("hostname=a.test&status={status}");
+        let record = daemon.record(&search, |record| record["tunnel"] == true).await;
+        assert_eq!(record["http_version"], version, "{record}");
+        assert_eq!((&record["bytes_received"], &record["bytes_sent"]), (&json!(5), &json!(5)), "{record}");
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_to_the_echo_ends_when_its_token_is_revoked() {
+    let daemon = Daemon::start();
+    let rules = json!({ "auth_enabled": true, "auth_required_users": ["service:ci"] });
+    daemon.host("a.test", "builtin:echo", rules).await;
+    let token = daemon.token("ci", "a.test").await;
+    let mut request = support::sockets::handshake_request("a.test", "/ws");
+    request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    let stream = TcpStream::connect(daemon.http).await.unwrap();
+    let mut socket = support::sockets::switched(stream, request).await;
+    assert_eq!(socket.echo(Message::text("hello")).await, Message::text("hello"));
+    daemon.api(http::Method::DELETE, "/tokens/ci", serde_json::Value::Null).await;
+    assert_eq!(socket.next().await, None);
+}

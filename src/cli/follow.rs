@@ -1,49 +1,54 @@
 //! `log follow`: entries as they come, over server-sent events.
 
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueEnum, value_parser};
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use portcullis_services::api::stream::WINDOW;
+use portcullis_services::control::logs::Log;
+use portcullis_services::control::schema::{self, Field, Kind};
+use portcullis_services::logs::Search;
 use serde_json::Value;
 
 use super::client::{Answer, Client, ClientError};
 use super::output::Format;
 use super::{Failure, print_text};
 
-/// Filters of `GET /logs/follow`, as flags.
-const FILTERS: [(&str, &str); 8] = [
-    ("hostname", "Only requests to this host"),
-    ("status", "Only answers with this status, e.g. 404 or 5xx"),
-    ("method", "Only requests with this method"),
-    ("path", "Only requests to this path"),
-    ("ip", "Only requests from this address"),
-    ("user", "Only requests of this user"),
-    ("client-id", "Only requests by this OAuth client"),
-    ("q", "Only entries with this text, or FIELD:VALUE"),
-];
-
 /// The line of an event that carries data (WHATWG HTML, section 9.2.6).
 const DATA: &str = "data:";
 
-/// Adds `follow` to the noun `log`.
+/// Adds `follow` to the noun `log`, with the fields of a search as flags.
 pub(crate) fn extend(log: Command) -> Command {
-    let follow = Command::new("follow").about("Show log entries as they come");
-    let args = FILTERS.map(|(name, help)| Arg::new(name).long(name).help(help));
-    log.subcommand(follow.args(args))
+    let about = "Show log entries as they come: those of requests, or of another log";
+    let log_flag = Arg::new("log").long("log").help("Which log").value_parser(value_parser!(Log));
+    let filters = filters().map(|field| {
+        let flag = Arg::new(field.name.clone()).long(field.name.replace('_', "-")).help(field.help);
+        if field.kind == Kind::Bool { flag.action(ArgAction::SetTrue) } else { flag }
+    });
+    log.subcommand(Command::new("follow").about(about).arg(log_flag).args(filters))
+}
+
+/// The fields of a search that mean something here.
+fn filters() -> impl Iterator<Item = Field> {
+    schema::fields_of::<Search>().into_iter().filter(|field| !WINDOW.contains(&field.name.as_str()))
 }
 
 /// The query of the request, when `log follow` was asked for.
 pub(crate) fn query(matches: &ArgMatches) -> Option<String> {
     let below = matches.subcommand_matches("log")?.subcommand_matches("follow")?;
-    let pairs: Vec<_> = FILTERS
-        .iter()
-        .filter_map(|(name, _)| {
-            let value = below.get_one::<String>(name)?;
-            let value = utf8_percent_encode(value, NON_ALPHANUMERIC);
-            Some(format!("{}={value}", name.replace('-', "_")))
-        })
-        .collect();
-    Some(pairs.join("&"))
+    let log = below.get_one::<Log>("log").and_then(|log| Some(("log".to_owned(), log.to_possible_value()?)));
+    let log = log.map(|(name, log)| (name, log.get_name().to_owned()));
+    let given = filters().filter_map(|field| {
+        let value = match field.kind {
+            Kind::Bool => below.get_flag(&field.name).then(|| "true".to_owned())?,
+            _ => below.get_one::<String>(&field.name)?.clone(),
+        };
+        Some((field.name, value))
+    });
+    let pairs = log.into_iter().chain(given);
+    let pairs =
+        pairs.map(|(name, value)| format!("{name}={}", utf8_percent_encode(&value, NON_ALPHANUMERIC)));
+    Some(pairs.collect::<Vec<_>>().join("&"))
 }
 
 /// Prints entries until the gateway ends the stream.

@@ -47,6 +47,7 @@ pub fn proxy_protocol(
             ("malformed", &counters.malformed),
             ("timed_out", &counters.timed_out),
             ("closed", &counters.closed),
+            ("stopped", &counters.stopped),
         ];
         by_label(writer, "proxy_protocol_connections_total", help, "result", &results);
     }
@@ -61,6 +62,7 @@ pub fn tls(counters: Arc<tls::Counters>) -> impl Fn(&mut Writer) + Send + Sync +
             ("unrecognized_name", &counters.unrecognized),
             ("timed_out", &counters.timed_out),
             ("evicted", &counters.evicted),
+            ("stopped", &counters.stopped),
         ];
         by_label(writer, "tls_handshakes_total", "TLS handshakes by how they ended.", "result", &results);
         let resumed = counters.resumed.load(Ordering::Relaxed);
@@ -68,20 +70,25 @@ pub fn tls(counters: Arc<tls::Counters>) -> impl Fn(&mut Writer) + Send + Sync +
     }
 }
 
-/// What becomes of the access log's records.
-pub fn access_log(queue: Queue) -> impl Fn(&mut Writer) + Send + Sync + 'static {
+/// What becomes of the records of logs: pairs of a name and its queue, each name once.
+pub fn logs<const N: usize>(
+    queues: [(&'static str, Queue); N],
+) -> impl Fn(&mut Writer) + Send + Sync + 'static {
     move |writer| {
-        let counts = queue.counts();
-        let mut records = writer.counter("access_log_records_total", "Log records by what became of them.");
-        records.add(&[("result", "written")], counts.written);
-        records.add(&[("result", "dropped")], counts.dropped);
-        records.add(&[("result", "refused")], counts.refused);
-        writer.gauge("access_log_waiting_records", "Log records that wait.").add(&[], counts.waiting);
-        writer
-            .gauge("access_log_waiting_bytes", "Bytes of records that wait.")
-            .add(&[], counts.waiting_bytes);
-        let help = "Whether log records can't be delivered now.";
-        writer.gauge("access_log_failing", help).add(&[], counts.failing);
+        for (log, queue) in &queues {
+            let (log, counts) = (("log", *log), queue.counts());
+            let mut records = writer.counter("log_records_total", "Log records by what became of them.");
+            for (result, count) in
+                [("written", counts.written), ("dropped", counts.dropped), ("refused", counts.refused)]
+            {
+                records.add(&[log, ("result", result)], count);
+            }
+            writer.gauge("log_waiting_records", "Log records that wait.").add(&[log], counts.waiting);
+            let help = "Bytes of log records that wait.";
+            writer.gauge("log_waiting_bytes", help).add(&[log], counts.waiting_bytes);
+            let help = "Whether log records can't be delivered now.";
+            writer.gauge("log_failing", help).add(&[log], counts.failing);
+        }
     }
 }
 

@@ -186,7 +186,7 @@ fn what_others_count_is_read_at_each_scrape() {
     metrics.register(sources::proxy_protocol(Arc::clone(&proxy)));
     metrics.register(sources::tls(Arc::clone(&handshakes)));
     let queue = Queue::new(1, 1 << 20);
-    metrics.register(sources::access_log(queue.clone()));
+    metrics.register(sources::logs([("requests", queue.clone())]));
     metrics.register(sources::dropped_headers(Arc::default()));
     metrics.register(sources::certificates(|| [("a \"quoted\" name", 1_900_000_000)]));
     metrics.register(sources::gauge("store_up", "Whether the store is reachable.", || Some(true)));
@@ -200,7 +200,7 @@ fn what_others_count_is_read_at_each_scrape() {
         ("proxy_protocol_connections_total{result=\"malformed\"}", 4.0),
         ("tls_handshakes_total{result=\"ok\"}", 5.0),
         ("tls_resumed_total", 0.0),
-        ("access_log_records_total{result=\"written\"}", 0.0),
+        ("log_records_total{log=\"requests\",result=\"written\"}", 0.0),
         ("dropped_headers_total{reason=\"spoofed\"}", 0.0),
         ("certificate_expiry_timestamp_seconds{certificate=\"a \\\"quoted\\\" name\"}", 1_900_000_000.0),
         ("store_up", 1.0),

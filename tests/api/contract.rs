@@ -89,6 +89,21 @@ async fn the_openapi_document_lists_every_operation_and_is_sound() {
             "{name} at {endpoint:?}"
         );
     }
+    // What answers beside the operations.
+    let follow = &spec["paths"]["/logs/follow"]["get"];
+    assert!(!follow["responses"]["200"]["content"]["text/event-stream"].is_null(), "{follow}");
+    let parameters: Vec<_> =
+        follow["parameters"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    assert!(
+        ["log", "status", "Last-Event-ID"].iter().all(|name| parameters.contains(&&json!(name))),
+        "{follow}"
+    );
+    assert!(!parameters.contains(&&json!("cursor")), "{follow}");
+    let formatted = &spec["paths"]["/routes/formatted"]["get"];
+    for kind in ["text/plain", "text/csv", "application/json"] {
+        assert!(!formatted["responses"]["200"]["content"][kind].is_null(), "{formatted}");
+    }
+    assert!(!spec["paths"]["/resources/{uri}/validate-token"]["post"].is_null());
     let mut ids = BTreeSet::new();
     for (path, item) in spec["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {

@@ -62,8 +62,24 @@ async fn a_missing_scope_is_403_and_the_challenge_names_all_that_are_needed() {
             }
         }
     }
-    let expected = format!(r#"{CHALLENGE}, scope="read""#);
-    assert_eq!(site.get("/").await.header("www-authenticate"), expected);
+    // Without a token, the challenge names what this very request needs (RFC 6750, section 3).
+    for (method, path, scopes) in
+        [("GET", "/", "read"), ("POST", "/items", "read write items"), ("GET", "/reports", "reports export")]
+    {
+        let mut request = get(HOST, path);
+        *request.method_mut() = method.parse().unwrap();
+        let answer = client::plain(site.daemon.http, request).await;
+        let expected = format!(r#"{CHALLENGE}, scope="{scopes}""#);
+        assert_eq!(answer.header("www-authenticate"), expected, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn the_realm_is_that_of_the_host_or_the_authorization_server() {
+    let site = Site::start(json!({ "auth_realm": "Orders" })).await;
+    assert!(site.get("/").await.header("www-authenticate").starts_with(r#"Bearer realm="Orders", "#));
+    site.daemon.run(&["proxy", "update", HOST, "--auth-realm", "null"]);
+    assert!(site.get("/").await.header("www-authenticate").starts_with(r#"Bearer realm="auth.localhost", "#));
 }
 
 /// A site whose own tokens the test can sign, because it brings the key.
@@ -276,7 +292,9 @@ async fn passthrough_lets_everybody_in_and_tells_the_upstream_only_who_is_known(
     let site = Site::start(json!({ "auth_mode": "passthrough" })).await;
     let expired = site.token(&with(claims(), "exp", at(-600)));
     let spoofed = [("x-auth-user", "root"), ("x-auth-scopes", "admin")];
-    for (token, user) in [(None, None), (Some(expired), None), (Some(site.token(&claims())), Some("alice"))] {
+    for (token, user) in
+        [(None, None), (Some(expired), None), (Some(site.token(&claims())), Some("https://idp.test/alice"))]
+    {
         let mut request = token.map_or_else(|| get(HOST, "/"), |token| get_as(HOST, "/", &token));
         for (name, value) in spoofed {
             request.headers_mut().insert(name, value.parse().unwrap());
@@ -321,11 +339,13 @@ async fn the_upstream_is_told_who_calls_and_gets_no_credentials() {
     };
     let answer = send(HOST).await;
     for (name, value) in [
-        ("user", "alice"),
+        // Another issuer's `alice` is not ours.
+        ("user", "https://idp.test/alice"),
+        ("issuer", "https://idp.test"),
         ("scopes", ""),
         ("email", "alice@example.com"),
         ("client-id", "cli"),
-        ("user-id", "42"),
+        ("user-id", "https://idp.test/42"),
         ("user-name", "Alice A"),
         ("groups", "staff,ops"),
         ("anything", ""),
@@ -341,7 +361,7 @@ async fn the_upstream_is_told_who_calls_and_gets_no_credentials() {
     assert_eq!(answer.seen("cookie"), ["a=1; b=2"]);
 
     let answer = send("prefix.test").await;
-    assert_eq!(answer.seen("x-who-user"), ["alice"]);
+    assert_eq!(answer.seen("x-who-user"), ["https://idp.test/alice"]);
     assert_eq!(answer.seen("x-auth-user"), Vec::<String>::new());
     assert_eq!(answer.seen("authorization"), [format!("Bearer {token}")]);
 

@@ -23,8 +23,7 @@ const IDP: &str = "https://idp.test";
 const HOST: &str = "app.test";
 const RESOURCE: &str = "https://app.test";
 /// How every challenge of the host begins.
-const CHALLENGE: &str =
-    r#"Bearer realm="app.test", resource_metadata="https://app.test/.well-known/oauth-protected-resource""#;
+const CHALLENGE: &str = r#"Bearer realm="auth.localhost", resource_metadata="https://app.test/.well-known/oauth-protected-resource""#;
 
 /// A daemon with one protected host that trusts the test's issuer.
 struct Site {

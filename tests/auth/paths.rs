@@ -133,6 +133,42 @@ async fn an_excepted_path_needs_no_token_and_ends_at_a_segment() {
 }
 
 #[tokio::test]
+async fn no_open_path_of_a_protected_host_hands_a_token_on() {
+    let site = Site::start(json!({ "auth_excluded_paths": ["/public"] })).await;
+    let open = json!({ "override_proxy_auth": true, "auth_config": { "auth_type": "none" } });
+    let route = |id: &str, host: &str| {
+        let mut route = json!({
+            "route_id": id, "path_pattern": "/open", "target_type": "url", "target_value": site.upstream.url(),
+            "scope": "proxy", "proxy_hostnames": [host],
+        });
+        route.as_object_mut().unwrap().extend(open.as_object().unwrap().clone());
+        route
+    };
+    site.host("frank.test", &json!({ "forward_authorization": true }));
+    site.host("plain.test", &json!({ "auth_enabled": false, "auth_required_users": null }));
+    for (id, host) in [("open", HOST), ("frank", "frank.test"), ("plain", "plain.test")] {
+        site.daemon.route(route(id, host)).await;
+    }
+    let sent = format!("Bearer {}", site.token(&claims()));
+    let none = Vec::<String>::new();
+    for (host, path, expected) in [
+        (HOST, "/open", &none),
+        (HOST, "/public", &none),
+        // What the host says of itself holds for its open routes, too.
+        ("frank.test", "/open", &vec![sent.clone()]),
+        ("plain.test", "/open", &vec![sent.clone()]),
+    ] {
+        let request = super::get_as(host, path, &site.token(&claims()));
+        let answer = super::client::plain(site.daemon.http, request).await;
+        assert_eq!(
+            (answer.status, answer.seen("authorization")),
+            (StatusCode::OK, expected.clone()),
+            "{host}{path}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn no_spelling_of_a_path_steps_out_of_an_excepted_one() {
     let site = Site::start(json!({ "auth_excluded_paths": ["/public"] })).await;
     for target in AROUND {

@@ -197,10 +197,11 @@ async fn a_setup_token_makes_one_admin_once_over_all_nodes() {
 
     // The profile has the token now, and the API takes it.
     let info = second.run(&["token", "info"]);
-    assert_eq!((&info["token_type"], &info["subject"]), (&json!("oauth_jwt"), &json!("service:setup")));
+    let subject = info["subject"].as_str().unwrap();
+    assert!(info["token_type"] == "oauth_jwt" && subject.starts_with("service:setup-20"), "{info}");
     assert_eq!(
         second.run(&["proxy", "create", "made.test", "builtin:echo"])["proxy_target"]["created_by"],
-        "service:setup"
+        subject
     );
     let profiles = second.dir.path().join(".config/portcullis/profiles.yml");
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&profiles).unwrap().permissions());
@@ -211,6 +212,17 @@ async fn a_setup_token_makes_one_admin_once_over_all_nodes() {
     // Another one is made on the machine, and is good on the other node.
     let another = token_of(&first.run(&["setup-token"]));
     assert!(login(&second, &another).status.success());
+
+    // What it became is a token like others: it is listed, and can be ended.
+    let subject = second.run(&["token", "info"])["subject"].as_str().unwrap().to_owned();
+    let name = subject.strip_prefix("service:").unwrap();
+    let listed = first.run(&["token", "list"]);
+    assert!(listed.as_array().unwrap().iter().any(|token| token["name"] == name), "{listed}");
+    first.run(&["token", "delete", name]);
+    super::support::eventually("the token is refused", async || {
+        (second.cli(&["token", "info"]).status.code() == Some(3)).then_some(())
+    })
+    .await;
 }
 
 fn stderr(output: &Output) -> String {

@@ -2,13 +2,16 @@
 
 use std::sync::{Arc, Mutex};
 
+use http::Request;
+use http_body::Frame;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::support::client::{get, plain, raw, until_closed};
+use super::support::client::{get, http2, plain, raw, read, until_closed};
 use super::support::daemon::Daemon;
 use super::support::eventually;
+use super::support::handmade::streamed;
 use super::{GOOD, metric, statuses};
 
 /// An upstream that keeps the bytes of each connection and answers when a request looks whole.
@@ -151,6 +154,8 @@ async fn trailers_carry_no_identity_and_no_framing() {
         metric(&daemon, "dropped_headers_total", "reason=\"underscored\"").await >= 2,
         "trailers count, too"
     );
+    // Each time all but the checksum, and the host's own prefix, which is known only further inside.
+    assert_eq!(metric(&daemon, "dropped_trailers_total", "").await, 16);
 }
 
 #[tokio::test]
@@ -160,5 +165,14 @@ async fn a_body_of_a_get_arrives_or_the_request_fails() {
     let request = "GET /get HTTP/1.1\r\nHost: open.test\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
     assert_eq!(statuses(&raw(daemon.http, request.as_bytes()).await), [200]);
     assert!(recorder.seen()[0].contains("hello"), "{:?}", recorder.seen());
+    // Over HTTP/2 a body needs no length either.
+    let (sender, body) = streamed();
+    sender.send(Frame::data("hello".into())).unwrap();
+    drop(sender);
+    let (mut client, _connection) = http2(daemon.https, "open.test").await;
+    let request = Request::get("https://open.test/get-over-http2").body(body).unwrap();
+    assert_eq!(read(client.send_request(request).await.unwrap()).await.status, 200);
+    let seen = recorder.seen().pop().unwrap();
+    assert!(seen.starts_with("GET /get-over-http2 ") && seen.contains("hello"), "{seen}");
     assert_eq!(plain(daemon.http, get("open.test", "/")).await.status, 200);
 }

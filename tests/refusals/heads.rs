@@ -70,6 +70,11 @@ async fn an_ambiguous_request_is_refused_and_ends_the_connection() {
         ("GET\t/\tHTTP/1.1\r\nHost: open.test\r\n\r\n".into(), 400, "bad_request_line"),
         ("GET /\r\n\r\n".into(), 400, "bad_request_line"),
         ("\x16\x03\x01\x02\0\x01\0\x01\u{fc}\x03\x03".into(), 400, "bad_request_line"),
+        ("GET /a<b> HTTP/1.1\r\nHost: open.test\r\n\r\n".into(), 400, "bad_request_target"),
+        ("GET /` HTTP/1.1\r\nHost: open.test\r\n\r\n".into(), 400, "bad_request_target"),
+        ("GET /?a=\"b\" HTTP/1.1\r\nHost: open.test\r\n\r\n".into(), 400, "bad_request_target"),
+        ("GET open.test/ HTTP/1.1\r\nHost: open.test\r\n\r\n".into(), 400, "bad_request_target"),
+        ("GET http://open.test:1:2/ HTTP/1.1\r\nHost: open.test\r\n\r\n".into(), 400, "bad_request_target"),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 505, "unsupported_version"),
         ("GET / HTTP/1.2\r\nHost: open.test\r\n\r\n".into(), 505, "unsupported_version"),
         (long, 414, "target_too_long"),
@@ -128,7 +133,7 @@ async fn a_request_has_exactly_one_valid_host() {
         ("http://open.test@other.test/", "open.test", 400, "invalid_host"),
         ("http://other.test/", "other.test", 404, ""),
         ("/", "nobody.test", 404, ""),
-        ("open.test/", "open.test", 400, ""),
+        ("open.test/", "open.test", 400, "bad_request_target"),
         ("*", "open.test", 400, ""),
     ] {
         let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");

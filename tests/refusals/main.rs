@@ -9,6 +9,7 @@ mod support;
 mod bodies;
 mod floods;
 mod heads;
+mod slow;
 
 use std::process::Command;
 
@@ -36,11 +37,12 @@ async fn start_open() -> (Daemon, Upstream) {
     start(|_| (), json!({})).await
 }
 
-/// The value of a metric with a label.
+/// The value of a metric, with a label if it has any.
 async fn metric(daemon: &Daemon, name: &str, label: &str) -> u64 {
     let text = plain(daemon.metrics(), get("localhost", "/metrics")).await.body;
     let text = String::from_utf8_lossy(&text).into_owned();
-    let start = format!("portcullis_{name}{{{label}}} ");
+    let labels = if label.is_empty() { String::new() } else { format!("{{{label}}}") };
+    let start = format!("portcullis_{name}{labels} ");
     let value = text.lines().find_map(|line| line.strip_prefix(&start));
     value.unwrap_or_else(|| panic!("no {start} in {text}")).parse().unwrap()
 }

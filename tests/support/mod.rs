@@ -3,7 +3,6 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of the support")]
 
-pub mod admin;
 pub mod api;
 pub mod certificate;
 pub mod client;

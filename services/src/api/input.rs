@@ -14,11 +14,12 @@ use crate::config::{FieldError, field};
 use crate::control::schema::{self, Field, Kind};
 use crate::control::{Caller, Context, Error, Operation};
 
-/// Reads the input of an operation.
+/// Reads the input of an operation. `tail` is what must still follow a field of the path that may have slashes.
 pub(super) async fn read<O: Operation>(
     mut parts: Parts,
     body: axum::body::Body,
     fields: &[Field],
+    tail: &str,
 ) -> Result<O, Problem> {
     let writes = parts.method != Method::GET && parts.method != Method::HEAD;
     let mut input = Map::new();
@@ -26,6 +27,12 @@ pub(super) async fn read<O: Operation>(
         Problem::new(StatusCode::BAD_REQUEST, "bad_path", format!("the path can't be read: {error}"))
     })?;
     for (name, text) in &params {
+        let text = text.strip_suffix('/').filter(|_| !tail.is_empty()).unwrap_or(text);
+        let text = text.strip_suffix(tail).ok_or_else(|| {
+            let detail =
+                format!("there is nothing at {}: expected {tail} at its end, see /docs", parts.uri.path());
+            Problem::new(StatusCode::NOT_FOUND, "no_such_path", detail)
+        })?;
         put(&mut input, name, value(fields, name, vec![text.to_owned()])?)?;
     }
     for (name, texts) in query(parts.uri.query().unwrap_or_default())? {

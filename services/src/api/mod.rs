@@ -10,6 +10,7 @@ mod input;
 pub mod openapi;
 pub mod problem;
 pub mod stream;
+mod table;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,8 +26,9 @@ use serde_json::Value;
 
 use self::openapi::OpenApi;
 use self::problem::Problem;
+use self::table::Format;
 use crate::control::schema::{self, Field};
-use crate::control::{Control, Endpoint, Error, Operation, Surface, register};
+use crate::control::{Control, Endpoint, Error, Operation, Surface, Table, register};
 
 /// Where the API answers, beside the root.
 const PREFIXES: [&str; 2] = ["", "/api/v1"];
@@ -37,6 +39,7 @@ pub fn router(control: Arc<Control>) -> Router {
     register(&mut rest);
     let mut spec = OpenApi::new();
     register(&mut spec);
+    spec.add_stream();
     let spec = spec.into_value();
     let page = docs::Page::new(&spec);
     let spec = serde_json::to_vec(&spec).expect("a JSON value serialises");
@@ -72,9 +75,16 @@ impl Rest {
         let control = self.control.clone();
         let fields = fields.clone();
         let status = StatusCode::from_u16(endpoint.status).unwrap_or(StatusCode::OK);
-        let handler = move |request: Request| answer::<O>(control, fields, status, request);
+        let (path, tail) = endpoint.pattern();
+        let handler = move |request: Request| answer::<O>(control, fields, status, tail, request);
         let filter = MethodFilter::try_from(endpoint.method.clone()).expect("operations use plain methods");
-        self.add_route(endpoint.path, on(filter, handler));
+        self.add_route(path, on(filter, handler));
+    }
+
+    fn add_table<O: Operation>(&mut self, table: Table<O::Output>, fields: &Arc<[Field]>) {
+        let (control, fields) = (self.control.clone(), fields.clone());
+        let handler = move |request: Request| formatted::<O>(control, fields, table, request);
+        self.add_route(table.path, get(handler));
     }
 
     /// The router.
@@ -100,6 +110,9 @@ impl Surface for Rest {
         for alias in O::ALIASES {
             self.add_endpoint::<O>(alias, &fields);
         }
+        if let Some(table) = O::TABLE {
+            self.add_table::<O>(table, &fields);
+        }
     }
 }
 
@@ -117,19 +130,44 @@ async fn answer<O: Operation>(
     control: Arc<Control>,
     fields: Arc<[Field]>,
     status: StatusCode,
+    tail: &'static str,
     request: Request,
 ) -> Response {
-    match run::<O>(control, &fields, request).await {
+    match run::<O>(control, &fields, tail, request).await.and_then(|output| json_of(&output)) {
         Ok(output) => success(status, &output),
         Err(problem) => problem.into_response(),
     }
 }
 
+async fn formatted<O: Operation>(
+    control: Arc<Control>,
+    fields: Arc<[Field]>,
+    table: Table<O::Output>,
+    mut request: Request,
+) -> Response {
+    let format = match Format::take(&mut request) {
+        Ok(format) => format,
+        Err(problem) => return problem.into_response(),
+    };
+    match run::<O>(control, &fields, "", request).await {
+        Ok(output) => format.answer(&table, &output).unwrap_or_else(|| match json_of(&output) {
+            Ok(output) => success(StatusCode::OK, &output),
+            Err(problem) => problem.into_response(),
+        }),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn json_of<T: serde::Serialize>(output: &T) -> Result<Value, Problem> {
+    serde_json::to_value(output).map_err(|error| Error::internal(error).into())
+}
+
 async fn run<O: Operation>(
     control: Arc<Control>,
     fields: &[Field],
+    tail: &str,
     request: Request,
-) -> Result<Value, Problem> {
+) -> Result<O::Output, Problem> {
     let (parts, body) = request.into_parts();
     let reads = parts.method == Method::GET || parts.method == Method::HEAD;
     let ctx = input::context(&parts)?;
@@ -138,16 +176,14 @@ async fn run<O: Operation>(
     }
     // Before the body is read: nobody without the scope makes us read megabytes.
     control.admit::<O>(&ctx)?;
-    let input = input::read::<O>(parts, body, fields).await?;
+    let input = input::read::<O>(parts, body, fields, tail).await?;
     // Whoever waits may go away; then the operation hears of it, but a change is never cut in the middle.
     let _gone = ctx.cancel.clone().drop_guard();
-    let output = if reads {
-        control.call(input, &ctx).await?
-    } else {
-        let work = tokio::spawn(async move { control.call(input, &ctx).await });
-        work.await.map_err(Error::internal)??
-    };
-    serde_json::to_value(output).map_err(|error| Error::internal(error).into())
+    if reads {
+        return Ok(control.call(input, &ctx).await?);
+    }
+    let work = tokio::spawn(async move { control.call(input, &ctx).await });
+    Ok(work.await.map_err(Error::internal)??)
 }
 
 fn success(status: StatusCode, output: &Value) -> Response {

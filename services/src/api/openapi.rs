@@ -6,6 +6,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::problem::Problem;
+use super::{stream, table};
 use crate::control::{Access, Endpoint, Operation, Surface};
 
 /// Collects operations into a document.
@@ -115,9 +116,44 @@ impl OpenApi {
         if let Some(body) = body {
             operation["requestBody"] = body;
         }
-        let item = self.paths.entry(template).or_insert_with(|| json!({}));
-        item[endpoint.method.as_str().to_ascii_lowercase()] = operation;
+        self.insert(&template, &endpoint.method, operation);
     }
+
+    /// The twin of a list that answers with a text table.
+    fn add_table<O: Operation>(&mut self, path: &str) {
+        let mut operation = self.paths[&O::HTTP.template()]["get"].clone();
+        operation["operationId"] = format!("{}_formatted", O::NAME).into();
+        operation["summary"] = format!("{} as a table", text_of(&operation, "summary")).into();
+        let help = text_of(&operation, "description").split("\n\n").next().unwrap_or_default().to_owned();
+        operation["description"] = format!(
+            "{help}\n\nAs a text table, CSV or JSON. On the command line: `portcullis {} --format table`",
+            O::COMMAND.join(" ")
+        )
+        .into();
+        if let Some(parameters) = operation["parameters"].as_array_mut() {
+            parameters.push(table::parameter());
+        }
+        let content = &mut operation["responses"][O::HTTP.status.to_string()]["content"];
+        for kind in ["text/plain", "text/csv"] {
+            content[kind] = json!({ "schema": { "type": "string" } });
+        }
+        self.insert(path, &Method::GET, operation);
+    }
+
+    /// The log follower, which is no operation: it has no end.
+    pub fn add_stream(&mut self) {
+        let operation = stream::describe(&mut self.generator);
+        self.insert(stream::PATH, &Method::GET, operation);
+    }
+
+    fn insert(&mut self, path: &str, method: &Method, operation: Value) {
+        let item = self.paths.entry(path).or_insert_with(|| json!({}));
+        item[method.as_str().to_ascii_lowercase()] = operation;
+    }
+}
+
+fn text_of<'a>(operation: &'a Value, name: &str) -> &'a str {
+    operation[name].as_str().unwrap_or_default()
 }
 
 impl Surface for OpenApi {
@@ -125,6 +161,9 @@ impl Surface for OpenApi {
         self.add_endpoint::<O>(&O::HTTP, false);
         for alias in O::ALIASES {
             self.add_endpoint::<O>(alias, true);
+        }
+        if let Some(table) = O::TABLE {
+            self.add_table::<O>(table.path);
         }
     }
 }
@@ -154,7 +193,7 @@ fn path_names(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'))
 }
 
-fn parameter(place: &str, name: &str, mut schema: Value, required: bool) -> Value {
+pub(super) fn parameter(place: &str, name: &str, mut schema: Value, required: bool) -> Value {
     let description = schema.as_object_mut().and_then(|schema| schema.remove("description"));
     json!({
         "name": name,
@@ -165,7 +204,7 @@ fn parameter(place: &str, name: &str, mut schema: Value, required: bool) -> Valu
     })
 }
 
-fn security(access: Access) -> Value {
+pub(super) fn security(access: Access) -> Value {
     match access {
         Access::Public => json!([]),
         Access::Anyone | Access::User | Access::Admin => json!([{ "token": access.scopes() }]),

@@ -12,10 +12,12 @@ use axum::routing::{MethodRouter, get};
 use futures_util::{Stream, StreamExt};
 use http::header::CACHE_CONTROL;
 use http::{HeaderName, HeaderValue, StatusCode};
-use serde_json::{Map, Value};
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
 use super::input::{context, query};
+use super::openapi::{parameter, security};
 use super::problem::Problem;
 use crate::config::{FieldError, field};
 use crate::control::logs::{Log, filter};
@@ -32,6 +34,9 @@ const FOLLOWERS: usize = 100;
 /// How often a comment shows that the connection lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// Fields of a search that mean nothing here.
+pub const WINDOW: [&str; 6] = ["hours", "since", "until", "limit", "offset", "cursor"];
+
 type Events = Pin<Box<dyn Stream<Item = Result<Event, Infallible>> + Send>>;
 
 /// Follows a log: `log` says which, and the fields of a search say what of it. `Last-Event-ID` goes on
@@ -47,6 +52,40 @@ pub(super) fn follow(control: Arc<Control>) -> MethodRouter {
                 Err(problem) => problem.into_response(),
             }
         }
+    })
+}
+
+/// What it takes and gives, for OpenAPI.
+pub(super) fn describe(generator: &mut SchemaGenerator) -> Value {
+    let mut schema = Search::json_schema(generator);
+    let fields = schema.get_mut("properties").map(Value::take).unwrap_or_default();
+    let log = Log::json_schema(generator).to_value();
+    let fields = fields.as_object().cloned().unwrap_or_default().into_iter();
+    // What comes is not in a window and not in pages.
+    let fields = fields.filter(|(name, _)| !WINDOW.contains(&name.as_str()));
+    let mut parameters = vec![parameter("query", "log", log, false)];
+    parameters.extend(fields.map(|(name, schema)| parameter("query", &name, schema, false)));
+    let after = json!({
+        "type": "string",
+        "description": "The id of the last event that was seen: goes on behind it.",
+    });
+    parameters.push(parameter("header", "Last-Event-ID", after, false));
+    json!({
+        "operationId": "follow_logs",
+        "summary": "Follow a log live",
+        "description": "Follow a log live, as server-sent events: the `data` of each is a record as JSON, its `id` can be \
+                        sent back as `Last-Event-ID`. The logs `diagnostics` and `audit` need the scope `admin`.\n\n\
+                        On the command line: `portcullis log follow`",
+        "tags": ["log"],
+        "parameters": parameters,
+        "responses": {
+            "200": {
+                "description": "Events until the caller leaves, or its token ends",
+                "content": { "text/event-stream": { "schema": { "type": "string" } } },
+            },
+            "default": { "$ref": "#/components/responses/Problem" },
+        },
+        "security": security(Log::Requests.access()),
     })
 }
 

@@ -701,6 +701,91 @@ async fn a_configuration_moves_as_a_whole() {
 }
 
 #[tokio::test]
+async fn imported_settings_are_checked_like_written_ones() {
+    let api = Api::new();
+    let import = async |settings: Value| {
+        api.call("POST", "/system/config/import", json!({ "config": { "settings": settings } })).await
+    };
+    for (settings, field) in [
+        (json!({ "log_levels": { "global": "LOUD" } }), "settings.log_levels.global"),
+        (json!({ "log_levels": { "global": "INFO", "colour": 1 } }), "settings.log_levels.colour"),
+        (
+            json!({ "log_levels": { "global": "INFO", "components": { "tls": "LOUD" } } }),
+            "settings.log_levels.components.tls",
+        ),
+        (
+            json!({ "log_levels": { "global": "INFO", "components": { "a b": "INFO" } } }),
+            "settings.log_levels.components",
+        ),
+        (json!({ "log_level": { "global": "INFO" } }), "settings.log_level"),
+        (json!({ "issuer": { "issuer": "https://other.example" } }), "settings.issuer"),
+        (
+            json!({ "accepted_store": { "epoch": "a", "generation": 9, "replaces": [] } }),
+            "settings.accepted_store",
+        ),
+        (json!({ "signing_key": { "kid": "nobody" } }), "settings.signing_key"),
+    ] {
+        let refused = import(settings).await;
+        let text = &refused.text;
+        assert_eq!((refused.status, &refused.body["errors"][0]["field"]), (422, &json!(field)), "{text}");
+    }
+    assert!(api.store.load().await.expect("a store").1.is_empty(), "nothing is stored");
+    let good =
+        import(json!({ "log_levels": { "global": "WARNING", "components": { "tls": "DEBUG" } } })).await;
+    assert_eq!(
+        (good.status, &good.body["created"]),
+        (200, &json!(["setting \"log_levels\""])),
+        "{}",
+        good.text
+    );
+}
+
+#[tokio::test]
+async fn a_way_around_the_authentication_of_a_host_is_pointed_out() {
+    let api = Api::with_proxy("open.example").await;
+    let fields =
+        json!({ "proxy_hostname": "safe.example", "target_url": "http://10.0.0.6", "auth_enabled": true });
+    assert_eq!(api.call("POST", "/proxy/targets/", fields).await.status, 201);
+    let fields =
+        json!({ "proxy_hostname": "also.example", "target_url": "http://10.0.0.7", "auth_enabled": true });
+    assert_eq!(api.call("POST", "/proxy/targets/", fields).await.status, 201);
+    let bearer = json!({ "auth_type": "bearer", "allowed_users": ["root"] });
+    let of = |host: &str| json!({ "scope": "proxy", "proxy_hostnames": [host] });
+    for (id, target, more, warned) in [
+        ("global", "safe.example", json!({}), Some("every host that has no authentication")),
+        ("one", "safe.example", of("open.example"), Some("open.example")),
+        ("also", "safe.example", of("also.example"), None),
+        ("to-open", "open.example", json!({}), None),
+        ("strict", "safe.example", json!({ "override_proxy_auth": true, "auth_config": bearer }), None),
+        ("off", "safe.example", json!({ "enabled": false }), None),
+    ] {
+        let mut route = json!({
+            "route_id": id, "path_pattern": format!("/{id}"), "target_type": "hostname", "target_value": target,
+        });
+        route.as_object_mut().expect("fields").extend(more.as_object().expect("fields").clone());
+        let made = api.call("POST", "/routes/", route).await;
+        assert_eq!(made.status, 201, "{}", made.text);
+        match warned {
+            Some(from) => {
+                let warning = made.body["warnings"][0].as_str().expect("a warning");
+                assert!(warning.contains("safe.example is protected") && warning.contains(from), "{warning}");
+            }
+            None => assert_eq!(made.body.get("warnings"), None, "{id}: {}", made.text),
+        }
+    }
+    let enabled = api.call("PUT", "/routes/off/enable", Value::Null).await;
+    assert_eq!(enabled.body["warnings"].as_array().map(Vec::len), Some(1), "{}", enabled.text);
+    let public = json!({ "override_proxy_auth": true, "auth_config": { "auth_type": "none" } });
+    let opened = api.call("PATCH", "/routes/also", public).await;
+    assert!(
+        opened.body["warnings"][0].as_str().is_some_and(|text| text.contains("also.example")),
+        "{}",
+        opened.text
+    );
+    assert_eq!(api.get("/routes/global").await.body.get("warnings"), None, "what is stored is the route");
+}
+
+#[tokio::test]
 async fn logs_are_written_found_and_cleared() {
     let api = Api::new();
     let written = api.call("POST", "/logs/test", Value::Null).await;
@@ -824,4 +909,217 @@ async fn every_operation_has_a_command_line() {
         }
     }
     register(&mut Commands);
+}
+
+#[tokio::test]
+async fn lists_have_a_twin_for_people() {
+    let api = Api::with_proxy("app.example.com").await;
+    let route = json!({ "route_id": "r", "path_pattern": "/x", "target_type": "port", "target_value": 80 });
+    assert_eq!(api.call("POST", "/routes/", route).await.status, 201);
+    assert_eq!(
+        api.call("POST", "/tokens/", json!({ "name": "ci", "audience": ["app.example.com"] })).await.status,
+        201
+    );
+    let service = json!({ "service_name": "s", "target_url": "http://10.0.0.9", "description": "a,b" });
+    assert_eq!(api.call("POST", "/services/external", service).await.status, 201);
+    assert_eq!(api.call("POST", "/resources/auto-register", Value::Null).await.status, 200);
+    for (path, heading, cell) in [
+        ("/proxy/targets/formatted", "Hostname         Target URL", "app.example.com  http://10.0.0.5"),
+        ("/routes/formatted?scope=global", "Route  Path", "r      /x    port 80"),
+        ("/tokens/formatted/", "Name  Scopes", "ci    user"),
+        ("/services/external/formatted", "Name  Target URL", "s     http://10.0.0.9"),
+        ("/api/v1/resources/formatted", "URI", "https://app.example.com  app.example.com"),
+        ("/certificates/formatted", "Name  Domains", ""),
+    ] {
+        let answer = api.get(path).await;
+        assert_eq!(
+            (answer.status, &answer.headers["content-type"]),
+            (200, &"text/plain; charset=utf-8".parse().unwrap())
+        );
+        let lines: Vec<_> = answer.text.lines().collect();
+        assert!(lines[0].starts_with(heading), "{path}: {}", answer.text);
+        assert!(
+            cell.is_empty() || lines.iter().any(|line| line.starts_with(cell)),
+            "{path}: {}",
+            answer.text
+        );
+    }
+    let csv = api.get("/services/external/formatted?format=csv").await;
+    assert_eq!(csv.headers["content-type"], "text/csv; charset=utf-8");
+    assert!(csv.text.ends_with("s,http://10.0.0.9,enabled,\"a,b\"\r\n"), "{}", csv.text);
+    assert_eq!(api.get("/routes/formatted?format=json").await.body, api.get("/routes/").await.body);
+    let wrong = api.get("/routes/formatted?format=xml").await;
+    assert_eq!((wrong.status, wrong.body["errors"][0]["field"].as_str()), (422, Some("format")));
+    assert_eq!(api.get("/routes/formatted?colour=red").await.body["errors"][0]["field"], "colour");
+    let nobody = api.as_caller(Caller::Anonymous, "GET", "/tokens/formatted", Value::Null).await;
+    assert_eq!(nobody.status, 401);
+    assert_eq!(
+        api.as_caller(caller("bob", &["user"]), "GET", "/tokens/formatted", Value::Null).await.status,
+        403
+    );
+    for (path, field, body) in [
+        ("/tokens/", "name", json!({ "name": "formatted", "audience": ["app.example.com"] })),
+        (
+            "/routes/",
+            "route_id",
+            json!({ "route_id": "formatted", "path_pattern": "/y", "target_type": "port", "target_value": 80 }),
+        ),
+        (
+            "/services/external",
+            "service_name",
+            json!({ "service_name": "formatted", "target_url": "http://a" }),
+        ),
+        (
+            "/proxy/targets/",
+            "proxy_hostname",
+            json!({ "proxy_hostname": "formatted", "target_url": "http://a" }),
+        ),
+    ] {
+        let refused = api.call("POST", path, body).await;
+        assert_eq!(
+            (refused.status, refused.body["errors"][0]["field"].as_str()),
+            (422, Some(field)),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_judged_for_a_registered_resource() {
+    let api = Api::with_proxy("app.example.com").await;
+    let registered = api.call("POST", "/resources/auto-register", json!({})).await;
+    assert_eq!(
+        (registered.status, &registered.body["registered"]),
+        (200, &json!(["https://app.example.com"]))
+    );
+    assert_eq!(api.call("POST", "/resources/auto-register", json!({})).await.body["count"], 0);
+    assert_eq!(api.get("/resources/app.example.com").await.body["created_by"], "root");
+    let user = || caller("bob", &["user"]);
+    let path = "/resources/app.example.com/validate-token";
+    for (token, scopes, valid, reason) in [
+        ("alice mcp:read https://app.example.com/", json!(["mcp:read"]), true, ""),
+        ("alice admin https://app.example.com", json!(["user"]), true, ""),
+        (
+            "alice mcp:read https://app.example.com",
+            json!(["mcp:read", "mcp:write"]),
+            false,
+            "lacks mcp:write",
+        ),
+        ("alice mcp:read https://b.example.com", json!([]), false, "another resource"),
+        ("nonsense", json!([]), false, "malformed"),
+    ] {
+        let answer = api.as_caller(user(), "POST", path, json!({ "token": token, "scopes": scopes })).await;
+        assert_eq!((answer.status, &answer.body["valid"]), (200, &json!(valid)), "{token}: {}", answer.text);
+        assert!(
+            answer.body["reason"].as_str().unwrap_or_default().contains(reason),
+            "{token}: {}",
+            answer.text
+        );
+        let owner = if token == "nonsense" { Value::Null } else { "alice".into() };
+        assert_eq!(answer.body["user_id"], owner, "{token}");
+        assert!(!answer.text.contains("https://"), "what was sent does not come back: {}", answer.text);
+    }
+    let known = json!({ "token": "x" });
+    assert_eq!(
+        api.call("POST", "/resources/none.example.com/validate-token", known.clone()).await.status,
+        404
+    );
+    assert_eq!(
+        api.call("POST", "/resources/app.example.com", known.clone()).await.body["code"],
+        "no_such_path"
+    );
+    assert_eq!(api.as_caller(Caller::Anonymous, "POST", path, known).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_token_changes_its_own_address_and_admins_that_of_any() {
+    let api = Api::with_proxy("app.example.com").await;
+    for name in ["ci", "other"] {
+        let wanted = json!({ "name": name, "audience": ["app.example.com"] });
+        assert_eq!(api.call("POST", "/tokens/", wanted).await.status, 201);
+    }
+    let ci = || caller("service:ci", &["user"]);
+    let own = api.as_caller(ci(), "PUT", "/tokens/email", json!({ "email": "ci@example.com" })).await;
+    assert_eq!((own.status, &own.body["cert_email"]), (200, &json!("ci@example.com")), "{}", own.text);
+    let foreign = json!({ "email": "x@example.com" });
+    assert_eq!(api.as_caller(ci(), "PUT", "/tokens/other/email", foreign.clone()).await.status, 403);
+    assert_eq!(
+        api.call("PUT", "/tokens/other/email", foreign.clone()).await.body["cert_email"],
+        "x@example.com"
+    );
+    let none = api.call("PUT", "/tokens/email", foreign.clone()).await;
+    assert_eq!((none.status, none.body["errors"][0]["field"].as_str()), (422, Some("name")), "{}", none.text);
+    let wrong = api.call("PUT", "/tokens/other/email", json!({ "email": "nobody" })).await;
+    assert_eq!(
+        (wrong.status, wrong.body["errors"][0]["field"].as_str()),
+        (422, Some("email")),
+        "{}",
+        wrong.text
+    );
+    assert_eq!(api.as_caller(Caller::Anonymous, "PUT", "/tokens/email", foreign).await.status, 401);
+
+    let proxy = json!({ "proxy_hostname": "ci.example.com", "target_url": "http://10.0.0.6" });
+    let admin = caller("service:ci", &["admin"]);
+    assert_eq!(api.as_caller(admin, "POST", "/proxy/targets/", proxy).await.status, 201);
+    let proxies = api.get("/tokens/ci/proxies").await.body;
+    assert_eq!(proxies.as_array().map(Vec::len), Some(1), "{proxies}");
+    assert_eq!(proxies[0]["proxy_hostname"], "ci.example.com");
+    assert_eq!(api.get("/tokens/ci/certificates").await.body, json!([]));
+    assert_eq!(api.get("/tokens/none/proxies").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_routes_own_rules_are_a_part_of_its_own() {
+    let api = Api::new();
+    let route = json!({ "route_id": "r", "path_pattern": "/x", "target_type": "port", "target_value": 80 });
+    assert_eq!(api.call("POST", "/routes/", route).await.status, 201);
+    assert_eq!(api.get("/routes/r/auth").await.body["auth_config"], Value::Null);
+    let rules = json!({ "auth_type": "bearer", "allowed_users": ["alice"] });
+    let set = api.call("PUT", "/routes/r/auth", rules).await;
+    assert_eq!(set.status, 200, "{}", set.text);
+    let route = api.get("/routes/r").await.body;
+    assert_eq!(
+        (&route["override_proxy_auth"], &route["auth_config"]["auth_type"]),
+        (&json!(true), &json!("bearer"))
+    );
+    let wrong = api.call("PUT", "/routes/r/auth", json!({ "auth_type": "magic" })).await;
+    assert_eq!(
+        (wrong.status, wrong.body["errors"][0]["field"].as_str()),
+        (422, Some("auth_type")),
+        "{}",
+        wrong.text
+    );
+    assert_eq!(api.call("DELETE", "/routes/r/auth", Value::Null).await.status, 200);
+    let route = api.get("/routes/r").await.body;
+    assert_eq!((&route["override_proxy_auth"], &route["auth_config"]), (&json!(false), &Value::Null));
+}
+
+#[tokio::test]
+async fn common_searches_have_a_short_way() {
+    let api = Api::new();
+    assert_eq!(api.call("POST", "/logs/test", Value::Null).await.body["success"], true);
+    let record = json!({
+        "timestamp": crate::logs::now(), "auth_user": "alice", "request_method": "POST", "request_path": "/pay",
+        "status_code": 404, "response_time_ms": 5.0, "trace_id": "t-1",
+    });
+    api.control.writers.requests.push_json(crate::logs::now(), &record).expect("taken");
+    assert!(api.control.writers.requests.flush(Duration::from_secs(10)).await);
+    for (path, total) in [
+        ("/logs", 4),
+        ("/logs?limit=1&method=GET", 3),
+        ("/logs/user/alice", 1),
+        ("/logs/oauth/user/alice", 1),
+        ("/logs/user/bob", 0),
+        ("/logs/method/GET", 3),
+        ("/logs/status/4xx", 1),
+        ("/logs/path?pattern=/log-test", 3),
+        ("/logs/correlation/t-1", 1),
+        ("/logs/slow", 1),
+        ("/logs/slow?threshold=20", 2),
+        ("/logs/errors?include_warnings=true", 2),
+    ] {
+        let page = api.get(path).await;
+        assert_eq!((page.status, &page.body["total"]), (200, &json!(total)), "{path}: {}", page.text);
+    }
+    assert_eq!(api.get("/logs/slow?threshold=-1").await.status, 422);
 }

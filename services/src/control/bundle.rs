@@ -7,8 +7,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::logs::{LEVELS, check_levels};
+use super::system::ACCEPTED_STORE;
 use super::{Context, Control, Error, Managed};
 use crate::config::{self, Certificate, Config, External, FieldError, Proxy, Resource, Route, Token};
+use crate::oauth::Keys;
+use crate::oauth::keys::SIGNING_KEY;
 use crate::store::{Document, Expect, Key, Kind, Write};
 
 /// The fields of one document.
@@ -39,6 +43,9 @@ pub struct Bundle {
     /// The settings that nodes share.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, Value>,
+    /// The OAuth clients that administrators set up, with the hashes of their secrets.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub clients: BTreeMap<String, Value>,
     /// The public signing keys.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub keys: BTreeMap<String, Value>,
@@ -47,11 +54,8 @@ pub struct Bundle {
     pub secrets: BTreeMap<String, Value>,
 }
 
-/// The setting that points to the signing key: of no use without the key.
-const SIGNING_KEY: &str = "signing_key";
-
-/// The setting that keeps a deployment's issuer: another deployment has its own.
-const ISSUER: &str = "issuer";
+/// Settings that say which deployment and which store this is: another one has its own.
+const IDENTITY: [&str; 2] = ["issuer", ACCEPTED_STORE];
 
 impl Bundle {
     /// Collects documents, as they are: also those that can't be read, so that a backup loses nothing.
@@ -65,8 +69,13 @@ impl Bundle {
                 Kind::External => &mut bundle.externals,
                 Kind::Resource => &mut bundle.resources,
                 Kind::Token if tokens => &mut bundle.tokens,
-                Kind::Setting if id != ISSUER && (secrets || id != SIGNING_KEY) => {
+                // The pointer to the signing key is of no use without the key.
+                Kind::Setting if !IDENTITY.contains(&id.as_str()) && (secrets || id != SIGNING_KEY) => {
                     bundle.settings.insert(id, value);
+                    continue;
+                }
+                Kind::Client if secrets => {
+                    bundle.clients.insert(id, value);
                     continue;
                 }
                 Kind::Key if secrets => {
@@ -77,7 +86,7 @@ impl Bundle {
                     bundle.secrets.insert(id, value);
                     continue;
                 }
-                Kind::Token | Kind::Setting | Kind::Key | Kind::Secret => continue,
+                Kind::Token | Kind::Client | Kind::Setting | Kind::Key | Kind::Secret => continue,
             };
             if let Value::Object(fields) = value {
                 list.push(fields);
@@ -140,6 +149,7 @@ pub(super) async fn import(
     gather::<Token>("tokens", &bundle.tokens, &mut items, &mut problems);
     for (section, kind, all) in [
         ("settings", Kind::Setting, &bundle.settings),
+        ("clients", Kind::Client, &bundle.clients),
         ("keys", Kind::Key, &bundle.keys),
         ("secrets", Kind::Secret, &bundle.secrets),
     ] {
@@ -148,6 +158,11 @@ pub(super) async fn import(
             if kind == Kind::Secret && control.vault.open(id, value).is_err() {
                 let detail = "can't be opened with this deployment's secret key: expected one that it sealed";
                 problems.push(FieldError::bare(place.clone(), detail));
+            }
+            if kind == Kind::Setting
+                && let Err(error) = check_setting(id, value)
+            {
+                problems.push(error.within(&place));
             }
             items.push(Item { place, key: Key::new(kind, id), value: value.clone() });
         }
@@ -207,6 +222,19 @@ pub(super) async fn import(
     Ok(done)
 }
 
+/// Checks a setting as the operation does that writes it. One that nobody reads is a mistake.
+fn check_setting(id: &str, value: &Value) -> Result<(), FieldError> {
+    match id {
+        LEVELS => check_levels(value),
+        // It is checked with the keys: see `check_whole`.
+        SIGNING_KEY => Ok(()),
+        _ if IDENTITY.contains(&id) => {
+            Err(FieldError::bare("", "belongs to one deployment and is never imported: leave it out"))
+        }
+        _ => Err(FieldError::bare("", format!("is no setting: expected `{LEVELS}` or `{SIGNING_KEY}`"))),
+    }
+}
+
 /// Reads the documents of a section.
 fn gather<T: Managed>(section: &str, all: &[Fields], items: &mut Vec<Item>, problems: &mut Vec<FieldError>) {
     for (index, fields) in all.iter().enumerate() {
@@ -240,8 +268,16 @@ fn check_whole(
     written: &[(String, Key)],
 ) -> Result<(), Error> {
     let secrets: Vec<Key> = documents.keys().filter(|key| key.kind == Kind::Secret).cloned().collect();
-    let config = Config::parse(documents.into_values().collect());
+    let documents: Vec<Document> = documents.into_values().collect();
     let mut problems = Vec::new();
+    // A key that does not sign would leave all nodes without one.
+    if let Some((place, _)) = written.iter().find(|(_, key)| key.kind == Kind::Key || key.id == SIGNING_KEY)
+        && let Err(error) = Keys::load(&documents, &control.vault, Timestamp::now())
+    {
+        problems
+            .push(FieldError::bare(place.clone(), format!("{error}: expected a key with its sealed secret")));
+    }
+    let config = Config::parse(documents);
     for (place, key) in written {
         let id = key.id.as_str();
         let outcome = match key.kind {
@@ -258,7 +294,7 @@ fn check_whole(
                 let detail = "has no key: expected its sealed key among the secrets";
                 Err(Error::invalid(FieldError::bare("", detail)))
             }),
-            Kind::Setting | Kind::Key | Kind::Secret => Ok(()),
+            Kind::Setting | Kind::Client | Kind::Key | Kind::Secret => Ok(()),
         };
         match outcome {
             Ok(()) => {}

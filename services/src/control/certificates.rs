@@ -1,14 +1,16 @@
 //! Certificates that are uploaded: checked, listed, attached, deleted. Keys go in and never come out.
 
+use std::sync::Arc;
+
 use clap::Args;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::managed::{put as put_step, remove};
-use super::operation::{create, delete, get, post, put};
+use super::managed::{forbid_operation, put as put_step, remove};
+use super::operation::{create, delete, get, post, put, word};
 use super::secret::{Secret, text_or_file};
-use super::{Access, Context, Control, Done, Endpoint, Error, Operation, Surface};
+use super::{Access, Context, Control, Done, Endpoint, Error, Operation, Surface, Table};
 use crate::config::certificate::CertStatus;
 use crate::config::{CertName, Certificate, Config, Entity, FieldError, HostPattern, Proxy};
 use crate::store::{Expect, Write};
@@ -118,10 +120,7 @@ impl Operation for UploadCertificate {
                 )));
             }
         }
-        if self.cert_name.as_str() == "upload" {
-            let detail = "is the name of an operation: choose another one";
-            return Err(Error::invalid(FieldError::new("cert_name", "upload", detail)));
-        }
+        forbid_operation("cert_name", self.cert_name.as_str(), &["upload", "formatted"])?;
         let secret_id = Certificate::secret_id(&self.cert_name);
         let secret = control
             .vault
@@ -139,7 +138,7 @@ impl Operation for UploadCertificate {
         };
         let config = control.config().await?;
         if let (true, Some(current)) = (self.replace, config.certificates.get(&self.cert_name)) {
-            return replace(control, ctx, &fields(current.clone()), &config, secret).await;
+            return replace(control, ctx, &fields(Certificate::clone(current)), &config, secret).await;
         }
         let new = fields(Certificate {
             cert_name: self.cert_name,
@@ -182,7 +181,7 @@ async fn replace(
     Ok(Certificate { config_version: version + 1, ..next }.into())
 }
 
-fn users<'a>(certificate: &'a Certificate, config: &'a Config) -> impl Iterator<Item = &'a Proxy> {
+fn users<'a>(certificate: &'a Certificate, config: &'a Config) -> impl Iterator<Item = &'a Arc<Proxy>> {
     config.proxies.values().filter(|proxy| proxy.cert_name.as_ref() == Some(&certificate.cert_name))
 }
 
@@ -195,12 +194,28 @@ impl Operation for ListCertificates {
     const NAME: &'static str = "list_certificates";
     const COMMAND: &'static [&'static str] = &["cert", "list"];
     const HTTP: Endpoint = get("/certificates/");
+    const TABLE: Option<Table<Vec<Summary>>> = Some(Table {
+        path: "/certificates/formatted",
+        columns: &["Name", "Domains", "Status", "Expires", "Days left"],
+        rows: |certificates| certificates.iter().map(row).collect(),
+    });
     const SCOPE: Access = Access::User;
     type Output = Vec<Summary>;
 
     async fn run(self, control: &Control, _: &Context) -> Result<Vec<Summary>, Error> {
         Ok(control.list::<Certificate>().await?.into_iter().map(Into::into).collect())
     }
+}
+
+fn row(certificate: &Summary) -> Vec<String> {
+    let domains: Vec<_> = certificate.domains.iter().map(HostPattern::as_str).collect();
+    vec![
+        certificate.cert_name.to_string(),
+        domains.join(" "),
+        word(&certificate.status),
+        certificate.expires_at.map(|end| end.to_string()).unwrap_or_default(),
+        certificate.days_left.map(|days| days.to_string()).unwrap_or_default(),
+    ]
 }
 
 /// Show a certificate and its chain. Its key is never shown.
@@ -348,7 +363,7 @@ impl Operation for DeleteCertificate {
             let mut writes = vec![Vault::delete(&secret, Expect::Any)];
             writes.extend(proxies.into_iter().map(|proxy| {
                 let version = Expect::Version(proxy.config_version);
-                put_step(&Proxy { cert_name: None, ..proxy.clone() }, version)
+                put_step(&Proxy { cert_name: None, ..Proxy::clone(proxy) }, version)
             }));
             Ok(writes)
         };

@@ -58,6 +58,15 @@ pub enum Error {
     /// The node serves nothing yet.
     #[error("no configuration is in force yet: try again later")]
     NotReady,
+    /// The node stops.
+    #[error("this node is stopping: ask another one")]
+    Draining,
+    /// What is written now would not be served.
+    #[error(
+        "the store is another one than what is served, or an older state of it: run `portcullis system accept-store` \
+         to serve what it holds now, or restore what it held before"
+    )]
+    StoreReplaced,
     /// The caller went away, or the node is shutting down.
     #[error("the operation was cancelled")]
     Cancelled,
@@ -92,7 +101,11 @@ impl Error {
             Self::Forbidden { .. } => StatusCode::FORBIDDEN,
             Self::Gone(_) => StatusCode::GONE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Unavailable(_) | Self::NotReady | Self::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable(_)
+            | Self::NotReady
+            | Self::Draining
+            | Self::StoreReplaced
+            | Self::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -110,6 +123,8 @@ impl Error {
             Self::TooLarge { .. } => "too_large",
             Self::Unavailable(_) => "unavailable",
             Self::NotReady => "not_ready",
+            Self::Draining => "draining",
+            Self::StoreReplaced => "store_replaced",
             Self::Cancelled => "cancelled",
             Self::Internal(_) => "internal",
         }
@@ -122,7 +137,9 @@ impl From<store::Error> for Error {
             store::Error::Conflict { key } => {
                 Self::Conflict(format!("{key} was changed by somebody else meanwhile: try again"))
             }
-            store::Error::Fenced { .. } => Self::Conflict(error.to_string()),
+            store::Error::RecordConflict { .. } | store::Error::Fenced { .. } => {
+                Self::Conflict(error.to_string())
+            }
             store::Error::Unavailable(_) => Self::Unavailable(error),
             store::Error::Corrupt { .. } => Self::internal(error),
         }

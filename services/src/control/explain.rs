@@ -169,7 +169,7 @@ fn choose<'a>(
     let mut global = Vec::new();
     let mut own = Vec::new();
     let mut rest = Vec::new();
-    for route in config.routes.values() {
+    for route in config.matched_routes() {
         if route.scope == RouteScope::Proxy && !route.is_for(&proxy.proxy_hostname) {
             continue;
         }
@@ -184,7 +184,7 @@ fn choose<'a>(
     }
     let hidden_own: Vec<_> = own
         .iter()
-        .filter_map(|matcher| config.routes.get(matcher.id.as_str()))
+        .filter_map(|matcher| config.matched_route(matcher.id.as_str()))
         .filter(|route| !proxy.takes(route))
         .collect();
     rest.extend(hidden_own.into_iter().map(|route| (route, Verdict::Hidden.to_string())));
@@ -192,17 +192,17 @@ fn choose<'a>(
     let mut chosen = None;
     let mut told_of: BTreeMap<&str, Considered> = BTreeMap::new();
     for considered in routes.explain(path, method, headers) {
-        let Some(route) = config.routes.get(considered.route.id.as_str()) else { continue };
+        let Some(route) = config.matched_route(considered.route.id.as_str()) else { continue };
         let is_chosen = considered.verdict == Verdict::Chosen;
         if is_chosen {
-            chosen = Some(route);
+            chosen = Some(&**route);
         }
         told_of.insert(route.route_id.as_str(), entry(route, is_chosen, considered.verdict.to_string()));
     }
     for (route, why) in rest {
         told_of.entry(route.route_id.as_str()).or_insert_with(|| entry(route, false, why));
     }
-    let mut order: Vec<_> = config.routes.values().collect();
+    let mut order: Vec<_> = config.matched_routes().collect();
     order.sort_by(|a, b| a.order(b));
     told.considered = order.iter().filter_map(|route| told_of.remove(route.route_id.as_str())).collect();
     chosen
@@ -229,6 +229,9 @@ fn mode(proxy: &Proxy) -> Mode {
 }
 
 fn resolve(config: &Config, route: &Route) -> Result<String, String> {
+    if config.closed.contains_key(&route.route_id) {
+        return Err("the rest of its document can't be read".to_owned());
+    }
     match route.target().map_err(|error| error.to_string())? {
         RouteTarget::Url(url) => Ok(url.to_string()),
         RouteTarget::Port(port) => Ok(format!("http://127.0.0.1:{port}")),

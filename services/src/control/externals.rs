@@ -5,7 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::operation::{create, delete, get, patch, put};
-use super::{Access, Changes, Context, Control, Done, Endpoint, Error, New, Operation, Surface};
+use super::proxies::status;
+use super::{Access, Changes, Context, Control, Done, Endpoint, Error, New, Operation, Surface, Table};
 use crate::config::route::RouteTarget;
 use crate::config::{Config, External, ServiceName};
 
@@ -55,12 +56,26 @@ impl Operation for ListExternals {
     const COMMAND: &'static [&'static str] = &["service", "external", "list"];
     const HTTP: Endpoint = get("/services/external");
     const ALIASES: &'static [Endpoint] = &[get("/instances/")];
+    const TABLE: Option<Table<Vec<External>>> = Some(Table {
+        path: "/services/external/formatted",
+        columns: &["Name", "Target URL", "Routing", "Description"],
+        rows: |services| services.iter().map(row).collect(),
+    });
     const SCOPE: Access = Access::User;
     type Output = Vec<External>;
 
     async fn run(self, control: &Control, _: &Context) -> Result<Vec<External>, Error> {
         control.list().await
     }
+}
+
+fn row(service: &External) -> Vec<String> {
+    vec![
+        service.service_name.to_string(),
+        service.target_url.to_string(),
+        status(service.routing_enabled).to_owned(),
+        service.description.clone(),
+    ]
 }
 
 /// Show an upstream that is registered by name.

@@ -78,7 +78,7 @@ fn failed(error: logs::Error) -> Error {
     }
 }
 
-async fn find(control: &Control, log: Log, search: &Search) -> Result<Page, Error> {
+pub(super) async fn find(control: &Control, log: Log, search: &Search) -> Result<Page, Error> {
     let store = &*control.store;
     logs::search(store, log.stream(), search, Bounds::default(), logs::now()).await.map_err(failed)
 }
@@ -340,11 +340,7 @@ impl Operation for SetLogLevel {
         })?;
         let level = self.level.trim().to_ascii_uppercase();
         if let Some(component) = &self.component {
-            let fine = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-            if component.is_empty() || component.len() > 64 || !component.chars().all(fine) {
-                let detail = "expected the name of a component, such as `tls` or `store`";
-                return Err(Error::invalid(FieldError::new("component", component.as_str(), detail)));
-            }
+            check_component("component", component).map_err(Error::invalid)?;
         }
         change_levels(control, |settings| match &self.component {
             Some(component) => drop(settings.components.insert(component.clone(), level.clone())),
@@ -376,6 +372,28 @@ impl Operation for ResetLogLevel {
     async fn run(self, control: &Control, _: &Context) -> Result<LevelSettings, Error> {
         change_levels(control, |settings| drop(settings.components.remove(&self.component))).await
     }
+}
+
+fn check_component(field: &str, component: &str) -> Result<(), FieldError> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !component.is_empty() && component.len() <= 64 && component.chars().all(fine) {
+        return Ok(());
+    }
+    Err(FieldError::new(field, component, "expected the name of a component, such as `tls` or `store`"))
+}
+
+/// Checks levels that come as a whole, as the operations check them one by one.
+pub(super) fn check_levels(value: &Value) -> Result<(), FieldError> {
+    let settings: LevelSettings = crate::config::field::read(value)?;
+    let level = |field: &str, level: &str| {
+        parse_level(level).map(drop).map_err(|error| FieldError::new(field, level, error.to_string()))
+    };
+    level("global", &settings.global)?;
+    for (component, of_component) in &settings.components {
+        check_component("components", component)?;
+        level(&format!("components.{component}"), of_component)?;
+    }
+    Ok(())
 }
 
 /// Changes the levels that nodes share, and those of this node at once.

@@ -1,14 +1,15 @@
 //! Entities that operations create, change and delete: reading, complete checks, and commits that
 //! hold only if nothing they rely on has changed.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::{Context, Control, Error};
 use crate::config::{Certificate, Config, Entity, External, FieldError, Proxy, Resource, Route, Token};
-use crate::store::{Document, Expect, Key, Write};
+use crate::store::{Expect, Key, Write};
 
 /// How often a change that lost a race is tried again on what won it.
 const ATTEMPTS: usize = 4;
@@ -83,16 +84,15 @@ impl Control {
         more: Vec<Write>,
     ) -> Result<T, Error> {
         let stamps = entity.stamps_mut();
-        *stamps.created_by = ctx.caller.name().map(str::to_owned);
+        *stamps.created_by = ctx.caller.name().map(Cow::into_owned);
         *stamps.created_at = Some(Timestamp::now());
-        let (_, documents) = self.store.load().await?;
+        let view = self.mirror.latest().await?;
         let key = entity.key();
-        if documents.iter().any(|document| document.key == key) {
+        if view.contains(&key) {
             return Err(exists(&entity));
         }
-        let config = Config::parse(documents);
         let mut writes = vec![put(&entity, Expect::Absent)];
-        writes.extend(checks(self.examine(&entity, &config)?));
+        writes.extend(checks(self.examine(&entity, &view.config)?));
         writes.extend(more);
         match self.commit(writes).await {
             Err(Error::Conflict(_)) if self.store.get(&key).await?.is_some() => return Err(exists(&entity)),
@@ -113,8 +113,7 @@ impl Control {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let (_, documents) = self.store.load().await?;
-            let (config, current) = find::<T>(documents, id)?;
+            let (config, current) = self.read::<T>(id, attempt).await?;
             let version = version_of(&current);
             check_match(ctx, &current, version)?;
             let mut next = change(current.clone(), &config)?;
@@ -141,6 +140,13 @@ impl Control {
         }
     }
 
+    /// The configuration, and one entity of it as it is stored now: somebody may have written it by hand. Who
+    /// has lost a race trusts nothing that is known already.
+    async fn read<T: Managed>(&self, id: &str, attempt: usize) -> Result<(Arc<Config>, T), Error> {
+        let view = if attempt == 1 { self.mirror.latest().await? } else { self.mirror.load().await? };
+        Ok((Arc::clone(&view.config), self.get(id).await?))
+    }
+
     /// Deletes an entity: `also` gets it and all others, and returns further steps of the same commit,
     /// or why it must stay.
     pub(super) async fn delete<T: Managed>(
@@ -152,8 +158,7 @@ impl Control {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let (_, documents) = self.store.load().await?;
-            let (config, current) = find::<T>(documents, id)?;
+            let (config, current) = self.read::<T>(id, attempt).await?;
             check_match(ctx, &current, version_of(&current))?;
             let mut writes = vec![remove(&current)];
             writes.extend(also(&current, &config)?);
@@ -199,16 +204,21 @@ fn unreadable<T: Entity>(id: &str, errors: &[FieldError]) -> Error {
     ))
 }
 
-fn find<T: Managed>(documents: Vec<Document>, id: &str) -> Result<(Config, T), Error> {
-    let stored =
-        documents.iter().find(|document| document.key.kind == T::KIND && document.key.id == id).cloned();
-    let document = stored.ok_or_else(|| not_found::<T>(id))?;
-    let current = crate::config::parse(document).map_err(|errors| unreadable::<T>(id, &errors))?;
-    Ok((Config::parse(documents), current))
+fn among<'a, K: Ord + Borrow<str>, T>(all: &'a BTreeMap<K, Arc<T>>, id: &str) -> Option<&'a T> {
+    all.get(id).map(|one| &**one)
 }
 
-fn among<'a, K: Ord + Borrow<str>, T>(all: &'a BTreeMap<K, T>, id: &str) -> Option<&'a T> {
-    all.get(id)
+fn owned<K, T: Clone>(all: &BTreeMap<K, Arc<T>>) -> Vec<T> {
+    all.values().map(|one| T::clone(one)).collect()
+}
+
+/// Refuses names that stand for operations in paths: nobody could ask for what has one.
+pub(super) fn forbid_operation(field: &str, name: &str, operations: &[&str]) -> Result<(), Error> {
+    if operations.contains(&name) {
+        let detail = "is the name of an operation: choose another one";
+        return Err(Error::invalid(FieldError::new(field, name, detail)));
+    }
+    Ok(())
 }
 
 impl Managed for Proxy {
@@ -217,10 +227,11 @@ impl Managed for Proxy {
     }
 
     fn all(config: &Config) -> Vec<Self> {
-        config.proxies.values().cloned().collect()
+        owned(&config.proxies)
     }
 
     fn check(&self, control: &Control, _: &Config) -> Result<(), Error> {
+        forbid_operation("proxy_hostname", self.proxy_hostname.as_str(), &["formatted"])?;
         let issuer = control.issuer();
         let mut problems = Vec::new();
         if let Some(host) = &self.auth_proxy
@@ -254,14 +265,11 @@ impl Managed for Route {
     }
 
     fn all(config: &Config) -> Vec<Self> {
-        config.routes.values().cloned().collect()
+        owned(&config.routes)
     }
 
     fn check(&self, _: &Control, config: &Config) -> Result<(), Error> {
-        if self.route_id.as_str() == "explain" {
-            let detail = "is the name of an operation: choose another one";
-            return Err(Error::invalid(FieldError::new("route_id", "explain", detail)));
-        }
+        forbid_operation("route_id", self.route_id.as_str(), &["explain", "formatted"])?;
         match config.routes.values().find(|other| self.collides(other)) {
             Some(other) => Err(Error::Conflict(format!(
                 "the route {:?} has the same pattern, priority and methods for the same hosts: change the priority",
@@ -278,7 +286,7 @@ impl Managed for Certificate {
     }
 
     fn all(config: &Config) -> Vec<Self> {
-        config.certificates.values().cloned().collect()
+        owned(&config.certificates)
     }
 }
 
@@ -288,7 +296,11 @@ impl Managed for External {
     }
 
     fn all(config: &Config) -> Vec<Self> {
-        config.externals.values().cloned().collect()
+        owned(&config.externals)
+    }
+
+    fn check(&self, _: &Control, _: &Config) -> Result<(), Error> {
+        forbid_operation("service_name", self.service_name.as_str(), &["formatted"])
     }
 }
 
@@ -298,7 +310,7 @@ impl Managed for Resource {
     }
 
     fn all(config: &Config) -> Vec<Self> {
-        config.resources.values().cloned().collect()
+        owned(&config.resources)
     }
 }
 
@@ -308,6 +320,6 @@ impl Managed for Token {
     }
 
     fn all(config: &Config) -> Vec<Self> {
-        config.tokens.values().cloned().collect()
+        owned(&config.tokens)
     }
 }

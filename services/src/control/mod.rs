@@ -12,13 +12,16 @@ pub mod error;
 pub mod explain;
 pub mod externals;
 pub mod logs;
+pub mod logs_by;
 pub mod managed;
 pub mod operation;
 pub mod proxies;
 pub mod proxy_auth;
 pub mod proxy_resource;
 pub mod proxy_routes;
+pub mod resource_tokens;
 pub mod resources;
+pub mod route_auth;
 pub mod routes;
 pub mod schema;
 pub mod secret;
@@ -26,6 +29,7 @@ pub mod setup;
 pub mod system;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod token_details;
 pub mod tokens;
 
 use std::collections::BTreeMap;
@@ -34,21 +38,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use portcullis_layers::HostName;
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 pub use changes::{Changes, New};
 pub use error::Error;
 pub use managed::Managed;
-pub use operation::{Access, Caller, Context, Endpoint, Operation, Progress, Surface};
+pub use operation::{Access, Caller, Context, Endpoint, Operation, Progress, Surface, Table};
+pub use resource_tokens::Judge;
 pub use secret::Secret;
 pub use tokens::Mint;
 
+use crate::config::access::Site;
 use crate::config::{Config, Problem, Proxy, TargetUrl};
 use crate::logs::{Levels, Writer, now};
+use crate::mirror::Mirror;
 use crate::store::{Revision, Store, Write};
 use crate::vault::Vault;
 
@@ -60,14 +67,16 @@ const APPLY_WAIT: Duration = Duration::from_secs(2);
 pub struct Applied {
     /// The configuration that is in force; `None` before the first.
     pub revision: Option<Revision>,
-    /// How many hosts are served.
+    /// How many hosts are served: those that are enabled.
     pub hosts: usize,
     /// How many certificates are loaded.
     pub certificates: usize,
     /// Whether the HTTPS port is served.
     pub https: bool,
-    /// Whether the configuration comes from the node's own copy, because the store was away at start.
+    /// Whether the configuration comes from the node's own copy, because the store was away or replaced at start.
     pub from_copy: bool,
+    /// The state of a store that is another one than what is served, or older, and that nobody has accepted yet.
+    pub replaced: Option<Revision>,
     /// What is not in force.
     pub problems: Vec<Problem>,
 }
@@ -75,14 +84,17 @@ pub struct Applied {
 /// What operations work on.
 pub struct Control {
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) mirror: Mirror,
     pub(crate) vault: Arc<Vault>,
     pub(crate) issuer: TargetUrl,
     pub(crate) mint: Arc<dyn Mint>,
+    pub(crate) judge: Arc<dyn Judge>,
     pub(crate) levels: Levels,
     pub(crate) writers: Writers,
     pub(crate) applied: watch::Receiver<Applied>,
     pub(crate) accept: Arc<Notify>,
-    public_https_port: u16,
+    pub(crate) site: Site,
+    pub(crate) draining: CancellationToken,
     started: Timestamp,
     calls: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
 }
@@ -90,24 +102,28 @@ pub struct Control {
 /// The parts of a [`Control`].
 #[derive(Debug)]
 pub struct Parts {
-    /// Where configuration and logs live.
-    pub store: Arc<dyn Store>,
+    /// Where configuration and logs live, and what this node has read of it.
+    pub mirror: Mirror,
     /// Seals secrets.
     pub vault: Arc<Vault>,
     /// The issuer of this deployment.
     pub issuer: TargetUrl,
     /// Makes and revokes named tokens.
     pub mint: Arc<dyn Mint>,
+    /// Judges tokens.
+    pub judge: Arc<dyn Judge>,
     /// The levels of diagnostics.
     pub levels: Levels,
     /// What writes the logs of this node.
     pub writers: Writers,
     /// What this node serves.
     pub applied: watch::Receiver<Applied>,
-    /// The port of public URLs.
-    pub public_https_port: u16,
+    /// What the deployment says about every host.
+    pub site: Site,
     /// Notified when an admin accepts a store that is older than what is served, or another one.
     pub accept: Arc<Notify>,
+    /// Cancelled when the node begins to stop.
+    pub draining: CancellationToken,
 }
 
 /// What writes the logs of this node.
@@ -130,18 +146,22 @@ impl fmt::Debug for Control {
 impl Control {
     /// A control over its parts.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, vault, issuer, mint, levels, writers, applied, public_https_port, accept } = parts;
+        let Parts { mirror, vault, issuer, mint, judge, levels, writers, applied, site, accept, draining } =
+            parts;
         let (started, calls) = (Timestamp::now(), Mutex::default());
         Self {
-            store,
+            store: Arc::clone(mirror.store()),
+            mirror,
             vault,
             issuer,
             mint,
+            judge,
             levels,
             writers,
             applied,
-            public_https_port,
+            site,
             accept,
+            draining,
             started,
             calls,
         }
@@ -161,7 +181,10 @@ impl Control {
         self.admit::<O>(ctx)?;
         let started = Instant::now();
         let subject = input.subject();
-        let outcome = input.run(self, ctx).await;
+        let outcome = match self.refuse_unserved::<O>() {
+            Ok(()) => input.run(self, ctx).await,
+            Err(error) => Err(error),
+        };
         self.count(O::NAME, outcome.as_ref().map_or_else(Error::code, |_| "ok"));
         if let Err(Error::Internal(source)) = &outcome {
             tracing::error!(operation = O::NAME, error = %Chain(&**source), "operation failed");
@@ -170,6 +193,15 @@ impl Control {
             self.audit(O::NAME, subject.as_deref(), ctx, outcome.as_ref().err(), started.elapsed());
         }
         outcome
+    }
+
+    /// What is written into a store that is not served would be lost, or appear when nobody expects it.
+    fn refuse_unserved<O: Operation>(&self) -> Result<(), Error> {
+        let is_replaced = self.applied.borrow().replaced.is_some();
+        if is_replaced && O::HTTP.writes() && !O::WITH_REPLACED_STORE {
+            return Err(Error::StoreReplaced);
+        }
+        Ok(())
     }
 
     fn count(&self, operation: &'static str, code: &'static str) {
@@ -189,42 +221,39 @@ impl Control {
     }
 
     /// The configuration as it is in the store.
-    pub(crate) async fn config(&self) -> Result<Config, Error> {
-        let (_, documents) = self.store.load().await?;
-        Ok(Config::parse(documents))
+    pub(crate) async fn config(&self) -> Result<Arc<Config>, Error> {
+        Ok(Arc::clone(&self.mirror.latest().await?.config))
     }
 
     /// Commits, and waits briefly until this node serves the change.
     pub(crate) async fn commit(&self, writes: Vec<Write>) -> Result<Revision, Error> {
+        let before = self.applied.borrow().revision.clone();
         let revision = self.store.commit(writes).await?;
         let mut applied = self.applied.clone();
         let reached = applied.wait_for(|applied| {
-            applied.revision.as_ref().is_some_and(|at| at.epoch != revision.epoch || at.n >= revision.n)
+            let at = applied.revision.as_ref();
+            applied.replaced.is_some()
+                || at.is_some_and(|at| at.epoch == revision.epoch && at.n >= revision.n)
         });
-        // Neither a closed channel (nobody serves here) nor a slow swap makes the change undone.
-        if tokio::time::timeout(APPLY_WAIT, reached).await.is_err() {
-            tracing::warn!(revision = revision.n, "a change is stored, but not yet served by this node");
+        let reached = tokio::time::timeout(APPLY_WAIT, reached).await;
+        let goes_on = |at: &Revision| at.epoch == revision.epoch && at.n <= revision.n;
+        match reached {
+            // The store was replaced just before: this node does not serve what was written.
+            Ok(Ok(applied)) if applied.replaced.is_some() => return Err(Error::StoreReplaced),
+            Ok(Ok(_)) => {}
+            _ if before.is_some_and(|before| !goes_on(&before)) => return Err(Error::StoreReplaced),
+            // Neither a closed channel (nobody serves here) nor a slow swap makes the change undone.
+            Ok(Err(_)) => {}
+            Err(_) => {
+                tracing::warn!(revision = revision.n, "a change is stored, but not yet served by this node");
+            }
         }
         Ok(revision)
     }
 
-    /// The public URL of a host: without the port where it is the usual one.
-    pub fn public_url(&self, host: &HostName) -> String {
-        match self.public_https_port {
-            443 => format!("https://{host}"),
-            port => format!("https://{host}:{port}"),
-        }
-    }
-
-    /// The resource that tokens for a host of a proxy name as their audience.
-    pub fn resource_of_host(&self, proxy: &Proxy, host: &HostName) -> String {
-        let endpoint = proxy.resource_path();
-        format!("{}{endpoint}", self.public_url(host))
-    }
-
     /// The resource of a proxy; a wildcard has one for each host.
     pub fn resource_of(&self, proxy: &Proxy) -> Option<String> {
-        Some(self.resource_of_host(proxy, &proxy.proxy_hostname.host()?))
+        Some(self.site.resource(proxy, &proxy.proxy_hostname.host()?))
     }
 
     fn audit(
@@ -242,7 +271,7 @@ impl Control {
             "event_type": operation,
             "message": error.map_or_else(|| "done".to_owned(), outcome),
             "subject": subject,
-            "auth_user": ctx.caller.name().unwrap_or("anonymous"),
+            "auth_user": ctx.caller.name().as_deref().unwrap_or("anonymous"),
             "client_ip": ctx.client.map(|client| client.to_string()).unwrap_or_default(),
             "trace_id": ctx.request_id.as_deref().unwrap_or_default(),
             "status_code": error.map_or(200, |error| error.status().as_u16()),
@@ -307,11 +336,15 @@ pub fn register(surface: &mut impl Surface) {
     proxy_resource::register(surface);
     proxy_routes::register(surface);
     routes::register(surface);
+    route_auth::register(surface);
     certificates::register(surface);
     externals::register(surface);
     resources::register(surface);
+    resource_tokens::register(surface);
     tokens::register(surface);
+    token_details::register(surface);
     logs::register(surface);
+    logs_by::register(surface);
     system::register(surface);
     setup::register(surface);
 }

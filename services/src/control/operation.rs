@@ -1,5 +1,6 @@
 //! What an operation is, who calls it, and who reads the list of all of them.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -27,6 +28,15 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// The path as a router takes it, and what must still follow a field that may have slashes: a router knows those
+    /// at the end of a path only.
+    pub fn pattern(&self) -> (&'static str, &'static str) {
+        match self.path.find("{*").and_then(|start| self.path[start..].find('}').map(|end| start + end + 1)) {
+            Some(end) => self.path.split_at(end),
+            None => (self.path, ""),
+        }
+    }
+
     /// The path as OpenAPI writes it, which has one form for all fields.
     pub fn template(&self) -> String {
         self.path.replace("{*", "{")
@@ -68,6 +78,36 @@ pub const fn delete(path: &'static str) -> Endpoint {
     Endpoint { method: Method::DELETE, path, status: 200 }
 }
 
+/// The twin of a list that answers with a text table instead of JSON, at a path of its own; `format` there may be
+/// `table`, `csv` or `json`.
+#[derive(Debug)]
+pub struct Table<T> {
+    /// Where it answers.
+    pub path: &'static str,
+    /// What stands above the columns.
+    pub columns: &'static [&'static str],
+    /// The cells of each row.
+    pub rows: fn(&T) -> Vec<Vec<String>>,
+}
+
+// Derived, they would ask for a list that can be cloned.
+impl<T> Clone for Table<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Table<T> {}
+
+/// A value as a cell of a table: a word as documents have it, without quotes.
+pub(super) fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(text)) => text,
+        Ok(other) => other.to_string(),
+        Err(_) => String::new(),
+    }
+}
+
 /// Whom an operation is open to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
@@ -102,10 +142,14 @@ pub trait Operation: Serialize + DeserializeOwned + JsonSchema + Args + Send + S
     const HTTP: Endpoint;
     /// Other places where it answers, too.
     const ALIASES: &'static [Endpoint] = &[];
+    /// Its twin for people, where it is a list.
+    const TABLE: Option<Table<Self::Output>> = None;
     /// Whom it is open to.
     const SCOPE: Access;
     /// How large an input may be, in bytes.
     const BODY_LIMIT: usize = 1 << 20;
+    /// Whether it works on while the store is another one than what is served; reading always does.
+    const WITH_REPLACED_STORE: bool = false;
     /// What comes back. It must not hold a secret, but for one that was just made to be shown once.
     type Output: Serialize + JsonSchema + Send + 'static;
 
@@ -141,14 +185,12 @@ pub enum Caller {
 }
 
 impl Caller {
-    /// The name to keep with what the caller makes.
-    pub fn name(&self) -> Option<&str> {
+    /// The name to keep with what the caller makes: a user of another issuer with that issuer's name.
+    pub fn name(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Anonymous => None,
-            Self::Local => Some("local"),
-            Self::Principal(principal) => {
-                Some(principal.username.as_deref().unwrap_or(principal.subject.as_str()))
-            }
+            Self::Local => Some(Cow::Borrowed("local")),
+            Self::Principal(principal) => Some(principal.full_name()),
         }
     }
 

@@ -1,15 +1,17 @@
 //! Proxies: create, list, show, update, enable, disable, delete, headers.
 
+use std::sync::Arc;
+
 use clap::Args;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::managed::{remove, replace};
-use super::operation::{create, delete, get, patch, post, put as put_to};
-use super::{Access, Changes, Context, Control, Done, Endpoint, Error, New, Operation, Surface};
+use super::operation::{create, delete, get, patch, post, put as put_to, word};
+use super::{Access, Changes, Context, Control, Done, Endpoint, Error, New, Operation, Surface, Table};
 use crate::config::headers::{Cors, HeaderRules};
 use crate::config::route::{RouteScope, RouteTarget};
-use crate::config::{Certificate, Config, Entity, FieldError, HostPattern, Proxy, RouteId};
+use crate::config::{Certificate, Config, Entity, FieldError, HostPattern, Proxy, Route, RouteId};
 use crate::store::{Expect, Write};
 use crate::vault::Vault;
 
@@ -85,12 +87,38 @@ impl Operation for ListProxies {
     const NAME: &'static str = "list_proxies";
     const COMMAND: &'static [&'static str] = &["proxy", "list"];
     const HTTP: Endpoint = get("/proxy/targets/");
+    const TABLE: Option<Table<Vec<Proxy>>> = Some(Table {
+        path: "/proxy/targets/formatted",
+        columns: &["Hostname", "Target URL", "Status", "Certificate", "Auth", "HTTP", "HTTPS"],
+        rows: |proxies| proxies.iter().map(row).collect(),
+    });
     const SCOPE: Access = Access::User;
     type Output = Vec<Proxy>;
 
     async fn run(self, control: &Control, _: &Context) -> Result<Vec<Proxy>, Error> {
         control.list().await
     }
+}
+
+fn row(proxy: &Proxy) -> Vec<String> {
+    vec![
+        proxy.proxy_hostname.to_string(),
+        proxy.target_url.to_string(),
+        status(proxy.enabled).to_owned(),
+        proxy.cert_name.as_ref().map(ToString::to_string).unwrap_or_default(),
+        if proxy.auth_enabled { word(&proxy.auth_mode) } else { "off".to_owned() },
+        switch(proxy.enable_http).to_owned(),
+        switch(proxy.enable_https).to_owned(),
+    ]
+}
+
+/// How tables say whether something is asked at all.
+pub(super) const fn status(enabled: bool) -> &'static str {
+    if enabled { "enabled" } else { "disabled" }
+}
+
+const fn switch(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
 }
 
 /// Show a proxy.
@@ -274,7 +302,7 @@ fn left_behind(proxy: &Proxy, config: &Config) -> (Vec<Write>, Vec<String>) {
     let mut also = Vec::new();
     let mut gone = Vec::new();
     for route in config.routes.values().filter(|route| route.proxy_hostnames.contains(host)) {
-        let mut route = route.clone();
+        let mut route = Route::clone(route);
         route.proxy_hostnames.retain(|other| other != host);
         if route.proxy_hostnames.is_empty() {
             also.push(format!("route {} deleted", route.route_id));
@@ -295,7 +323,7 @@ fn own_certificate<'a>(proxy: &Proxy, config: &'a Config, wanted: bool) -> Optio
         .proxies
         .values()
         .any(|other| other.proxy_hostname != proxy.proxy_hostname && other.cert_name.as_ref() == Some(name));
-    if shared { None } else { config.certificates.get(name) }
+    if shared { None } else { config.certificates.get(name).map(|one| &**one) }
 }
 
 /// The header rules of a proxy.
@@ -432,11 +460,15 @@ impl Operation for ClearProxyHeaders {
 
 /// The steps that make every proxy but one that goes forget routes.
 pub(super) fn forget_routes(config: &Config, routes: &[RouteId], but: Option<&HostPattern>) -> Vec<Write> {
-    let forget = |proxy: &Proxy| {
-        let mut next = proxy.clone();
+    let names = |proxy: &&Arc<Proxy>| {
+        let mut listed = proxy.enabled_routes.iter().chain(&proxy.disabled_routes);
+        Some(&proxy.proxy_hostname) != but && listed.any(|route| routes.contains(route))
+    };
+    let forget = |proxy: &Arc<Proxy>| {
+        let mut next = Proxy::clone(proxy);
         next.enabled_routes.retain(|route| !routes.contains(route));
         next.disabled_routes.retain(|route| !routes.contains(route));
-        (next != *proxy).then(|| replace(&next))
+        replace(&next)
     };
-    config.proxies.values().filter(|proxy| Some(&proxy.proxy_hostname) != but).filter_map(forget).collect()
+    config.proxies.values().filter(names).map(forget).collect()
 }

@@ -17,6 +17,7 @@ pub fn register(surface: &mut impl Surface) {
     surface.add::<SetProxyResource>();
     surface.add::<ShowProxyResource>();
     surface.add::<ClearProxyResource>();
+    surface.add::<ListProxyResources>();
 }
 
 /// The protected resource of a proxy.
@@ -186,6 +187,24 @@ impl Operation for ShowProxyResource {
 
     async fn run(self, control: &Control, _: &Context) -> Result<ProxyResource, Error> {
         Ok(control.get::<Proxy>(self.proxy_hostname.as_str()).await?.into())
+    }
+}
+
+/// List the proxies that publish a protected resource.
+#[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
+#[serde(deny_unknown_fields)]
+pub struct ListProxyResources {}
+
+impl Operation for ListProxyResources {
+    const NAME: &'static str = "list_proxy_resources";
+    const COMMAND: &'static [&'static str] = &["proxy", "resource", "list"];
+    const HTTP: Endpoint = get("/proxy/targets/resources/configured");
+    const SCOPE: Access = Access::User;
+    type Output = Vec<ProxyResource>;
+
+    async fn run(self, control: &Control, _: &Context) -> Result<Vec<ProxyResource>, Error> {
+        let all = control.list::<Proxy>().await?;
+        Ok(all.into_iter().filter(|proxy| proxy.resource_endpoint.is_some()).map(Into::into).collect())
     }
 }
 

@@ -32,8 +32,8 @@ pub struct ProxyRoutes {
 
 impl ProxyRoutes {
     fn of(proxy: &Proxy, config: &Config) -> Self {
-        let mut routes: Vec<_> =
-            config.routes.values().filter(|route| route.enabled && proxy.takes(route)).cloned().collect();
+        let taken = config.routes.values().filter(|route| route.enabled && proxy.takes(route));
+        let mut routes: Vec<_> = taken.map(|route| Route::clone(route)).collect();
         routes.sort_by(Route::order);
         Self {
             route_mode: proxy.route_mode,
@@ -208,5 +208,6 @@ async fn change(
 ) -> Result<ProxyRoutes, Error> {
     let edit = |mut proxy: Proxy, _: &Config| edit(&mut proxy).map(|()| proxy);
     let proxy = control.edit(ctx, host.as_str(), edit).await?;
-    Ok(ProxyRoutes::of(&proxy, &control.config().await?))
+    let config = control.config().await?;
+    Ok(ProxyRoutes::of(&proxy, &config))
 }

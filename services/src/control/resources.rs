@@ -5,8 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::operation::{create, delete, get, patch, put};
-use super::{Access, Changes, Context, Control, Done, Endpoint, Error, New, Operation, Surface};
-use crate::config::{Resource, ResourceUri};
+use super::{Access, Changes, Context, Control, Done, Endpoint, Error, New, Operation, Surface, Table};
+use crate::config::{Resource, ResourceUri, Scope};
 
 /// Adds the operations of the registry of resources.
 pub fn register(surface: &mut impl Surface) {
@@ -60,6 +60,11 @@ impl Operation for ListResources {
     const NAME: &'static str = "list_resources";
     const COMMAND: &'static [&'static str] = &["resource", "list"];
     const HTTP: Endpoint = get("/resources/");
+    const TABLE: Option<Table<Resources>> = Some(Table {
+        path: "/resources/formatted",
+        columns: &["URI", "Name", "Proxy", "Scopes"],
+        rows: |all| all.resources.iter().map(row).collect(),
+    });
     const SCOPE: Access = Access::User;
     type Output = Resources;
 
@@ -67,6 +72,11 @@ impl Operation for ListResources {
         let resources: Vec<Resource> = control.list().await?;
         Ok(Resources { total: resources.len(), resources })
     }
+}
+
+fn row(resource: &Resource) -> Vec<String> {
+    let scopes: Vec<_> = resource.scopes.iter().map(Scope::as_str).collect();
+    vec![resource.uri.to_string(), resource.name.clone(), resource.proxy_target.to_string(), scopes.join(" ")]
 }
 
 /// Show a protected resource.

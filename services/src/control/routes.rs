@@ -1,17 +1,67 @@
 //! Routes: create, list, show, update, enable, disable, delete, explain.
 
+use std::sync::Arc;
+
 use aws_lc_rs::rand;
 use clap::Args;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::explain::{Explanation, explain};
-use super::operation::{create, delete, get, patch, post, put};
-use super::proxies::forget_routes;
-use super::{Access, Changes, Context, Control, Done, Endpoint, Error, New, Operation, Surface};
+use super::operation::{create, delete, get, patch, post, put, word};
+use super::proxies::{forget_routes, status};
+use super::{Access, Changes, Context, Control, Done, Endpoint, Error, New, Operation, Surface, Table};
+use crate::config::auth::RouteAuthType;
 use crate::config::names::{MethodName, PathPrefix};
-use crate::config::route::RouteScope;
-use crate::config::{Config, HostPattern, Route, RouteId};
+use crate::config::route::{RouteScope, RouteTarget};
+use crate::config::{Config, HostPattern, Proxy, Route, RouteId};
+
+/// A route as it was stored.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Written {
+    /// The route.
+    #[serde(flatten)]
+    pub route: Route,
+    /// What whoever wrote it may not have meant.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+impl Written {
+    async fn new(control: &Control, route: Route) -> Result<Self, Error> {
+        let config = control.config().await?;
+        let warnings = around_authentication(&config, &route).into_iter().collect();
+        Ok(Self { route, warnings })
+    }
+}
+
+/// A route to a host leads to that host's upstream under the rules of the host that was asked for: whoever protects
+/// the one may not know that the other is a way in.
+fn around_authentication(config: &Config, route: &Route) -> Option<String> {
+    let Ok(RouteTarget::Host(target)) = route.target() else { return None };
+    if !route.enabled || !config.proxies.get(&target)?.auth_enabled {
+        return None;
+    }
+    let own = route.auth_config.as_ref().filter(|_| route.override_proxy_auth).map(|auth| auth.auth_type);
+    let is_open = |proxy: &&Arc<Proxy>| match own {
+        Some(RouteAuthType::Bearer) => false,
+        Some(RouteAuthType::None) => true,
+        Some(RouteAuthType::Inherit) | None => !proxy.auth_enabled,
+    };
+    let open: Vec<_> = config.proxies.values().filter(|proxy| proxy.takes(route)).filter(is_open).collect();
+    let from = match route.scope {
+        // A public host that is made tomorrow has this route, too.
+        RouteScope::Global if own != Some(RouteAuthType::Bearer) => {
+            "every host that has no authentication".to_owned()
+        }
+        _ if open.is_empty() => return None,
+        _ => open.iter().map(|proxy| proxy.proxy_hostname.as_str()).collect::<Vec<_>>().join(", "),
+    };
+    Some(format!(
+        "{target} is protected, but its authentication is not applied here: by this route {from} reaches its upstream \
+         without a token. Set `override_proxy_auth` and an `auth_config` of type `bearer` to ask for one"
+    ))
+}
 
 /// Adds the operations of routes.
 pub fn register(surface: &mut impl Surface) {
@@ -39,21 +89,22 @@ impl Operation for CreateRoute {
     const COMMAND: &'static [&'static str] = &["route", "create"];
     const HTTP: Endpoint = create("/routes/");
     const SCOPE: Access = Access::Admin;
-    type Output = Route;
+    type Output = Written;
 
     fn subject(&self) -> Option<String> {
         let name = self.route.0.get("route_id").or_else(|| self.route.0.get("path_pattern"));
         name.and_then(|name| name.as_str()).map(str::to_owned)
     }
 
-    async fn run(mut self, control: &Control, ctx: &Context) -> Result<Route, Error> {
+    async fn run(mut self, control: &Control, ctx: &Context) -> Result<Written, Error> {
         let fields = &mut self.route.0;
         if fields.get("route_id").is_none_or(serde_json::Value::is_null) {
             let pattern = fields.get("path_pattern").and_then(|pattern| pattern.as_str()).unwrap_or_default();
             let id = made_up_id(pattern);
             fields.insert("route_id".to_owned(), id.into());
         }
-        control.create(ctx, self.route.build()?, Vec::new()).await
+        let route = control.create(ctx, self.route.build()?, Vec::new()).await?;
+        Written::new(control, route).await
     }
 }
 
@@ -86,6 +137,11 @@ impl Operation for ListRoutes {
     const NAME: &'static str = "list_routes";
     const COMMAND: &'static [&'static str] = &["route", "list"];
     const HTTP: Endpoint = get("/routes/");
+    const TABLE: Option<Table<Vec<Route>>> = Some(Table {
+        path: "/routes/formatted",
+        columns: &["Route", "Path", "Target", "Priority", "Methods", "Scope", "Status"],
+        rows: |routes| routes.iter().map(row).collect(),
+    });
     const SCOPE: Access = Access::User;
     type Output = Vec<Route>;
 
@@ -100,14 +156,29 @@ impl Operation for ListRoutes {
             ),
             None => None,
         };
-        let wanted = |route: &&Route| {
+        let wanted = |route: &&Arc<Route>| {
             self.scope.is_none_or(|scope| route.scope == scope)
                 && proxy.is_none_or(|proxy| proxy.takes(route))
         };
-        let mut routes: Vec<_> = config.routes.values().filter(wanted).cloned().collect();
+        let mut routes: Vec<_> =
+            config.routes.values().filter(wanted).map(|route| Route::clone(route)).collect();
         routes.sort_by(Route::order);
         Ok(routes)
     }
+}
+
+fn row(route: &Route) -> Vec<String> {
+    let methods: Vec<_> = route.methods.iter().flatten().map(MethodName::as_str).collect();
+    let hosts: Vec<_> = route.proxy_hostnames.iter().map(HostPattern::as_str).collect();
+    vec![
+        route.route_id.to_string(),
+        route.path_pattern.clone(),
+        format!("{} {}", word(&route.target_type), word(&route.target_value)),
+        route.priority.to_string(),
+        if methods.is_empty() { "*".to_owned() } else { methods.join(" ") },
+        if hosts.is_empty() { "global".to_owned() } else { hosts.join(" ") },
+        status(route.enabled).to_owned(),
+    ]
 }
 
 /// Show a route.
@@ -147,14 +218,15 @@ impl Operation for UpdateRoute {
     const HTTP: Endpoint = put("/routes/{route_id}");
     const ALIASES: &'static [Endpoint] = &[patch("/routes/{route_id}")];
     const SCOPE: Access = Access::Admin;
-    type Output = Route;
+    type Output = Written;
 
     fn subject(&self) -> Option<String> {
         Some(self.route_id.to_string())
     }
 
-    async fn run(self, control: &Control, ctx: &Context) -> Result<Route, Error> {
-        control.edit(ctx, self.route_id.as_str(), |route, _| self.changes.apply(&route)).await
+    async fn run(self, control: &Control, ctx: &Context) -> Result<Written, Error> {
+        let route = control.edit(ctx, self.route_id.as_str(), |route, _| self.changes.apply(&route)).await?;
+        Written::new(control, route).await
     }
 }
 
@@ -172,14 +244,15 @@ impl Operation for EnableRoute {
     const HTTP: Endpoint = put("/routes/{route_id}/enable");
     const ALIASES: &'static [Endpoint] = &[post("/routes/{route_id}/enable")];
     const SCOPE: Access = Access::Admin;
-    type Output = Route;
+    type Output = Written;
 
     fn subject(&self) -> Option<String> {
         Some(self.route_id.to_string())
     }
 
-    async fn run(self, control: &Control, ctx: &Context) -> Result<Route, Error> {
-        set_enabled(control, ctx, &self.route_id, true).await
+    async fn run(self, control: &Control, ctx: &Context) -> Result<Written, Error> {
+        let route = set_enabled(control, ctx, &self.route_id, true).await?;
+        Written::new(control, route).await
     }
 }
 

@@ -18,6 +18,12 @@ use crate::store::{Revision, Stream};
 /// How long the store may take to answer a look at its health.
 const PING: Duration = Duration::from_secs(1);
 
+/// How long an accepted store may take until it is served.
+const ACCEPT_WAIT: Duration = Duration::from_secs(10);
+
+/// The setting that says which store an admin has accepted, for all nodes.
+pub const ACCEPTED_STORE: &str = "accepted_store";
+
 /// Adds the operations of the system.
 pub fn register(surface: &mut impl Surface) {
     surface.add::<Health>();
@@ -34,9 +40,10 @@ pub fn register(surface: &mut impl Surface) {
 /// How the node is.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct HealthReport {
-    /// `healthy`, or `degraded` when the store is away or something is not in force.
+    /// `healthy`, `degraded` when the store is away or something is not in force, or `draining` when the node stops.
     pub status: &'static str,
-    /// `connected` or `unavailable`.
+    /// `connected`, `unavailable`, or `replaced` when it is another one than what is served, or an older state of it,
+    /// and waits for an admin to accept it.
     pub store: &'static str,
     /// The same: the older name, whatever the store is.
     pub redis: &'static str,
@@ -44,9 +51,9 @@ pub struct HealthReport {
     pub certificates_loaded: usize,
     /// Whether the HTTPS port is served.
     pub https_enabled: bool,
-    /// How many hosts are served.
+    /// How many hosts are served: those that are enabled.
     pub hosts: usize,
-    /// Whether the configuration comes from this node's own copy, because the store was away at start.
+    /// Whether the configuration comes from this node's own copy, because the store was away or replaced at start.
     pub from_copy: bool,
     /// How many documents are not, or not wholly, in force.
     pub orphaned_resources: usize,
@@ -72,9 +79,17 @@ impl Operation for Health {
         let reached = matches!(tokio::time::timeout(PING, control.store.ping()).await, Ok(Ok(())));
         let applied = control.applied.borrow().clone();
         let well = reached && applied.problems.is_empty() && !applied.from_copy;
-        let store = if reached { "connected" } else { "unavailable" };
+        let store = match &applied.replaced {
+            _ if !reached => "unavailable",
+            Some(_) => "replaced",
+            None => "connected",
+        };
         Ok(HealthReport {
-            status: if well { "healthy" } else { "degraded" },
+            status: match well {
+                _ if control.draining.is_cancelled() => "draining",
+                true => "healthy",
+                false => "degraded",
+            },
             store,
             redis: store,
             certificates_loaded: applied.certificates,
@@ -97,7 +112,7 @@ pub struct Readiness {
     pub revision: Option<u64>,
 }
 
-/// Show whether the node serves; 503 until its first configuration is in force.
+/// Show whether the node serves; 503 until its first configuration is in force, and from when it begins to stop.
 #[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
 #[serde(deny_unknown_fields)]
 pub struct Ready {}
@@ -111,6 +126,9 @@ impl Operation for Ready {
     type Output = Readiness;
 
     async fn run(self, control: &Control, _: &Context) -> Result<Readiness, Error> {
+        if control.draining.is_cancelled() {
+            return Err(Error::Draining);
+        }
         match &control.applied.borrow().revision {
             Some(revision) => Ok(Readiness { ready: true, revision: Some(revision.n) }),
             None => Err(Error::NotReady),
@@ -118,7 +136,8 @@ impl Operation for Ready {
     }
 }
 
-/// Accept a store that is older than what is served, or another one: what it holds is served from now on.
+/// Accept a store that is older than what is served, or another one: what it holds is served from now on, by all
+/// nodes. Ask a node whose health says `replaced`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
 #[serde(deny_unknown_fields)]
 pub struct AcceptStore {}
@@ -128,11 +147,24 @@ impl Operation for AcceptStore {
     const COMMAND: &'static [&'static str] = &["system", "accept-store"];
     const HTTP: Endpoint = post("/system/accept-store");
     const SCOPE: Access = Access::Admin;
+    const WITH_REPLACED_STORE: bool = true;
     type Output = Done;
 
     async fn run(self, control: &Control, _: &Context) -> Result<Done, Error> {
+        let mut applied = control.applied.clone();
+        // Nobody may accept what they could not have seen: a store that is replaced a moment later.
+        if applied.borrow().replaced.is_none() {
+            let detail = "this node serves what its store holds: there is nothing to accept";
+            return Err(Error::Conflict(detail.to_owned()));
+        }
         control.accept.notify_one();
-        Ok(Done::new("accepted", "store"))
+        let served = applied.wait_for(|applied| applied.replaced.is_none());
+        match tokio::time::timeout(ACCEPT_WAIT, served).await {
+            Ok(Ok(_)) => Ok(Done::new("accepted", "store")),
+            _ => Err(Error::Conflict(
+                "the store is not served yet: the node's log says why, and `health` when it is".to_owned(),
+            )),
+        }
     }
 }
 
@@ -151,7 +183,7 @@ pub struct Info {
     pub epoch: Option<String>,
     /// The configuration that is in force: how many changes the store has seen.
     pub revision: Option<u64>,
-    /// How many hosts are served.
+    /// How many hosts are served: those that are enabled.
     pub hosts: usize,
     /// How many certificates are loaded.
     pub certificates: usize,
@@ -385,12 +417,15 @@ impl Operation for ValidateConfig {
     const COMMAND: &'static [&'static str] = &["system", "config", "validate"];
     const HTTP: Endpoint = post("/system/config/validate");
     const SCOPE: Access = Access::Admin;
+    // It only reads.
+    const WITH_REPLACED_STORE: bool = true;
     const BODY_LIMIT: usize = 64 << 20;
     type Output = Validation;
 
     async fn run(self, control: &Control, ctx: &Context) -> Result<Validation, Error> {
         let Some(config) = self.config else {
-            let problems = control.config().await?.problems;
+            // Not what is known already: a hand may have written what is asked about.
+            let problems = control.mirror.load().await?.config.problems.clone();
             let error = |problem: Problem| {
                 let field = problem.field.map(|field| format!(".{field}")).unwrap_or_default();
                 crate::config::FieldError::bare(

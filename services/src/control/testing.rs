@@ -7,14 +7,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use portcullis_layers::Principal;
+use portcullis_layers::auth::{TokenError, Verified};
 use secrecy::SecretString;
+use smol_str::SmolStr;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
 
 use super::tokens::{Minted, Wanted};
-use super::{Applied, Caller, Control, Error, Mint, Parts, Writers};
+use super::{Applied, Caller, Control, Error, Judge, Mint, Parts, Writers};
+use crate::config::Proxy;
+use crate::config::access::{Lists, Site};
 use crate::logs::{Levels, Writer};
+use crate::mirror::Mirror;
 use crate::store::embedded::Embedded;
 use crate::store::{Keep, Store, Stream};
 use crate::vault::Vault;
@@ -43,6 +48,21 @@ impl Mint for Counter {
     }
 }
 
+/// Takes tokens of the form `SUBJECT SCOPE AUDIENCE`.
+#[derive(Debug)]
+struct Names;
+
+impl Judge for Names {
+    fn verify(&self, _: &Proxy, token: &str) -> Result<Arc<Verified>, TokenError> {
+        let mut words = token.split(' ').map(SmolStr::new);
+        let (Some(subject), Some(scope), Some(audience)) = (words.next(), words.next(), words.next()) else {
+            return Err(TokenError::Malformed);
+        };
+        let (scopes, audience) = (vec![scope], vec![audience]);
+        Ok(Arc::new(Verified::new(Principal { subject, scopes, audience, ..Principal::default() }, 0)))
+    }
+}
+
 /// A control, and the store behind it. Nobody serves, so writes don't wait.
 pub(crate) fn control() -> (Arc<Control>, Arc<dyn Store>) {
     let (_, applied) = watch::channel(Applied::default());
@@ -65,15 +85,22 @@ pub(crate) fn control_serving(applied: watch::Receiver<Applied>) -> (Arc<Control
         audit: writer(Stream::Audit),
     };
     let control = Control::new(Parts {
-        store: store.clone(),
+        mirror: Mirror::new(store.clone()),
         vault: Arc::new(Vault::new(&key).expect("a key")),
         issuer: "https://auth.example.com".parse().expect("a URL"),
         mint: Arc::new(Counter::default()),
         levels: Levels::new(LevelFilter::INFO),
         writers,
         applied,
-        public_https_port: 443,
+        judge: Arc::new(Names),
+        site: Site {
+            issuer: "https://auth.example.com".to_owned(),
+            port_suffix: String::new(),
+            defaults: Lists::default(),
+            localhost: Lists::default(),
+        },
         accept: Arc::default(),
+        draining: CancellationToken::new(),
     });
     (Arc::new(control), store)
 }

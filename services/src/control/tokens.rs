@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::certificates::delete_steps;
 use super::managed::remove;
 use super::operation::{create, delete, get, post};
-use super::{Access, Caller, Context, Control, Done, Endpoint, Error, Operation, Secret, Surface};
+use super::setup::SETUP;
+use super::{Access, Caller, Context, Control, Done, Endpoint, Error, Operation, Secret, Surface, Table};
 use crate::config::{Builtin, Config, Entity, FieldError, Scope, Target, Token, TokenName};
 use crate::store::{Key, Write};
 
@@ -158,8 +160,10 @@ impl Operation for CreateToken {
     }
 
     async fn run(self, control: &Control, ctx: &Context) -> Result<Shown, Error> {
-        // `/tokens/info` is an operation, and `service:setup` whoever took a setup token.
-        if ["info", "setup"].contains(&self.name.as_str()) {
+        // `/tokens/info` is an operation as others are, and `setup-…` whoever took a setup token.
+        if ["info", "email", "formatted"].contains(&self.name.as_str())
+            || self.name.as_str().starts_with(SETUP)
+        {
             let detail = "is taken by the gateway itself: choose another one";
             return Err(Error::invalid(FieldError::new("name", self.name.as_str(), detail)));
         }
@@ -197,7 +201,7 @@ fn lifetime(days: u32) -> Result<Duration, Error> {
     Err(Error::invalid(FieldError::new("expires_in_days", days, "expected 1 to 366")))
 }
 
-fn keep(wanted: Wanted, minted: &Minted) -> Token {
+pub(super) fn keep(wanted: Wanted, minted: &Minted) -> Token {
     Token {
         name: wanted.name,
         scopes: wanted.scopes,
@@ -228,7 +232,7 @@ fn audience(control: &Control, config: &Config, given: &[String]) -> Result<Vec<
         }
         let host = text.parse().map_err(|_| wrong("expected a host name or a resource URI"))?;
         let proxy = config.proxy_of(&host).ok_or_else(|| wrong("there is no proxy for this host"))?;
-        Ok(control.resource_of_host(proxy, &host))
+        Ok(control.site.resource(proxy, &host))
     };
     given.iter().enumerate().map(resolve).collect()
 }
@@ -253,12 +257,28 @@ impl Operation for ListTokens {
     const NAME: &'static str = "list_tokens";
     const COMMAND: &'static [&'static str] = &["token", "list"];
     const HTTP: Endpoint = get("/tokens/");
+    const TABLE: Option<Table<Vec<Token>>> = Some(Table {
+        path: "/tokens/formatted",
+        columns: &["Name", "Scopes", "Audience", "Email", "Expires"],
+        rows: |tokens| tokens.iter().map(row).collect(),
+    });
     const SCOPE: Access = Access::Admin;
     type Output = Vec<Token>;
 
     async fn run(self, control: &Control, _: &Context) -> Result<Vec<Token>, Error> {
         control.list().await
     }
+}
+
+fn row(token: &Token) -> Vec<String> {
+    let scopes: Vec<_> = token.scopes.iter().map(Scope::as_str).collect();
+    vec![
+        token.name.to_string(),
+        scopes.join(" "),
+        token.audience.join(" "),
+        token.cert_email.clone().unwrap_or_default(),
+        token.expires_at.to_string(),
+    ]
 }
 
 /// What the caller's own token says.
@@ -500,11 +520,11 @@ impl Operation for DeleteToken {
 /// What an identity has created, and the steps that delete it.
 fn belongings(config: &Config, subject: &str) -> Vec<(Key, Vec<Write>)> {
     fn of<'a, T: Entity>(
-        all: impl Iterator<Item = &'a T> + 'a,
+        all: impl Iterator<Item = &'a Arc<T>> + 'a,
         subject: &'a str,
     ) -> impl Iterator<Item = &'a T> + 'a {
-        all.filter(move |one| {
-            let mut one = (*one).clone();
+        all.map(|one| &**one).filter(move |one| {
+            let mut one = T::clone(one);
             one.stamps_mut().created_by.as_deref() == Some(subject)
         })
     }
@@ -519,9 +539,9 @@ fn belongings(config: &Config, subject: &str) -> Vec<(Key, Vec<Write>)> {
 
 /// What stays must not rely on what goes.
 fn forbid_while_used(config: &Config, going: &[(Key, Vec<Write>)]) -> Result<(), Error> {
-    fn relying<T: Entity>(
+    fn relying<'a, T: Entity>(
         config: &Config,
-        all: impl Iterator<Item = T>,
+        all: impl Iterator<Item = &'a Arc<T>>,
         going: &BTreeSet<&Key>,
         users: &mut Vec<String>,
     ) {
@@ -533,9 +553,9 @@ fn forbid_while_used(config: &Config, going: &[(Key, Vec<Write>)]) -> Result<(),
     }
     let going: BTreeSet<&Key> = going.iter().map(|(key, _)| key).collect();
     let mut users = Vec::new();
-    relying(config, config.proxies.values().cloned(), &going, &mut users);
-    relying(config, config.routes.values().cloned(), &going, &mut users);
-    relying(config, config.resources.values().cloned(), &going, &mut users);
+    relying(config, config.proxies.values(), &going, &mut users);
+    relying(config, config.routes.values(), &going, &mut users);
+    relying(config, config.resources.values(), &going, &mut users);
     let listed = config.proxies.values().filter(|proxy| {
         !going.contains(&proxy.key())
             && proxy

@@ -141,7 +141,7 @@ impl Claims {
 }
 
 /// 128 random bits: nobody guesses or meets another token's id.
-fn token_id() -> String {
+pub(super) fn token_id() -> String {
     let mut id = [0; 16];
     rand::fill(&mut id).expect("the system has randomness");
     BASE64.encode(id)

@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::claims::Claims;
-use crate::store::{self, Document, Expect, Key, Kind, Store, Write};
+use super::id_token::IdClaims;
+use crate::store::{self, Document, Expect, Key, Kind, Raw, Store, Write};
 use crate::vault::{self, Vault};
 
 /// The setting that names the key that signs now.
@@ -159,9 +160,18 @@ impl SigningKey {
         &self.jwk.kid
     }
 
-    /// Signs a token.
+    /// Signs an access token.
     pub fn mint(&self, claims: &Claims) -> String {
-        let header = json!({ "alg": "RS256", "typ": "at+jwt", "kid": self.id() }).to_string();
+        self.sign("at+jwt", claims)
+    }
+
+    /// Signs an ID token. Its type tells it from an access token.
+    pub fn mint_id(&self, claims: &IdClaims) -> String {
+        self.sign("JWT", claims)
+    }
+
+    fn sign(&self, typ: &str, claims: &impl Serialize) -> String {
+        let header = json!({ "alg": "RS256", "typ": typ, "kid": self.id() }).to_string();
         let claims = serde_json::to_string(claims).expect("texts and numbers serialise");
         let mut token = format!("{}.{}", BASE64_URL.encode(header), BASE64_URL.encode(claims));
         let mut signature = vec![0; self.pair.public_modulus_len()];
@@ -225,6 +235,20 @@ impl Record {
 }
 
 impl Keys {
+    /// The kinds of the documents that keys are made of.
+    pub const KINDS: [Kind; 3] = [Kind::Setting, Kind::Key, Kind::Secret];
+
+    /// The documents that keys are made of, one consistent view; the others are not parsed.
+    ///
+    /// # Errors
+    ///
+    /// When the store refuses.
+    pub async fn documents(store: &dyn Store) -> store::Result<Vec<Document>> {
+        let (_, documents) = store.load_raw().await?;
+        let ours = documents.into_iter().filter(|raw| Self::KINDS.contains(&raw.key.kind));
+        Ok(ours.map(Raw::read).collect())
+    }
+
     /// Reads the keys out of the documents of a store; `None` when no key was ever made.
     ///
     /// # Errors
@@ -261,7 +285,7 @@ impl Keys {
         let wanted = imported.as_ref().map(|key| key.id().to_owned());
         let mut candidate = imported;
         for _ in 0..ATTEMPTS {
-            let (_, documents) = store.load().await?;
+            let documents = Self::documents(store).await?;
             let active = active_id(&documents)?;
             let settled = active.as_ref().is_some_and(|(kid, _)| wanted.as_ref().is_none_or(|id| id == kid));
             if settled && let Some(keys) = Self::load(&documents, vault, now)? {
@@ -297,7 +321,7 @@ impl Keys {
         signed_until: Timestamp,
         now: Timestamp,
     ) -> Result<(), Error> {
-        let (_, documents) = store.load().await?;
+        let documents = Self::documents(store).await?;
         store.commit(replace(key, &documents, vault, signed_until, now)?).await?;
         Ok(())
     }
@@ -334,9 +358,14 @@ impl Keys {
         &self.records
     }
 
-    /// Signs a token.
+    /// Signs an access token.
     pub fn mint(&self, claims: &Claims) -> String {
         self.active.mint(claims)
+    }
+
+    /// Signs an ID token.
+    pub fn mint_id(&self, claims: &IdClaims) -> String {
+        self.active.mint_id(claims)
     }
 
     /// The JSON Web Key Set to publish.

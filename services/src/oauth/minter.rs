@@ -39,7 +39,7 @@ impl Minter {
 impl Mint for Minter {
     async fn mint(&self, wanted: &Wanted) -> Result<Minted, Error> {
         let now = Timestamp::now();
-        let (_, documents) = self.store.load().await?;
+        let documents = Keys::documents(&*self.store).await?;
         let keys = Keys::load(&documents, &self.vault, now).map_err(Error::internal)?;
         let keys = keys.ok_or_else(|| Error::internal("there is no signing key yet"))?;
         let pointer = Key::new(Kind::Setting, SIGNING_KEY);

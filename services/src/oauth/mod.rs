@@ -2,23 +2,45 @@
 //!
 //! - [`keys`]: the keys that sign, kept sealed in the store, and their rotation.
 //! - [`claims`]: what a token says.
+//! - [`clients`]: who may ask for tokens, and how clients become known and prove who they are.
+//! - [`id_token`]: what a client learns of who logged in.
 //! - [`minter`]: named tokens, for the operations.
 //! - [`revocations`]: tokens that ended before their time, on every node.
+//! - [`codes`], [`grants`], [`sessions`], [`consents`]: what the authorization server remembers.
 //! - [`jwks`]: the keys of other issuers, fetched from where they publish them.
+//! - [`github`]: where people sign in.
+//! - [`outbound`]: calls to servers of others, within bounds.
 //! - [`verifier`]: the verifiers of the `auth` layer, fed by the three.
-//!
-//! The OAuth endpoints are not here yet.
+//! - [`server`]: what the OAuth endpoints read and answer.
 
 pub mod claims;
+pub mod clients;
+pub mod codes;
+pub mod consents;
+pub mod github;
+pub mod grants;
+pub mod id_token;
 pub mod jwks;
 pub mod keys;
 pub mod minter;
+mod opaque;
+pub mod outbound;
 pub mod revocations;
+pub mod server;
+pub mod sessions;
+mod state;
 pub mod verifier;
 
 pub use claims::{Claims, NamedToken};
+pub use codes::Codes;
+pub use consents::Consents;
+pub use github::Github;
+pub use grants::Grants;
+pub use id_token::{IdClaims, Person, UserInfo};
 pub use jwks::JwksFetcher;
 pub use keys::{Keys, SigningKey};
 pub use minter::Minter;
 pub use revocations::Revocations;
+pub use sessions::Sessions;
+pub use state::{Filter, Identity, Scopes};
 pub use verifier::Trust;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::claims::MAX_LIFETIME;
+use super::state::seconds;
 use crate::store::{Entry, EntryId, Keep, Range, Result, Store, Stream};
 
 /// How often the stream is looked at. Appending hints nobody, and a second is how long nodes may differ.
@@ -71,14 +72,28 @@ impl Revocations {
     ///
     /// When the store can't be told: other nodes still take the token, so the caller must not say that it is done.
     pub async fn revoke(&self, token_id: &str, expires_at: u64) -> Result<()> {
+        self.revoke_all(&[(token_id.into(), expires_at)]).await
+    }
+
+    /// Revokes tokens by `jti` and `exp`, as [`Self::revoke`] does.
+    ///
+    /// # Errors
+    ///
+    /// When the store can't be told.
+    pub async fn revoke_all(&self, tokens: &[(SmolStr, u64)]) -> Result<()> {
+        if tokens.is_empty() {
+            return Ok(());
+        }
         let now = Timestamp::now();
-        self.revoked.revoke(token_id, expires_at, seconds(now));
+        self.revoked.extend(tokens.iter().cloned(), seconds(now));
         self.grown.send_replace(());
-        let revocation = Revocation { jti: token_id.into(), exp: expires_at };
-        let record = serde_json::to_vec(&revocation).expect("a text and a number serialise");
         let time = u64::try_from(now.as_millisecond()).unwrap_or(0);
-        let entry = Entry { time, record: record.into(), tags: Vec::new() };
-        self.store.append(Stream::Revocations, vec![entry], KEEP).await
+        let entry = |(jti, exp): &(SmolStr, u64)| {
+            let revocation = Revocation { jti: jti.clone(), exp: *exp };
+            let record = serde_json::to_vec(&revocation).expect("a text and a number serialise");
+            Entry { time, record: record.into(), tags: Vec::new() }
+        };
+        self.store.append(Stream::Revocations, tokens.iter().map(entry).collect(), KEEP).await
     }
 
     /// Reads what is new in the stream; the first time, all of it. Returns the number of entries.
@@ -133,10 +148,6 @@ impl Revocations {
             }
         }
     }
-}
-
-fn seconds(now: Timestamp) -> u64 {
-    u64::try_from(now.as_second()).unwrap_or(0)
 }
 
 #[cfg(test)]

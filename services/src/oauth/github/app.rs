@@ -1,0 +1,62 @@
+//! The credentials of an OAuth app.
+
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::config::names::GithubClientId;
+
+/// GitHub's have 40 characters.
+const MAX_SECRET: usize = 256;
+
+/// An OAuth app (or the OAuth half of a GitHub App) that is registered at GitHub.
+#[derive(Debug, Clone)]
+pub struct App {
+    client_id: GithubClientId,
+    client_secret: SecretString,
+}
+
+/// Why credentials are none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidApp {
+    /// The secret is empty, too long, or has characters that no secret of GitHub's has.
+    #[error("the secret of the GitHub app is empty, longer than {MAX_SECRET} characters or has blanks")]
+    Secret,
+}
+
+impl App {
+    /// An app.
+    ///
+    /// # Errors
+    ///
+    /// When the secret can't be one.
+    pub fn new(client_id: GithubClientId, client_secret: SecretString) -> Result<Self, InvalidApp> {
+        let secret = client_secret.expose_secret();
+        if secret.is_empty() || secret.len() > MAX_SECRET || !secret.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(InvalidApp::Secret);
+        }
+        Ok(Self { client_id, client_secret })
+    }
+
+    /// The public half: also what to remember of a login, to tell at its end whether the app is still the same.
+    pub fn client_id(&self) -> &str {
+        self.client_id.as_str()
+    }
+
+    pub(super) const fn client_secret(&self) -> &SecretString {
+        &self.client_secret
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_checked_and_never_shown() {
+        let app = |secret: &str| App::new("Iv1.0123456789abcdef".parse().unwrap(), secret.into());
+        let shown = format!("{:?}", app("hush-hush").expect("good"));
+        assert!(shown.contains("Iv1.0123456789abcdef") && !shown.contains("hush"), "{shown}");
+        for secret in ["", "a b", "a\r\nb", &"x".repeat(257)] {
+            assert_eq!(app(secret).expect_err("refused"), InvalidApp::Secret);
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! Grants: what one authorization yielded, as one family of tokens that ends as a whole.
+//!
+//! - `family.rs`: a family in the store, and which of its refresh tokens counts when.
+//! - `token.rs`: the form of refresh tokens.
+//! - `access.rs`: the access tokens that were issued, which are records of their own.
+//! - `refresh.rs`: rotation (OAuth 2.1, section 4.3.1; RFC 9700, section 4.14.2).
+//!
+//! A family ends in two steps: first it is marked, so that nothing can be added to it, then the access
+//! tokens that it still has are revoked on all nodes by their `jti`. Who repeats what failed between
+//! the two finishes it. Codes, consents and lists of users are not looked at here; access tokens are
+//! counted, not signed.
+
+mod access;
+mod family;
+mod refresh;
+mod token;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use self::access::Access;
+use self::family::{Family, Stored};
+use self::token::RefreshToken;
+pub use self::token::{PREFIX, new_id};
+use super::revocations::Revocations;
+use super::sessions;
+use super::state::{Filter, Identity, Scopes, after, left};
+use crate::store::{self, Expect, MAX_PAGE, Page, RecordCursor, RecordKey, RecordKind, RecordWrite, Store};
+
+/// How long a family that has ended is remembered at least: as long as a code that was taken.
+const MEMORY: Duration = super::codes::REPLAY_MEMORY;
+
+/// The index of the families that have not ended.
+const LIVE: &str = "live";
+
+/// How long tokens live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// An access token.
+    pub access: Duration,
+    /// A grant whose refresh token is not used.
+    pub idle: Duration,
+    /// A grant in all.
+    pub absolute: Duration,
+    /// How long after a rotation the predecessor still yields the same successor: several processes of
+    /// one client share a grant. With nothing, each token is good once.
+    pub window: Duration,
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        let days = |days: u64| Duration::from_secs(days * 24 * 3600);
+        Self {
+            access: Duration::from_secs(1800),
+            idle: days(90),
+            absolute: days(365),
+            window: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The client of a grant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    /// Its id.
+    pub id: String,
+    /// What was known of it when the user agreed.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub snapshot: Value,
+}
+
+/// A grant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Its id: names the family, opens nothing.
+    pub id: String,
+    /// The `sub` of its tokens: a person's numeric id, or the client's own id.
+    pub subject: String,
+    /// The person, as they were known at login.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
+    /// The client.
+    pub client: Client,
+    /// The resources that tokens can be for (RFC 8707), in canonical form.
+    pub resources: Vec<String>,
+    /// The scopes that tokens can have.
+    pub scopes: Scopes,
+    /// The browser session in which it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When its refresh token was last rotated.
+    pub used_at: Timestamp,
+    /// When it ends at the latest.
+    pub expires_at: Timestamp,
+}
+
+/// What a grant is made from.
+#[derive(Debug, Clone)]
+pub struct NewGrant {
+    /// From [`new_id`]; for a code, the one that the code names.
+    pub id: String,
+    /// The `sub` of its tokens.
+    pub subject: String,
+    /// The person, if it is one.
+    pub identity: Option<Identity>,
+    /// The client.
+    pub client: Client,
+    /// The resources, at least one.
+    pub resources: Vec<String>,
+    /// The scopes.
+    pub scopes: Scopes,
+    /// The browser session, which must not have ended.
+    pub session: Option<String>,
+    /// Whether it gets a refresh token. One without ends with its access token.
+    pub refreshable: bool,
+}
+
+/// What a token request asks for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted<'a> {
+    /// The scopes (RFC 6749, section 6); those of the grant if nothing is said.
+    pub scopes: Option<&'a Scopes>,
+    /// The resources (RFC 8707, section 2.2), in canonical form; those of the grant if there are none.
+    pub resources: &'a [String],
+}
+
+/// What a token request is answered with.
+#[derive(Debug)]
+pub struct Issued {
+    /// The grant.
+    pub grant: Grant,
+    /// The access token to sign.
+    pub access: Access,
+    /// The refresh token.
+    pub refresh: Option<SecretString>,
+}
+
+/// Why there are no tokens.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The refresh token is unknown, has expired, was revoked, or is another client's; or the grant was
+    /// ended before it began.
+    #[error("the grant is not valid")]
+    Invalid,
+    /// The refresh token was used before: its family has ended now.
+    #[error("the refresh token was used before, so its grant has ended")]
+    Replayed {
+        /// The id of the grant.
+        grant: String,
+    },
+    /// The browser session has ended meanwhile.
+    #[error("the session in which access was granted has ended")]
+    SessionEnded,
+    /// A scope beyond those of the grant.
+    #[error("a scope was not granted")]
+    Scope,
+    /// A resource beyond those of the grant, or none at all.
+    #[error("a resource was not granted")]
+    Target,
+    /// The store failed: nothing was issued. A refresh may be asked for again, if there is a window: its
+    /// token may or may not have been rotated.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+impl Error {
+    /// The error code (RFC 6749, section 5.2; RFC 8707, section 2); none when the fault is ours.
+    pub const fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Invalid | Self::Replayed { .. } | Self::SessionEnded => Some("invalid_grant"),
+            Self::Scope => Some("invalid_scope"),
+            Self::Target => Some("invalid_target"),
+            Self::Store(_) => None,
+        }
+    }
+}
+
+/// The grants of a deployment.
+#[derive(Clone)]
+pub struct Grants {
+    store: Arc<dyn Store>,
+    revocations: Arc<Revocations>,
+    lifetimes: Lifetimes,
+}
+
+impl fmt::Debug for Grants {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grants").field("lifetimes", &self.lifetimes).finish_non_exhaustive()
+    }
+}
+
+impl Grants {
+    /// The grants in a store; what ends is told to `revocations`.
+    pub fn new(store: Arc<dyn Store>, revocations: Arc<Revocations>, lifetimes: Lifetimes) -> Self {
+        Self { store, revocations, lifetimes }
+    }
+
+    /// Makes a grant and issues its first tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if there is or was a grant of this id: the code that it comes from was
+    /// presented twice. Otherwise see [`Error`].
+    pub async fn create(&self, new: NewGrant, wanted: Wanted<'_>, now: Timestamp) -> Result<Issued, Error> {
+        let life = if new.refreshable { self.lifetimes.absolute } else { self.lifetimes.access };
+        let grant = Grant {
+            id: new.id,
+            subject: new.subject,
+            identity: new.identity,
+            client: new.client,
+            resources: new.resources,
+            scopes: new.scopes,
+            session: new.session,
+            created_at: now,
+            used_at: now,
+            expires_at: after(now, life),
+        };
+        let access = Access::new(&grant, wanted, self.lifetimes.access, now)?;
+        let first = RefreshToken::first(&grant.id).ok_or(Error::Invalid)?;
+        let refresh = new.refreshable.then_some(first);
+        let family = Family::new(grant, refresh.as_ref());
+        let mut writes =
+            vec![self.write_family(&family, Expect::Absent, now)?, access.write(Expect::Absent, now)?];
+        if let Some(session) = &family.grant.session {
+            writes.push(RecordWrite::Check { key: sessions::key(session), expect: Expect::Present });
+        }
+        match self.store.commit_records(writes).await {
+            Ok(()) => {}
+            Err(store::Error::RecordConflict { key }) if key.kind == RecordKind::Session => {
+                return Err(Error::SessionEnded);
+            }
+            Err(store::Error::RecordConflict { .. }) => return Err(Error::Invalid),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Issued { grant: family.grant, access, refresh: refresh.map(|token| token.text()) })
+    }
+
+    /// A grant by its id, if it has not ended.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn get(&self, id: &str, now: Timestamp) -> store::Result<Option<Grant>> {
+        let Some(record) = self.store.get_record(&key(id)).await? else { return Ok(None) };
+        let Stored::Live(family) = record.read()? else { return Ok(None) };
+        Ok((now < self.ends(&family)).then_some(family.grant))
+    }
+
+    /// Grants that have not ended, newest first: of all, a client, a subject, a session or a resource.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn list(
+        &self,
+        filter: Filter<'_>,
+        after: Option<RecordCursor>,
+        limit: usize,
+    ) -> store::Result<Page<Grant>> {
+        let page = self.store.list_records(RecordKind::Grant, Some(&index(filter)), after, limit).await?;
+        let Page { items, next } = page.read::<Stored>();
+        let live = items.into_iter().filter_map(|stored| match stored {
+            Stored::Live(family) => Some(family.grant),
+            Stored::Ended => None,
+        });
+        Ok(Page { items: live.collect(), next })
+    }
+
+    /// How many grants have not ended.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn count(&self, filter: Filter<'_>) -> store::Result<u64> {
+        self.store.count_records(RecordKind::Grant, Some(&index(filter))).await
+    }
+
+    /// Ends a grant with all its tokens; tells whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails: then it has to be repeated, for access tokens may still be good.
+    pub async fn revoke(&self, id: &str, now: Timestamp) -> store::Result<bool> {
+        let Some(record) = self.store.get_record(&key(id)).await? else { return Ok(false) };
+        // What can't be read is ended like what can.
+        let live = !matches!(record.read(), Ok(Stored::Ended));
+        match self.end(id, Expect::Present, now).await {
+            // It has expired just now.
+            Err(store::Error::RecordConflict { .. }) => Ok(false),
+            result => result.map(|()| live),
+        }
+    }
+
+    /// Ends the grant of a code that was presented twice, or sees to it that it never begins: whoever
+    /// took the code first may not have made it yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::revoke`].
+    pub async fn forbid(&self, id: &str, now: Timestamp) -> store::Result<()> {
+        self.end(id, Expect::Any, now).await
+    }
+
+    /// Ends all grants of a client, a subject, a session or a resource; returns how many. Ending the
+    /// client or the session itself comes first: then none can be added.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::revoke`]; some may have ended.
+    pub async fn revoke_all(&self, filter: Filter<'_>, now: Timestamp) -> store::Result<usize> {
+        let index = index(filter);
+        let (mut count, mut after) = (0, None);
+        loop {
+            let page = self.store.list_records(RecordKind::Grant, Some(&index), after, MAX_PAGE).await?;
+            for record in page.records {
+                count += usize::from(self.revoke(&record.key.id, now).await?);
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok(count);
+            }
+        }
+    }
+
+    /// Marks a family, so that nothing can be added to it, then revokes what it has.
+    async fn end(&self, id: &str, expect: Expect, now: Timestamp) -> store::Result<()> {
+        let memory = self.lifetimes.access.max(MEMORY);
+        let write = RecordWrite::put(key(id), &Stored::Ended, Some(memory), expect, Vec::new())?;
+        self.store.commit_records(vec![write]).await?;
+        self.revoke_access_of(id, now).await
+    }
+
+    /// When a family ends, unless it is used before.
+    fn ends(&self, family: &Family) -> Timestamp {
+        family.grant.expires_at.min(after(family.grant.used_at, self.lifetimes.idle))
+    }
+
+    fn write_family(&self, family: &Family, expect: Expect, now: Timestamp) -> store::Result<RecordWrite> {
+        let grant = &family.grant;
+        let mut indexes = vec![LIVE.to_owned()];
+        let filters = [Filter::Client(&grant.client.id), Filter::Subject(&grant.subject)];
+        indexes.extend(filters.into_iter().map(index));
+        indexes.extend(grant.session.as_deref().map(|id| index(Filter::Session(id))));
+        indexes.extend(grant.resources.iter().map(|resource| index(Filter::Resource(resource))));
+        let stored = Stored::Live(Box::new(family.clone()));
+        RecordWrite::put(key(&grant.id), &stored, Some(left(self.ends(family), now)), expect, indexes)
+    }
+}
+
+fn key(id: &str) -> RecordKey {
+    RecordKey::new(RecordKind::Grant, id)
+}
+
+fn index(filter: Filter<'_>) -> String {
+    filter.index().unwrap_or_else(|| LIVE.to_owned())
+}

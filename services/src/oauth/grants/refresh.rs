@@ -1,0 +1,108 @@
+//! Using a refresh token: rotation, its parallel replay, and what ends a family.
+
+use jiff::Timestamp;
+
+use super::family::{Family, Standing, Stored};
+use super::token::RefreshToken;
+use super::{Access, Error, Grant, Grants, Issued, Wanted, key};
+use crate::store::{self, Expect, RecordWrite};
+
+/// How often others may win before we give up. After the first round the others are replays, which
+/// only a further rotation can disturb.
+const ATTEMPTS: usize = 16;
+
+impl Grants {
+    /// Issues tokens for a refresh token (RFC 6749, section 6) of a client that was authenticated.
+    ///
+    /// The token is rotated. If it was rotated just now, within the window, its successor is returned
+    /// once more, with an access token of its own; if it was rotated before that, the family ends.
+    /// The scopes of a request narrow the access token, not the grant.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub async fn refresh(
+        &self,
+        token: &str,
+        client_id: &str,
+        wanted: Wanted<'_>,
+        now: Timestamp,
+    ) -> Result<Issued, Error> {
+        let token = RefreshToken::parse(token).ok_or(Error::Invalid)?;
+        let id = token.family_id();
+        for _ in 0..ATTEMPTS {
+            let record = self.store.get_record(&key(&id)).await?.ok_or(Error::Invalid)?;
+            let Stored::Live(family) = record.read()? else {
+                // Whoever ended it may have failed halfway.
+                self.revoke_access_of(&id, now).await?;
+                return Err(Error::Invalid);
+            };
+            let mut family: Family = *family;
+            if now >= self.ends(&family) {
+                return Err(Error::Invalid);
+            }
+            let standing = family.standing(&token, self.lifetimes.window, now);
+            if matches!(standing, Standing::Foreign) || family.grant.client.id != client_id {
+                return Err(Error::Invalid);
+            }
+            if matches!(standing, Standing::Spent) {
+                self.revoke(&id, now).await?;
+                return Err(Error::Replayed { grant: id });
+            }
+            let access = Access::new(&family.grant, wanted, self.lifetimes.access, now)?;
+            // Before the rotation: what fails after it would cost the client its token.
+            self.trim_access(&id, now).await?;
+            let expect = Expect::Version(record.version);
+            let (successor, step) = match standing {
+                Standing::Predecessor(successor) => (successor, RecordWrite::Check { key: key(&id), expect }),
+                _ => {
+                    let successor =
+                        family.rotate(&token, self.lifetimes.window, now).ok_or(Error::Invalid)?;
+                    (successor, self.write_family(&family, expect, now)?)
+                }
+            };
+            match self.store.commit_records(vec![step, access.write(Expect::Absent, now)?]).await {
+                Ok(()) => {}
+                Err(store::Error::RecordConflict { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            }
+            return Ok(Issued { grant: family.grant, access, refresh: Some(successor.text()) });
+        }
+        Err(Error::Store(store::Error::RecordConflict { key: key(&id) }))
+    }
+
+    /// The grant of a refresh token that could be used now: for introspection (RFC 7662).
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn find_refresh(&self, token: &str, now: Timestamp) -> store::Result<Option<Grant>> {
+        let Some((token, family)) = self.family_of(token).await? else { return Ok(None) };
+        let current = matches!(family.standing(&token, self.lifetimes.window, now), Standing::Current);
+        Ok((current && now < self.ends(&family)).then_some(family.grant))
+    }
+
+    /// Ends the grant of a refresh token (RFC 7009, section 2.1) of a client that was authenticated;
+    /// tells whether there was one. Also for a token that was rotated: the client wants to be rid of it.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails: then it has to be repeated.
+    pub async fn revoke_refresh(&self, token: &str, client_id: &str, now: Timestamp) -> store::Result<bool> {
+        let Some((token, family)) = self.family_of(token).await? else { return Ok(false) };
+        let standing = family.standing(&token, self.lifetimes.window, now);
+        if matches!(standing, Standing::Foreign) || family.grant.client.id != client_id {
+            return Ok(false);
+        }
+        self.revoke(&family.grant.id, now).await
+    }
+
+    async fn family_of(&self, token: &str) -> store::Result<Option<(RefreshToken, Family)>> {
+        let Some(token) = RefreshToken::parse(token) else { return Ok(None) };
+        let Some(record) = self.store.get_record(&key(&token.family_id())).await? else { return Ok(None) };
+        match record.read()? {
+            Stored::Live(family) => Ok(Some((token, *family))),
+            Stored::Ended => Ok(None),
+        }
+    }
+}

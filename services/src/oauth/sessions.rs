@@ -1,0 +1,203 @@
+//! Browser sessions on the issuer's host: who has signed in, in which browser.
+//!
+//! The browser has the id in a cookie, the store its hash, which is also what administrators see. The
+//! cookie itself, and what a session may do, are not decided here.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+
+use super::opaque;
+use super::state::{Filter, Identity, after, left};
+use crate::store::{
+    Error, Expect, MAX_PAGE, Page, RecordCursor, RecordKey, RecordKind, RecordWrite, Result, Store,
+};
+
+/// A session is not written for each request that it is seen in.
+const RESOLUTION: Duration = Duration::from_secs(60);
+
+/// How long sessions live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// Without being used.
+    pub idle: Duration,
+    /// In all.
+    pub absolute: Duration,
+}
+
+impl Default for Lifetimes {
+    /// A day without use, a month in all.
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(24 * 3600), absolute: Duration::from_secs(30 * 24 * 3600) }
+    }
+}
+
+/// A session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// The hash of what the browser has: names the session, opens nothing.
+    pub id: String,
+    /// Who signed in.
+    pub identity: Identity,
+    /// When.
+    pub created_at: Timestamp,
+    /// When it was last used, give or take a minute.
+    pub seen_at: Timestamp,
+    /// When it ends at the latest.
+    pub expires_at: Timestamp,
+}
+
+/// The sessions of a deployment.
+#[derive(Clone)]
+pub struct Sessions {
+    store: Arc<dyn Store>,
+    lifetimes: Lifetimes,
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions").field("lifetimes", &self.lifetimes).finish_non_exhaustive()
+    }
+}
+
+impl Sessions {
+    /// The sessions in a store.
+    pub fn new(store: Arc<dyn Store>, lifetimes: Lifetimes) -> Self {
+        Self { store, lifetimes }
+    }
+
+    /// Starts a session. Returns what the browser shall keep: nobody can be told it again. A login
+    /// always starts a new one, so that no session is fixed beforehand.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be stored.
+    pub async fn create(&self, identity: Identity, now: Timestamp) -> Result<(SecretString, Session)> {
+        let secret = opaque::generate();
+        let session = Session {
+            id: opaque::hash(secret.expose_secret().as_bytes()),
+            identity,
+            created_at: now,
+            seen_at: now,
+            expires_at: after(now, self.lifetimes.absolute),
+        };
+        self.store.commit_records(vec![self.write(&session, Expect::Absent, now)?]).await?;
+        Ok((secret, session))
+    }
+
+    /// The session of a browser, by what it kept; notes that it was used.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn find(&self, secret: &str, now: Timestamp) -> Result<Option<Session>> {
+        let Some(id) = opaque::hash_of_presented(secret) else { return Ok(None) };
+        let Some(record) = self.store.get_record(&key(&id)).await? else { return Ok(None) };
+        let mut session: Session = record.read()?;
+        if now >= self.ends(&session) {
+            return Ok(None);
+        }
+        if now >= after(session.seen_at, RESOLUTION) {
+            session.seen_at = now;
+            let write = self.write(&session, Expect::Version(record.version), now)?;
+            match self.store.commit_records(vec![write]).await {
+                // Another request has just noted it, or the session was ended: the next one sees.
+                Ok(()) | Err(Error::RecordConflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(session))
+    }
+
+    /// A session by its id.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn get(&self, id: &str, now: Timestamp) -> Result<Option<Session>> {
+        let Some(record) = self.store.get_record(&key(id)).await? else { return Ok(None) };
+        let session: Session = record.read()?;
+        Ok((now < self.ends(&session)).then_some(session))
+    }
+
+    /// Sessions, newest first: all, or those of a subject.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn list(
+        &self,
+        filter: Filter<'_>,
+        after: Option<RecordCursor>,
+        limit: usize,
+    ) -> Result<Page<Session>> {
+        let index = filter.index();
+        let page = self.store.list_records(RecordKind::Session, index.as_deref(), after, limit).await?;
+        Ok(page.read())
+    }
+
+    /// How many there are.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn count(&self, filter: Filter<'_>) -> Result<u64> {
+        self.store.count_records(RecordKind::Session, filter.index().as_deref()).await
+    }
+
+    /// Ends a session; tells whether there was one. The grants that were made in it are ended by
+    /// [`Grants::revoke_all`](super::grants::Grants::revoke_all), after this: then none can be added.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn revoke(&self, id: &str) -> Result<bool> {
+        let write = RecordWrite::Delete { key: key(id), expect: Expect::Present };
+        match self.store.commit_records(vec![write]).await {
+            Ok(()) => Ok(true),
+            Err(Error::RecordConflict { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends all sessions of a subject; returns their ids.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails; some may have ended.
+    pub async fn revoke_subject(&self, subject: &str) -> Result<Vec<String>> {
+        let index = Filter::Subject(subject).index();
+        let (mut ended, mut after) = (Vec::new(), None);
+        loop {
+            let page =
+                self.store.list_records(RecordKind::Session, index.as_deref(), after, MAX_PAGE).await?;
+            let delete = |key| RecordWrite::Delete { key, expect: Expect::Any };
+            let keys: Vec<RecordKey> = page.records.into_iter().map(|record| record.key).collect();
+            self.store.commit_records(keys.iter().cloned().map(delete).collect()).await?;
+            ended.extend(keys.into_iter().map(|key| key.id));
+            after = page.next;
+            if after.is_none() {
+                return Ok(ended);
+            }
+        }
+    }
+
+    fn ends(&self, session: &Session) -> Timestamp {
+        session.expires_at.min(after(session.seen_at, self.lifetimes.idle))
+    }
+
+    fn write(&self, session: &Session, expect: Expect, now: Timestamp) -> Result<RecordWrite> {
+        let life = left(self.ends(session), now);
+        let indexes = Filter::Subject(&session.identity.subject).index().into_iter().collect();
+        RecordWrite::put(key(&session.id), session, Some(life), expect, indexes)
+    }
+}
+
+/// The record of a session: a commit can require that it is there.
+pub(super) fn key(id: &str) -> RecordKey {
+    RecordKey::new(RecordKind::Session, id)
+}
