@@ -13,11 +13,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::body::RequestBody;
 use super::http1::Connection;
 use super::io::UpstreamIo;
 use super::target::{Protocol, Scheme, Upstream};
 use super::tls::TlsClient;
+use super::upload::RequestBody;
 
 /// How long one address may take before the next is tried beside it (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);

@@ -14,13 +14,13 @@ use crate::context::Leaving;
 use crate::deadline::Deadline;
 use crate::proxy_protocol::header::Addresses;
 
-use super::body::{RequestBody, Upload};
 use super::connect::{DialError, Want};
 use super::hop;
-use super::lease::{self, Download, Lease, Outgoing, SendFailure};
+use super::lease::{self, Download, Lease, SendFailure};
 use super::rewrite::Asked;
 use super::target::Scheme;
 use super::upgrade::Handshake;
+use super::upload::{Outgoing, RequestBody, Upload};
 use super::{ForwardError, Shared};
 
 /// A request on its way, and what is needed to send it to one upstream or another.

@@ -12,16 +12,13 @@ use hyper::body::Incoming;
 
 use crate::body::BoxError;
 
-use super::body::{RequestBody, Upload};
 use super::http1::{self, Connection, Reading};
 use super::io::UpstreamIo;
 use super::pool::{Endpoint, Http2};
+use super::upload::{Outgoing, RequestBody, Upload};
 
 /// How long the end of a request may take after its answer.
 const REST: Duration = Duration::from_secs(10);
-
-/// A request as it goes to an upstream.
-pub(super) type Outgoing = http::Request<RequestBody>;
 
 /// An HTTP/1.1 connection that an exchange has to itself. Dropped without having been given back,
 /// it closes the connection whatever it is doing.

@@ -38,8 +38,8 @@
 //! # }).unwrap();
 //! ```
 
-mod body;
 mod connect;
+mod download;
 mod exchange;
 mod hop;
 mod http1;
@@ -53,6 +53,7 @@ mod target;
 mod tls;
 mod tunnel;
 mod upgrade;
+mod upload;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -67,7 +68,7 @@ use crate::body::{Body, BoxError, BoxFuture, HttpService, Request, RequestBodyEr
 use crate::context::OnTunnelEnd;
 use crate::rejection::Rejection;
 
-use body::ResponseBody;
+use download::ResponseBody;
 use exchange::Exchange;
 use lease::{Download, Lease};
 use pool::Endpoint;

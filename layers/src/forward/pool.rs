@@ -20,13 +20,13 @@ use tokio::time::Instant;
 use crate::deadline::Ticker;
 use crate::per_worker::{PerWorker, current_worker};
 
-use super::body::RequestBody;
 use super::connect::{DialError, Dialed, MAX_STREAMS, Want, dial};
 use super::http1::Connection;
 use super::lease::{Lease, Lent};
 use super::live::Tunnels;
 use super::target::{Protocol, Upstream};
 use super::tls::{TlsClient, TlsSetupError, platform_roots};
+use super::upload::RequestBody;
 
 /// How often idle connections are looked at; their age is counted in this, too.
 const SWEEP: Duration = Duration::from_secs(1);

@@ -5,7 +5,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Uri, Version};
 use http_body::Body as _;
 
-use super::lease::Outgoing;
+use super::upload::Outgoing;
 
 /// What the client asked for, kept apart, because a request may be shaped more than once: for
 /// another upstream, or for another version of HTTP.
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
     use crate::body::Body;
     use crate::deadline::Ticker;
-    use crate::forward::body::RequestBody;
+    use crate::forward::upload::RequestBody;
 
     const AUTHORITY: HeaderValue = HeaderValue::from_static("backend:8080");
 

@@ -1,10 +1,10 @@
 //! The chunked coding of a response's body (RFC 9112, section 7.1). Pure.
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::HeaderMap;
 
 use super::Invalid;
 use super::head;
-use super::reading::Item;
 
 /// A chunk's size and its extensions, which nobody reads.
 const MAX_SIZE_LINE: usize = 4 * 1024;
@@ -26,6 +26,15 @@ pub(in crate::forward) enum Decoder {
     DataEnd,
     /// So many bytes of them were looked at without finding their end.
     Trailers(usize),
+    End,
+}
+
+/// The next of a body.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Item {
+    Data(Bytes),
+    /// After them comes the end.
+    Trailers(HeaderMap),
     End,
 }
 
@@ -115,8 +124,6 @@ fn size(line: &[u8]) -> Result<u64, Invalid> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderMap;
-
     use super::*;
 
     /// Everything that comes out when the bytes come in pieces of this size.

@@ -21,12 +21,11 @@ use http::{HeaderMap, Method, StatusCode};
 use http_body::{Body as _, Frame};
 use tokio::io::{AsyncRead as _, ReadBuf};
 
-use super::body::RequestBody;
 use super::io::UpstreamIo;
-use super::lease::Outgoing;
+use super::upload::{Outgoing, RequestBody};
+use chunked::Item;
 use head::{Framing, Head};
 use outbox::Outbox;
-use reading::Item;
 
 pub(super) use reading::Reading;
 pub use replay::{Replayed, replay};

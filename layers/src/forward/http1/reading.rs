@@ -1,11 +1,10 @@
 //! The body of a response, whatever frames it. Pure.
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
 use http_body::SizeHint;
 
 use super::Invalid;
-use super::chunked::Decoder;
+use super::chunked::{Decoder, Item};
 use super::head::Framing;
 
 /// The body of a response, as far as it was not read. Its bytes come from a buffer.
@@ -16,15 +15,6 @@ pub(in crate::forward) enum Reading {
     Chunked(Decoder),
     /// Until the connection ends.
     Open,
-    End,
-}
-
-/// The next of a body.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Item {
-    Data(Bytes),
-    /// After them comes the end.
-    Trailers(HeaderMap),
     End,
 }
 

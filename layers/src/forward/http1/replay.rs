@@ -3,8 +3,9 @@
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 
+use super::chunked::Item;
 use super::head;
-use super::reading::{Item, Reading};
+use super::reading::Reading;
 
 /// What is found in bytes that come in pieces.
 #[doc(hidden)]
