@@ -49,6 +49,8 @@ class Daemon:
 
     def __init__(self, folder, http, *below):
         self.env = {"PATH": os.environ["PATH"], "PORTCULLIS_DATA": str(folder / "data"), "SERVER_HOST": "127.0.0.1",
+                    # The ports change with each start, and the issuer must not.
+                    "OAUTH_ISSUER": "https://auth.localhost",
                     "HTTP_PORT": str(http), "HTTPS_PORT": "0", "PORTCULLIS_WORKERS": "1", "LOG_LEVEL": "WARN"}
         self.log = open(folder / "daemon.log", "ab")
         self.process = subprocess.Popen([*below, BINARY, "serve"], env=self.env, cwd=folder, stderr=self.log)
