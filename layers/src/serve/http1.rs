@@ -41,12 +41,14 @@ pub(super) fn builder(settings: &Settings) -> Builder {
 }
 
 /// Serves the requests of a connection until it ends or becomes a tunnel.
-pub(super) async fn serve<I, S, B>(
+// What waits for the first bytes and what serves them are in boxes of their own, and the I/O is an argument of neither
+// future: an idle connection holds it once.
+pub(super) fn serve<I, S, B>(
     io: I,
     conn: Arc<Conn>,
     service: S,
     shared: Arc<Shared>,
-) -> Result<(), BoxError>
+) -> impl Future<Output = Result<(), BoxError>>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request, Response = http::Response<B>> + Clone,
@@ -54,57 +56,58 @@ where
     B: http_body::Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError>,
 {
+    let begun = Box::pin(begin(io, shared.clone()));
+    async move {
+        let Some((io, link, mut watch)) = begun.await else { return Ok(()) };
+        let front = Front {
+            service: RefCell::new(service),
+            conn: conn.clone(),
+            link: link.clone(),
+            requests: Cell::new(0),
+            shared: shared.clone(),
+        };
+        let mut connection = Box::pin(shared.http1.serve_connection(TokioIo::new(io), front).with_upgrades());
+        let end = std::future::poll_fn(|cx| drive(connection.as_mut(), &mut watch, &link, &shared, cx)).await;
+        if let Some(violation) = link.violation() {
+            tracing::info!(
+                peer = %conn.peer,
+                client = %conn.client.0,
+                reason = violation.code(),
+                "refused a malformed HTTP/1 request"
+            );
+        }
+        end.map_err(Into::into)
+    }
+}
+
+/// A connection on which something came.
+type Begun<I> = (Strict<WriteStall<I>>, Arc<Link>, Watch);
+
+/// Waits for the first bytes. When something else happens the connection is closed, and there is `None`.
+fn begin<I>(io: I, shared: Arc<Shared>) -> impl Future<Output = Option<Begun<I>>>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
     let io = WriteStall::new(io, shared.clone());
     let (mut io, link) = Strict::new(io, shared.settings.head, shared.counters.refused.clone());
     let mut watch = Watch::new(shared.clone());
-    if let Some(event) = std::future::poll_fn(|cx| begin(&mut io, &mut watch, &link, cx)).await {
+    async move {
+        let event = std::future::poll_fn(|cx| {
+            if io.poll_begun(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            let (phase, number) = link.phase();
+            watch.poll(phase, number, cx).map(Some)
+        });
+        let Some(event) = event.await else { return Some((io, link, watch)) };
         if event == Event::Passed {
             shared.counters.silent.count();
         }
-        let _: Option<()> = shared.ticker.deadline().limit(shared.settings.linger, close(&mut io)).await;
-        return Ok(());
-    }
-    let front = Front {
-        service: RefCell::new(service),
-        conn: conn.clone(),
-        link: link.clone(),
-        requests: Cell::new(0),
-        shared: shared.clone(),
-    };
-    // In a box, as hyper's buffers: a connection on which nothing came yet has none of it.
-    let mut connection = Box::pin(shared.http1.serve_connection(TokioIo::new(io), front).with_upgrades());
-    let end = std::future::poll_fn(|cx| drive(connection.as_mut(), &mut watch, &link, &shared, cx)).await;
-    if let Some(violation) = link.violation() {
-        tracing::info!(
-            peer = %conn.peer,
-            client = %conn.client.0,
-            reason = violation.code(),
-            "refused a malformed HTTP/1 request"
-        );
-    }
-    end.map_err(Into::into)
-}
-
-/// Waits for the first bytes. What happens instead ends the connection.
-fn begin<I>(
-    io: &mut Strict<WriteStall<I>>,
-    watch: &mut Watch,
-    link: &Link,
-    cx: &mut Context<'_>,
-) -> Poll<Option<Event>>
-where
-    I: AsyncRead + Unpin,
-{
-    if io.poll_begun(cx).is_ready() {
-        return Poll::Ready(None);
-    }
-    let (phase, number) = link.phase();
-    watch.poll(phase, number, cx).map(Some)
-}
-
-async fn close<I: AsyncWrite + Unpin>(io: &mut I) {
-    if let Err(error) = io.shutdown().await {
-        tracing::trace!(%error, "a connection that said nothing was gone already");
+        let closed = shared.ticker.deadline().limit(shared.settings.linger, io.shutdown()).await;
+        if let Some(Err(error)) = closed {
+            tracing::trace!(%error, "a connection that said nothing was gone already");
+        }
+        None
     }
 }
 
