@@ -136,7 +136,7 @@ impl Lease {
         if connection.has_unsent() {
             // It was answered before its end was taken, which the upstream may need all the same.
             tokio::spawn(async move {
-                let rest = poll_fn(|cx| connection.poll_rest(cx));
+                let rest = poll_fn(|cx| connection.poll_upload(cx));
                 if matches!(tokio::time::timeout(REST, rest).await, Ok(Ok(())))
                     && pooled
                     && connection.is_reusable()

@@ -119,11 +119,6 @@ impl Connection {
         self.persistent && self.upload.is_none() && !self.outbox.is_empty()
     }
 
-    /// Sends them.
-    pub(super) fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.poll_upload(cx)
-    }
-
     /// Whether an idle connection is open, as far as the runtime knows: there is nothing to read but its
     /// end, or what nobody has asked for.
     pub(super) fn is_open(&mut self) -> bool {
@@ -230,7 +225,7 @@ impl Connection {
     }
 
     /// Sends what there is to send. Ready when the whole request has gone.
-    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         loop {
             let waiting = self.poll_gather(cx)?;
             ready!(self.outbox.poll_drain(&mut self.io, cx))?;
