@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 const BACKLOG: i32 = 4096;
 
 /// What to do when accepting fails for want of file descriptors or memory: wait, not spin.
-const BREATH: Duration = Duration::from_millis(50);
+pub(crate) const BREATH: Duration = Duration::from_millis(50);
 
 /// Finds dead peers under tunnels and event streams, which have no idle limit.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);

@@ -22,6 +22,7 @@ use tower::{Layer, Service};
 use tracing::{debug, warn};
 
 use crate::builtin::Streams;
+use crate::listen::BREATH;
 
 /// Headers by which a proxy on this machine shows itself.
 const PROXY_HEADERS: [HeaderName; 5] = [
@@ -85,7 +86,7 @@ pub(crate) async fn serve(listener: UnixListener, router: Router, streams: Strea
             }
             Err(error) => {
                 warn!(%error, "can't accept on the admin socket");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                tokio::time::sleep(BREATH).await;
             }
         }
     }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::Metrics;
+use crate::listen::BREATH;
 
 const PATH: &str = "/metrics";
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -25,9 +26,6 @@ const MAX_CONNECTIONS: usize = 32;
 
 /// From the first byte of a scrape to its last; Prometheus itself gives up after ten.
 const LIMIT: Duration = Duration::from_secs(30);
-
-/// After a failed accept: wait, not spin.
-const BREATH: Duration = Duration::from_millis(50);
 
 /// Answers `GET /metrics`, and 404 to everything else, until it is told to stop. One request per
 /// connection; there is no access control, so that the listener should be out of clients' reach.
