@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use support::client;
 use support::daemon::{BINARY, Daemon, command};
 use support::eventually;
-use support::redis::Redis;
+use support::redis::RedisServer;
 
 fn out(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -335,7 +335,7 @@ async fn health_decides_the_exit_code_and_is_shown_in_any_case() {
     let away = alone(dir.path(), &["--base-url", "http://127.0.0.1:1", "system", "health"]);
     assert_eq!(away.status.code(), Some(1), "nobody is there: {}", err(&away));
 
-    let mut redis = Redis::start();
+    let mut redis = RedisServer::start();
     let daemon = Daemon::start_with(|command| {
         command
             .env("REDIS_URL", redis.url())
@@ -343,7 +343,7 @@ async fn health_decides_the_exit_code_and_is_shown_in_any_case() {
     });
     let well = daemon.cli(&["system", "health"]);
     assert_eq!((well.status.code(), out(&well).contains("\"healthy\"")), (Some(0), true), "{}", out(&well));
-    redis.down();
+    redis.kill();
     let degraded = eventually("health is degraded", || async {
         let output = daemon.cli(&["system", "health"]);
         (output.status.code() == Some(1)).then_some(output)

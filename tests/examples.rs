@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 use support::PATIENCE;
-use support::redis::Redis;
+use support::redis::RedisServer;
 
 /// Where the examples are. They are built here, because no way of running tests builds both them and
 /// this test; nothing is compiled that the tests' own build did not compile, so it takes a moment.
@@ -68,7 +68,7 @@ examples! {
 
 #[test]
 fn log_to_redis() {
-    let redis = Redis::start();
+    let redis = RedisServer::start();
     check("log_to_redis", &[("REDIS_URL", &redis.url())]);
 }
 

@@ -15,7 +15,7 @@ use support::api::Api;
 use support::client::{get, plain};
 use support::daemon::{Daemon, command};
 use support::eventually;
-use support::redis::Redis;
+use support::redis::RedisServer;
 use support::upstream::Upstream;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 const SECRET_KEY: &str = "0123456789abcdef0123456789abcdef";
 
 /// Settings of a node on a Redis. All nodes of a deployment have one public port, and so one issuer.
-fn on(redis: &Redis) -> impl Fn(&mut Command) + '_ {
+fn on(redis: &RedisServer) -> impl Fn(&mut Command) + '_ {
     |command| {
         command.env("REDIS_URL", redis.url()).env("PORTCULLIS_SECRET_KEY", SECRET_KEY);
         command.env("PORTCULLIS_PUBLIC_HTTPS_PORT", "443");
@@ -123,7 +123,7 @@ async fn ask(address: SocketAddr, host: &str, kept: Option<Connection>) -> Resul
 
 #[tokio::test]
 async fn an_outage_of_the_store_costs_no_request_and_no_log_entry() {
-    let mut redis = Redis::start();
+    let mut redis = RedisServer::start();
     let daemon = Daemon::start_with(on(&redis));
     let upstream = Upstream::start("up").await;
     let api = Api::local(&daemon);
@@ -131,7 +131,7 @@ async fn an_outage_of_the_store_costs_no_request_and_no_log_entry() {
     let load = Load::on(daemon.http, "app.localhost");
     load.goes_on().await;
 
-    redis.down();
+    redis.kill();
     let degraded = eventually_healthy(&api, false).await;
     assert_eq!((&degraded["status"], &degraded["store"]), (&json!("degraded"), &json!("unavailable")));
     let begun = Instant::now();
@@ -143,7 +143,7 @@ async fn an_outage_of_the_store_costs_no_request_and_no_log_entry() {
     assert_eq!(plain(daemon.http, get("app.localhost", "/meanwhile")).await.status, 200);
     load.goes_on().await;
 
-    redis.up();
+    redis.restart();
     eventually_healthy(&api, true).await;
     let (target, api) = (upstream.url(), &api);
     eventually("a write works again", || async {
@@ -170,14 +170,14 @@ async fn an_outage_of_the_store_costs_no_request_and_no_log_entry() {
 
 #[tokio::test]
 async fn a_node_that_starts_without_its_store_serves_what_it_served_last() {
-    let mut redis = Redis::start();
+    let mut redis = RedisServer::start();
     let upstream = Upstream::start("up").await;
     let mut first = Daemon::start_with(on(&redis));
     assert_eq!(create(&Api::local(&first), "app.localhost", &upstream.url()).await, 201);
     first.signal("TERM");
     assert_eq!(first.ended(), Some(0));
     let dir = Arc::clone(&first.dir);
-    redis.down();
+    redis.kill();
 
     let second = Daemon::start_in(dir, on(&redis));
     let api = Api::local(&second);
@@ -187,7 +187,7 @@ async fn a_node_that_starts_without_its_store_serves_what_it_served_last() {
     let token = api.call("POST", "/tokens/", json!({ "name": "ci" })).await;
     assert_eq!(token.status, 503, "{}", String::from_utf8_lossy(&token.body));
 
-    redis.up();
+    redis.restart();
     let report = eventually_healthy(&api, true).await;
     assert_eq!(report["from_copy"], false, "{report}");
     assert_eq!(create(&api, "late.localhost", &upstream.url()).await, 201);
@@ -196,7 +196,7 @@ async fn a_node_that_starts_without_its_store_serves_what_it_served_last() {
 
 #[tokio::test]
 async fn the_copy_of_the_configuration_shows_no_secret() {
-    let redis = Redis::start();
+    let redis = RedisServer::start();
     let daemon = Daemon::start_with(on(&redis));
     assert_eq!(create(&Api::local(&daemon), "hidden.localhost", "http://10.0.0.5").await, 201);
     let copy = daemon.dir.path().join("data/configuration.sealed");
@@ -208,7 +208,7 @@ async fn the_copy_of_the_configuration_shows_no_secret() {
 
 #[tokio::test]
 async fn a_change_on_one_node_is_served_by_the_other_within_a_second() {
-    let redis = Redis::start();
+    let redis = RedisServer::start();
     let upstream = Upstream::start("up").await;
     let (here, there) = (Daemon::start_with(on(&redis)), Daemon::start_with(on(&redis)));
     let (api, other) = (Api::local(&here), Api::local(&there));
@@ -247,7 +247,7 @@ async fn a_change_on_one_node_is_served_by_the_other_within_a_second() {
     .await;
 }
 
-async fn flush(redis: &Redis) {
+async fn flush(redis: &RedisServer) {
     let client = redis::Client::open(redis.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     redis::cmd("FLUSHALL").query_async::<()>(&mut connection).await.unwrap();
@@ -255,7 +255,7 @@ async fn flush(redis: &Redis) {
 
 #[tokio::test]
 async fn an_emptied_store_takes_no_host_away_until_an_admin_accepts_it() {
-    let redis = Redis::start();
+    let redis = RedisServer::start();
     let daemon = Daemon::start_with(on(&redis));
     let upstream = Upstream::start("up").await;
     let api = Api::local(&daemon);
@@ -336,7 +336,7 @@ async fn eventually_kept(daemon: &Daemon) {
 }
 
 /// A node that has served `app.localhost`, and kept it; then it was stopped.
-async fn stopped_node(redis: &Redis, upstream: &Upstream) -> Arc<tempfile::TempDir> {
+async fn stopped_node(redis: &RedisServer, upstream: &Upstream) -> Arc<tempfile::TempDir> {
     let mut daemon = Daemon::start_with(on(redis));
     let api = Api::local(&daemon);
     let (target, kept) = (upstream.url(), eventually_kept(&daemon));
@@ -347,7 +347,7 @@ async fn stopped_node(redis: &Redis, upstream: &Upstream) -> Arc<tempfile::TempD
     Arc::clone(&daemon.dir)
 }
 
-async fn count_documents(redis: &Redis) -> usize {
+async fn count_documents(redis: &RedisServer) -> usize {
     let client = redis::Client::open(redis.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let mut command = redis::cmd("EXISTS");
@@ -359,7 +359,7 @@ async fn count_documents(redis: &Redis) -> usize {
 
 #[tokio::test]
 async fn a_node_that_restarts_on_an_emptied_store_serves_what_it_served_last() {
-    let redis = Redis::start();
+    let redis = RedisServer::start();
     let upstream = Upstream::start("up").await;
     let dir = stopped_node(&redis, &upstream).await;
     flush(&redis).await;
@@ -388,7 +388,7 @@ async fn a_node_that_restarts_on_an_emptied_store_serves_what_it_served_last() {
 
 #[tokio::test]
 async fn one_word_of_an_admin_is_heard_by_all_nodes() {
-    let redis = Redis::start();
+    let redis = RedisServer::start();
     let upstream = Upstream::start("up").await;
     let asleep = stopped_node(&redis, &upstream).await;
     let (here, there) = (Daemon::start_with(on(&redis)), Daemon::start_with(on(&redis)));
@@ -421,7 +421,7 @@ async fn one_word_of_an_admin_is_heard_by_all_nodes() {
 
 #[tokio::test]
 async fn a_store_that_is_restored_needs_nobodys_word() {
-    let redis = Redis::start();
+    let redis = RedisServer::start();
     let upstream = Upstream::start("up").await;
     let dir = stopped_node(&redis, &upstream).await;
     let client = redis::Client::open(redis.url()).unwrap();
@@ -450,7 +450,7 @@ async fn a_store_that_is_restored_needs_nobodys_word() {
 
 #[tokio::test]
 async fn a_copy_that_can_not_be_read_does_not_make_way_for_an_empty_store() {
-    let redis = Redis::start();
+    let redis = RedisServer::start();
     let dir = stopped_node(&redis, &Upstream::start("up").await).await;
     flush(&redis).await;
     let copy = dir.path().join("data/configuration.sealed");
@@ -468,7 +468,7 @@ async fn a_copy_that_can_not_be_read_does_not_make_way_for_an_empty_store() {
 }
 
 /// Writes a document past all checks.
-async fn write_by_hand(redis: &Redis, route: &str, document: &Value) {
+async fn write_by_hand(redis: &RedisServer, route: &str, document: &Value) {
     let client = redis::Client::open(redis.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let stored: Vec<u8> =
@@ -486,7 +486,7 @@ async fn write_by_hand(redis: &Redis, route: &str, document: &Value) {
 
 #[tokio::test]
 async fn a_route_that_can_not_be_read_opens_nothing() {
-    let redis = Redis::start();
+    let redis = RedisServer::start();
     let upstream = Upstream::start("up").await;
     let mut daemon = Daemon::start_with(on(&redis));
     let api = Api::local(&daemon);
@@ -568,7 +568,7 @@ fn the_issuer_of_a_store_changes_only_when_asked_to() {
 
 #[tokio::test]
 async fn a_node_with_another_secret_key_does_not_start() {
-    let redis = Redis::start();
+    let redis = RedisServer::start();
     let _first = Daemon::start_with(on(&redis));
     let dir = tempfile::tempdir().unwrap();
     let mut other = command(dir.path());

@@ -9,18 +9,18 @@ use serde_json::{Value, json};
 use super::support::client::{self, Answer, get_as, plain};
 use super::support::daemon::Daemon;
 use super::support::eventually;
-use super::support::redis::Redis;
+use super::support::redis::RedisServer;
 use super::support::upstream::Upstream;
 use super::{CHALLENGE, HOST};
 
 /// How soon all nodes must know of a change.
 const SOON: Duration = Duration::from_secs(1);
 
-fn node(redis: &Redis) -> Daemon {
+fn node(redis: &RedisServer) -> Daemon {
     Daemon::start_with(|command| shared(command, redis))
 }
 
-fn shared(command: &mut Command, redis: &Redis) {
+fn shared(command: &mut Command, redis: &RedisServer) {
     command.env("REDIS_URL", redis.url()).env("PORTCULLIS_SECRET_KEY", "0123456789abcdef0123456789abcdef");
     public_port(command);
 }
@@ -50,7 +50,7 @@ fn token_of(answer: &Value) -> String {
 
 #[tokio::test]
 async fn a_named_token_lives_and_ends_on_all_nodes_within_a_second() {
-    let redis = Redis::start();
+    let redis = RedisServer::start();
     let upstream = Upstream::start("app").await;
     let nodes = [node(&redis), node(&redis)];
     let [first, second] = &nodes;
@@ -167,7 +167,7 @@ async fn the_admin_of_one_host_is_nothing_on_another() {
 
 #[tokio::test]
 async fn a_setup_token_makes_one_admin_once_over_all_nodes() {
-    let redis = Redis::start();
+    let redis = RedisServer::start();
     let first = node(&redis);
     let second = node(&redis);
     let told = first.wait_for_log("--setup ");

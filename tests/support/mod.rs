@@ -9,6 +9,7 @@ pub mod client;
 pub mod daemon;
 pub mod handmade;
 pub mod issuer;
+#[path = "../../services/tests/support/redis.rs"]
 pub mod redis;
 pub mod sockets;
 pub mod upstream;

@@ -99,7 +99,18 @@ impl RedisServer {
         let mut command = Command::new("redis-server");
         command
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--requirepass", PASSWORD])
-            .args(["--masterauth", PASSWORD, "--appendonly", "yes", "--save", "", "--daemonize", "no"])
+            .args([
+                "--masterauth",
+                PASSWORD,
+                "--appendonly",
+                "yes",
+                "--appendfsync",
+                "always",
+                "--save",
+                "",
+                "--daemonize",
+                "no",
+            ])
             .args(["--enable-debug-command", "yes"])
             .arg("--dir")
             .arg(dir)
