@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::address::HostPattern;
 use super::field::FieldError;
 use super::names::CertName;
-use super::{Config, Entity, Stamps};
+use super::{Config, Entity, stamped};
 use crate::store::{Key, Kind};
 
 /// A certificate.
@@ -99,17 +99,7 @@ impl Entity for Certificate {
         self.cert_name.to_string()
     }
 
-    fn version_mut(&mut self) -> &mut u64 {
-        &mut self.config_version
-    }
-
-    fn stamps_mut(&mut self) -> Stamps<'_> {
-        Stamps {
-            created_by: &mut self.created_by,
-            created_at: &mut self.created_at,
-            updated_at: Some(&mut self.updated_at),
-        }
-    }
+    stamped!();
 
     fn problems(&self) -> Vec<FieldError> {
         let mut problems = Vec::new();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::address::TargetUrl;
 use super::field::FieldError;
 use super::names::ServiceName;
-use super::{Config, Entity, Stamps};
+use super::{Config, Entity, stamped};
 use crate::store::{Key, Kind};
 
 /// An upstream that is registered by name.
@@ -54,17 +54,7 @@ impl Entity for External {
         self.service_name.to_string()
     }
 
-    fn version_mut(&mut self) -> &mut u64 {
-        &mut self.config_version
-    }
-
-    fn stamps_mut(&mut self) -> Stamps<'_> {
-        Stamps {
-            created_by: &mut self.created_by,
-            created_at: &mut self.created_at,
-            updated_at: Some(&mut self.updated_at),
-        }
-    }
+    stamped!();
 
     fn problems(&self) -> Vec<FieldError> {
         Vec::new()

@@ -64,10 +64,13 @@ pub trait Entity:
     /// Its name in the collection.
     fn id(&self) -> String;
 
-    /// Where the version is shown.
-    fn version_mut(&mut self) -> &mut u64;
+    /// Its version.
+    fn version(&self) -> u64;
 
-    /// Who wrote it when.
+    /// Who created it.
+    fn created_by(&self) -> Option<&str>;
+
+    /// What the server sets in it.
     fn stamps_mut(&mut self) -> Stamps<'_>;
 
     /// What is wrong between its fields.
@@ -120,7 +123,7 @@ pub trait Entity:
     }
 }
 
-/// Who wrote an entity when.
+/// Who wrote an entity when, and how often.
 #[derive(Debug)]
 pub struct Stamps<'a> {
     /// Who created it.
@@ -128,8 +131,33 @@ pub struct Stamps<'a> {
     /// When it was created.
     pub created_at: &'a mut Option<Timestamp>,
     /// When it was last changed.
-    pub updated_at: Option<&'a mut Option<Timestamp>>,
+    pub updated_at: &'a mut Option<Timestamp>,
+    /// Grows by one with each change.
+    pub config_version: &'a mut u64,
 }
+
+/// The part of an [`Entity`] that is about its stamps, whose fields have the same names in all.
+macro_rules! stamped {
+    () => {
+        fn version(&self) -> u64 {
+            self.config_version
+        }
+
+        fn created_by(&self) -> Option<&str> {
+            self.created_by.as_deref()
+        }
+
+        fn stamps_mut(&mut self) -> $crate::config::Stamps<'_> {
+            $crate::config::Stamps {
+                created_by: &mut self.created_by,
+                created_at: &mut self.created_at,
+                updated_at: &mut self.updated_at,
+                config_version: &mut self.config_version,
+            }
+        }
+    };
+}
+use stamped;
 
 /// The fields that the server sets, whatever a caller says.
 pub const SERVER_SET: [&str; 4] = ["created_by", "created_at", "updated_at", "config_version"];
@@ -371,7 +399,7 @@ pub fn parse<T: Entity>(document: Document) -> Result<T, Vec<FieldError>> {
         let detail = format!("is stored under the name {:?}", document.key.id);
         return Err(vec![FieldError::new(T::ID, entity.id(), detail)]);
     }
-    *entity.version_mut() = document.version;
+    *entity.stamps_mut().config_version = document.version;
     Ok(entity)
 }
 

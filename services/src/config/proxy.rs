@@ -15,7 +15,7 @@ use super::auth::{AuthMode, BearerMethod, ScopeRule, TrustedIssuer};
 use super::field::FieldError;
 use super::headers::{Cors, HeaderRules, HeaderValues};
 use super::names::{CertName, EmailPattern, Group, PathPrefix, RouteId, Scope, UserPattern};
-use super::{Config, Entity};
+use super::{Config, Entity, stamped};
 use crate::store::{Key, Kind};
 
 /// A public host.
@@ -386,17 +386,7 @@ impl Entity for Proxy {
         self.proxy_hostname.to_string()
     }
 
-    fn version_mut(&mut self) -> &mut u64 {
-        &mut self.config_version
-    }
-
-    fn stamps_mut(&mut self) -> super::Stamps<'_> {
-        super::Stamps {
-            created_by: &mut self.created_by,
-            created_at: &mut self.created_at,
-            updated_at: Some(&mut self.updated_at),
-        }
-    }
+    stamped!();
 
     fn problems(&self) -> Vec<FieldError> {
         let mut problems = Vec::new();

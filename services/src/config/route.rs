@@ -14,7 +14,7 @@ use super::address::{Builtin, HostPattern, TargetUrl};
 use super::auth::RouteAuth;
 use super::field::FieldError;
 use super::names::{Expected, HeaderKey, MethodName, PathPrefix, RouteId, ServiceName};
-use super::{Config, Entity, Stamps};
+use super::{Config, Entity, stamped};
 use crate::store::{Document, Key, Kind};
 
 /// A route.
@@ -444,17 +444,7 @@ impl Entity for Route {
         self.route_id.to_string()
     }
 
-    fn version_mut(&mut self) -> &mut u64 {
-        &mut self.config_version
-    }
-
-    fn stamps_mut(&mut self) -> Stamps<'_> {
-        Stamps {
-            created_by: &mut self.created_by,
-            created_at: &mut self.created_at,
-            updated_at: Some(&mut self.updated_at),
-        }
-    }
+    stamped!();
 
     fn problems(&self) -> Vec<FieldError> {
         let mut problems = Vec::new();

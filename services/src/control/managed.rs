@@ -39,8 +39,15 @@ fn check_match<T: Managed>(ctx: &Context, current: &T, version: u64) -> Result<(
     }
 }
 
-fn checks(keys: Vec<Key>) -> impl Iterator<Item = Write> {
+pub(super) fn checks(keys: Vec<Key>) -> impl Iterator<Item = Write> {
     keys.into_iter().map(|key| Write::Check { key, expect: Expect::Present })
+}
+
+/// Notes who creates an entity now.
+pub(super) fn sign<T: Entity>(entity: &mut T, ctx: &Context) {
+    let stamps = entity.stamps_mut();
+    *stamps.created_by = ctx.caller.name().map(Cow::into_owned);
+    *stamps.created_at = Some(Timestamp::now());
 }
 
 /// The step that stores an entity as it is now.
@@ -48,18 +55,14 @@ pub(super) fn put<T: Entity>(entity: &T, expect: Expect) -> Write {
     Write::Put { key: entity.key(), value: entity.stored(), expect }
 }
 
-fn version_of<T: Entity>(entity: &T) -> u64 {
-    *entity.clone().version_mut()
-}
-
 /// The step that changes an entity, provided that nobody else has since it was read.
 pub(super) fn replace<T: Entity>(entity: &T) -> Write {
-    put(entity, Expect::Version(version_of(entity)))
+    put(entity, Expect::Version(entity.version()))
 }
 
 /// The step that deletes an entity, provided that nobody else has changed it since it was read.
 pub(super) fn remove<T: Entity>(entity: &T) -> Write {
-    Write::Delete { key: entity.key(), expect: Expect::Version(version_of(entity)) }
+    Write::Delete { key: entity.key(), expect: Expect::Version(entity.version()) }
 }
 
 impl Control {
@@ -83,9 +86,7 @@ impl Control {
         mut entity: T,
         more: Vec<Write>,
     ) -> Result<T, Error> {
-        let stamps = entity.stamps_mut();
-        *stamps.created_by = ctx.caller.name().map(Cow::into_owned);
-        *stamps.created_at = Some(Timestamp::now());
+        sign(&mut entity, ctx);
         let view = self.mirror.latest().await?;
         let key = entity.key();
         if view.contains(&key) {
@@ -98,7 +99,7 @@ impl Control {
             Err(Error::Conflict(_)) if self.store.get(&key).await?.is_some() => return Err(exists(&entity)),
             outcome => outcome?,
         };
-        *entity.version_mut() = 1;
+        *entity.stamps_mut().config_version = 1;
         Ok(entity)
     }
 
@@ -114,7 +115,7 @@ impl Control {
         loop {
             attempt += 1;
             let (config, current) = self.read::<T>(id, attempt).await?;
-            let version = version_of(&current);
+            let version = current.version();
             check_match(ctx, &current, version)?;
             let mut next = change(current.clone(), &config)?;
             if next == current {
@@ -124,14 +125,12 @@ impl Control {
             if !problems.is_empty() {
                 return Err(Error::Invalid(problems));
             }
-            if let Some(updated_at) = next.stamps_mut().updated_at {
-                *updated_at = Some(Timestamp::now());
-            }
+            *next.stamps_mut().updated_at = Some(Timestamp::now());
             let mut writes = vec![put(&next, Expect::Version(version))];
             writes.extend(checks(self.examine(&next, &config)?));
             match self.commit(writes).await {
                 Ok(_) => {
-                    *next.version_mut() = version + 1;
+                    *next.stamps_mut().config_version = version + 1;
                     return Ok(next);
                 }
                 Err(Error::Conflict(_)) if attempt < ATTEMPTS && ctx.if_match.is_none() => {}
@@ -159,7 +158,7 @@ impl Control {
         loop {
             attempt += 1;
             let (config, current) = self.read::<T>(id, attempt).await?;
-            check_match(ctx, &current, version_of(&current))?;
+            check_match(ctx, &current, current.version())?;
             let mut writes = vec![remove(&current)];
             writes.extend(also(&current, &config)?);
             match self.commit(writes).await {

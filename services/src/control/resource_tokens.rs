@@ -4,16 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use clap::Args;
-use jiff::Timestamp;
 use portcullis_layers::auth::{Audience, TokenError, Verified};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::managed::put as put_step;
+use super::managed::{checks, put as put_step, sign};
 use super::operation::post;
 use super::{Access, Context, Control, Endpoint, Error, Operation, Secret, Surface};
-use crate::config::{Config, Entity, Proxy, Resource, ResourceUri, Scope};
-use crate::store::{Expect, Write};
+use crate::config::{Config, Proxy, Resource, ResourceUri, Scope};
+use crate::store::Expect;
 
 /// Judges tokens as the hosts do: signature, issuer, life time, revocation.
 pub trait Judge: fmt::Debug + Send + Sync {
@@ -128,12 +127,9 @@ impl Operation for AutoRegister {
         let mut writes = Vec::new();
         let mut registered = Vec::new();
         for mut resource in missing {
-            let stamps = resource.stamps_mut();
-            *stamps.created_by = ctx.caller.name().map(std::borrow::Cow::into_owned);
-            *stamps.created_at = Some(Timestamp::now());
+            sign(&mut resource, ctx);
             writes.push(put_step(&resource, Expect::Absent));
-            let keys = control.examine(&resource, &config)?;
-            writes.extend(keys.into_iter().map(|key| Write::Check { key, expect: Expect::Present }));
+            writes.extend(checks(control.examine(&resource, &config)?));
             registered.push(resource.uri);
         }
         if !writes.is_empty() {

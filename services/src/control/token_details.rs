@@ -102,7 +102,7 @@ impl Operation for TokenCertificates {
     async fn run(self, control: &Control, _: &Context) -> Result<Vec<Summary>, Error> {
         let subject = subject(control, &self.name).await?;
         let all = control.list::<Certificate>().await?;
-        Ok(all.into_iter().filter_map(|one| of(one, &subject)).map(Into::into).collect())
+        Ok(all.into_iter().filter(|one| one.created_by() == Some(subject.as_str())).map(Into::into).collect())
     }
 }
 
@@ -124,14 +124,10 @@ impl Operation for TokenProxies {
     async fn run(self, control: &Control, _: &Context) -> Result<Vec<Proxy>, Error> {
         let subject = subject(control, &self.name).await?;
         let all = control.list::<Proxy>().await?;
-        Ok(all.into_iter().filter_map(|one| of(one, &subject)).collect())
+        Ok(all.into_iter().filter(|one| one.created_by() == Some(subject.as_str())).collect())
     }
 }
 
 async fn subject(control: &Control, name: &TokenName) -> Result<String, Error> {
     Ok(Token::subject(&control.get::<Token>(name.as_str()).await?.name))
-}
-
-fn of<T: Entity>(mut one: T, subject: &str) -> Option<T> {
-    (one.stamps_mut().created_by.as_deref() == Some(subject)).then_some(one)
 }

@@ -523,10 +523,7 @@ fn belongings(config: &Config, subject: &str) -> Vec<(Key, Vec<Write>)> {
         all: impl Iterator<Item = &'a Arc<T>> + 'a,
         subject: &'a str,
     ) -> impl Iterator<Item = &'a T> + 'a {
-        all.map(|one| &**one).filter(move |one| {
-            let mut one = T::clone(one);
-            one.stamps_mut().created_by.as_deref() == Some(subject)
-        })
+        all.map(|one| &**one).filter(move |one| one.created_by() == Some(subject))
     }
     let mut found = Vec::new();
     found.extend(of(config.routes.values(), subject).map(|one| (one.key(), vec![remove(one)])));
