@@ -9,7 +9,8 @@
 //!   a named token has neither.
 //! - *E-mail addresses* are compared with patterns like `*@example.com` from their first to their last
 //!   character, without regard to case. An address that has not exactly one `@` matches nothing.
-//! - *Groups*: one in common is enough; compared exactly.
+//! - *Groups*: one in common is enough; those of our own issuer are compared without regard to case, as GitHub
+//!   does with organisations and teams, those of other issuers exactly.
 //! - *Networks* hold the client as far as we believe it, an IPv4-mapped address as IPv4.
 //!
 //! It authenticates nobody. A refusal is 403 without a challenge: a 401 would send clients into a
@@ -111,7 +112,10 @@ impl Allowlist {
             }
         }
         if let Some(groups) = groups
-            && !principal.groups.iter().any(|group| groups.contains(group))
+            && !principal
+                .groups
+                .iter()
+                .any(|own| groups.iter().any(|listed| is_group(listed, own, principal)))
         {
             return Err(AllowlistError::Group(subject()));
         }
@@ -131,6 +135,11 @@ impl Allowlist {
         }
         Err(AllowlistError::Network(client))
     }
+}
+
+/// Another issuer may tell groups apart by case.
+fn is_group(listed: &str, own: &str, principal: &Principal) -> bool {
+    if principal.foreign { listed == own } else { listed.eq_ignore_ascii_case(own) }
 }
 
 /// A network as it is meant: `::ffff:10.0.0.0/104` is `10.0.0.0/8`.
@@ -287,7 +296,7 @@ mod tests {
             subject: "1".into(),
             username: Some("alice".into()),
             email: Some("Alice@Example.com".into()),
-            groups: vec!["staff".into(), "dev".into()],
+            groups: vec!["staff".into(), "dev".into(), "acme/PLATFORM".into()],
             ..Principal::default()
         }
     }
@@ -324,7 +333,10 @@ mod tests {
             ),
             (Allowlist { users: users(&["bob"]), emails: emails(&["*"]), ..default() }, Err(user())),
             (Allowlist { groups: Some(vec!["dev".into(), "ops".into()]), ..default() }, Ok(())),
-            (Allowlist { groups: Some(vec!["Dev".into()]), ..default() }, Err(group())),
+            (Allowlist { groups: Some(vec!["Dev".into()]), ..default() }, Ok(())),
+            (Allowlist { groups: Some(vec!["Acme/Platform".into()]), ..default() }, Ok(())),
+            (Allowlist { groups: Some(vec!["acme/platform2".into()]), ..default() }, Err(group())),
+            (Allowlist { groups: Some(vec!["acme".into()]), ..default() }, Err(group())),
             (Allowlist { groups: Some(vec![]), ..default() }, Err(group())),
             (Allowlist { users: users(&["*"]), networks: networks(&["10.0.0.0/8"]), ..default() }, Ok(())),
             (
@@ -337,6 +349,15 @@ mod tests {
             ),
         ] {
             assert_eq!(list.check(Some(&alice()), Some([10, 1, 2, 3].into())), expected, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn groups_of_another_issuer_differ_by_case() {
+        let foreign = Principal { foreign: true, ..alice() };
+        for (group, holds) in [("dev", true), ("Dev", false)] {
+            let list = Allowlist { groups: Some(vec![group.into()]), ..Allowlist::default() };
+            assert_eq!(list.check(Some(&foreign), None).is_ok(), holds, "{group}");
         }
     }
 

@@ -248,7 +248,7 @@ pub struct RouteMatch {
 }
 
 /// Who is calling: what a verified token says, its scopes cut down to what the host's lists give this user now.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Principal {
     /// `iss`.
     pub issuer: SmolStr,

@@ -13,6 +13,7 @@ pub mod body;
 #[cfg(feature = "body-limit")]
 pub mod body_limit;
 pub mod context;
+pub mod cookies;
 pub mod deadline;
 pub mod drain;
 #[cfg(feature = "forward")]

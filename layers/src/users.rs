@@ -105,6 +105,11 @@ impl Users {
             && self.foreign.is_empty()
     }
 
+    /// Whether an entry names this login, rather than everybody, a subject or a named token.
+    pub fn names_login(&self, login: &str) -> bool {
+        self.logins.binary_search_by(|entry| compare_ignoring_case(entry, login)).is_ok()
+    }
+
     /// Whether the list holds this principal.
     pub fn contains(&self, principal: &Principal) -> bool {
         if principal.foreign {

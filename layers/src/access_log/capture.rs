@@ -53,6 +53,9 @@ const SECRET_NAMES: [&[u8]; 17] = [
     b"usercode",
 ];
 
+/// Parameters with a URL that a browser is sent to: its query may have secrets of its own.
+const PLACE_NAMES: [&[u8]; 3] = [b"returnurl", b"redirecturi", b"postlogoutredirecturi"];
+
 /// The texts of a request, one behind the other in one allocation.
 #[derive(Debug)]
 pub(super) struct Captured {
@@ -231,13 +234,22 @@ pub fn redact(text: &mut String, query: &str, max: usize) {
     let end = text.len() + max;
     for pair in query.split_inclusive(['&', ';']) {
         match pair.split_once('=') {
-            Some((name, value)) if is_secret(name) => {
-                text.push_str(name);
-                text.push('=');
-                text.push_str(REDACTED);
-                text.extend(value.chars().next_back().filter(|last| matches!(last, '&' | ';')));
-            }
-            _ => text.push_str(truncated(pair, max)),
+            Some((name, value)) => match kind(name) {
+                Kind::Plain => text.push_str(truncated(pair, max)),
+                kind => {
+                    let last = value.chars().next_back().filter(|last| matches!(last, '&' | ';'));
+                    let value = value.strip_suffix(['&', ';']).unwrap_or(value);
+                    let kept = if kind == Kind::Place { place(value) } else { "" };
+                    text.push_str(name);
+                    text.push('=');
+                    text.push_str(truncated(kept, max));
+                    if kind == Kind::Secret || kept.len() < value.len() {
+                        text.push_str(REDACTED);
+                    }
+                    text.extend(last);
+                }
+            },
+            None => text.push_str(truncated(pair, max)),
         }
         if text.len() >= end {
             text.truncate(text.floor_char_boundary(end));
@@ -246,7 +258,37 @@ pub fn redact(text: &mut String, query: &str, max: usize) {
     }
 }
 
-fn is_secret(name: &str) -> bool {
+/// What may be written of a URL, encoded or not: scheme, host and path. Nothing, if it has a name and a password.
+fn place(value: &str) -> &str {
+    let bytes = value.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let byte = match bytes[at..] {
+            [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                hex_digit(high) << 4 | hex_digit(low)
+            }
+            [byte, ..] => byte,
+            [] => break,
+        };
+        match byte {
+            b'@' => return "",
+            // A percent sign, if what is encoded was encoded before: it may hide any of these.
+            b'?' | b'#' | b'%' => return &value[..at],
+            _ => at += if bytes[at] == b'%' { 3 } else { 1 },
+        }
+    }
+    value
+}
+
+/// How much of a parameter may be written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    Place,
+    Secret,
+}
+
+fn kind(name: &str) -> Kind {
     let mut plain = [0; 64];
     let mut length = 0;
     let mut rest = name.as_bytes();
@@ -265,8 +307,14 @@ fn is_secret(name: &str) -> bool {
         }
     }
     let plain = &plain[..length];
-    SECRET_NAMES.contains(&plain)
-        || SECRET_WORDS.iter().any(|word| plain.windows(word.len()).any(|part| part == *word))
+    let has = |word: &&[u8]| plain.windows(word.len()).any(|part| part == *word);
+    if SECRET_NAMES.contains(&plain) || SECRET_WORDS.iter().any(has) {
+        Kind::Secret
+    } else if PLACE_NAMES.contains(&plain) {
+        Kind::Place
+    } else {
+        Kind::Plain
+    }
 }
 
 const fn hex_digit(digit: u8) -> u8 {
@@ -358,6 +406,20 @@ mod tests {
             ("token", "token"),
             ("a%=1&%4=2&%zz=3", "a%=1&%4=2&%zz=3"),
             ("zipcode=1&keyboard=2", "zipcode=1&keyboard=2"),
+            ("return_url=https://a.example/p&b=1", "return_url=https://a.example/p&b=1"),
+            ("return_url=https://a.example/p?t=s3cret&b=1", "return_url=https://a.example/p[redacted]&b=1"),
+            (
+                "return_url=https%3A%2F%2Fa.example%2Fp%3Ft%3Ds",
+                "return_url=https%3A%2F%2Fa.example%2Fp[redacted]",
+            ),
+            (
+                "redirect_uri=http%3A%2F%2F[::1]:1%2fcb%23t=s;x",
+                "redirect_uri=http%3A%2F%2F[::1]:1%2fcb[redacted];x",
+            ),
+            ("post_logout_redirect_uri=/a%253Ft%253Ds", "post_logout_redirect_uri=/a[redacted]"),
+            ("return%5Furl=https://u:p%40a.example/", "return%5Furl=[redacted]"),
+            ("return_url=https://a.example/%zz%3", "return_url=https://a.example/[redacted]"),
+            ("return_url=", "return_url="),
         ] {
             let mut text = String::from("?");
             redact(&mut text, query, 100);

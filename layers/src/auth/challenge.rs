@@ -82,7 +82,7 @@ impl Challenge {
     }
 
     /// For a token without the scopes that the request needs: names all of them, as one answer must do.
-    pub(super) fn insufficient_scope(&self, required: &str) -> HeaderValue {
+    pub fn insufficient_scope(&self, required: &str) -> HeaderValue {
         self.header(Some(("insufficient_scope", "The access token lacks a scope")), required)
     }
 

@@ -10,6 +10,9 @@ use smol_str::SmolStr;
 use super::token::TokenError;
 use crate::context::Principal;
 
+/// The type of access tokens (RFC 9068, section 2.1).
+const ACCESS_TOKEN: &str = "at+jwt";
+
 /// What we read of a JOSE header (RFC 7515, section 4). A key that the token brings itself (`jwk`,
 /// `jku`, `x5c`, `x5u`) is not even looked at. A member that comes twice is an error.
 #[derive(Debug, Deserialize)]
@@ -33,17 +36,33 @@ impl Header<'_> {
         if self.crit || self.b64 {
             return Err(TokenError::Critical);
         }
-        let Some(typ) = &self.typ else { return Ok(()) };
-        // RFC 7515, section 4.1.9: a media type, `application/` may be left out; RFC 9068, section 2.1.
-        let name = typ
-            .split_at_checked("application/".len())
-            .filter(|(prefix, _)| prefix.eq_ignore_ascii_case("application/"))
-            .map_or(&**typ, |(_, name)| name);
-        if name.eq_ignore_ascii_case("at+jwt") || name.eq_ignore_ascii_case("JWT") {
+        let Some(name) = self.type_name() else { return Ok(()) };
+        if name.eq_ignore_ascii_case(ACCESS_TOKEN) || name.eq_ignore_ascii_case("JWT") {
             Ok(())
         } else {
-            Err(TokenError::Type(shorten(typ)))
+            Err(self.wrong_type())
         }
+    }
+
+    /// Requires the type of access tokens (RFC 9068, section 4). An issuer that signs ID tokens with the
+    /// same keys is safe by nothing else: a client could send the one for the other.
+    pub(super) fn check_access_token(&self) -> Result<(), TokenError> {
+        match self.type_name() {
+            Some(name) if name.eq_ignore_ascii_case(ACCESS_TOKEN) => Ok(()),
+            _ => Err(self.wrong_type()),
+        }
+    }
+
+    /// RFC 7515, section 4.1.9: a media type, `application/` may be left out.
+    fn type_name(&self) -> Option<&str> {
+        let typ = &**self.typ.as_ref()?;
+        let parts = typ.split_at_checked("application/".len());
+        let parts = parts.filter(|(prefix, _)| prefix.eq_ignore_ascii_case("application/"));
+        Some(parts.map_or(typ, |(_, name)| name))
+    }
+
+    fn wrong_type(&self) -> TokenError {
+        TokenError::Type(shorten(self.typ.as_deref().unwrap_or_default()))
     }
 }
 

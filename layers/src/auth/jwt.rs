@@ -39,7 +39,7 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// The deployment's own issuer: RS256 only.
+    /// The deployment's own issuer: RS256 only, and only tokens that say that they are access tokens.
     pub fn own(name: impl Into<SmolStr>, keys: Arc<Keys>) -> Self {
         Self { name: name.into(), keys, algorithms: &[Algorithm::Rs256], foreign: false }
     }
@@ -176,6 +176,9 @@ impl JwtVerifier {
             .ok_or_else(|| TokenError::Issuer(shorten(name)))?;
         if !issuer.algorithms.contains(&algorithm) {
             return Err(TokenError::Algorithm(shorten(&header.alg)));
+        }
+        if !issuer.foreign {
+            header.check_access_token()?;
         }
         let generation = issuer.keys.generation();
         issuer.keys.with(|keys| {

@@ -9,6 +9,10 @@
 //! does not know who may use the host: that is `allowlist`, which stands inside. `OPTIONS` is a
 //! method like any other, so an answer to CORS preflights must stand outside.
 //!
+//! A request without `Authorization` may have its token in the cookie of a browser's session instead, where
+//! [`Policy::session`] says so. A cookie that is no good counts as none, and a good one never stands for a
+//! request that changes something and was made by a page of another origin: that one gets 403.
+//!
 //! Where it stands: inside `normalize` (excepted paths are compared with the path as it is) and
 //! `route`, outside `allowlist` and `headers`, and somewhere inside `respond`, which writes the refusal.
 //!
@@ -65,29 +69,34 @@ mod challenge;
 mod claims;
 mod jwt;
 mod keys;
+mod login;
 mod paths;
 mod policy;
 mod revoked;
 mod scopes;
+mod session;
 mod token;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::header::{CACHE_CONTROL, LOCATION, WWW_AUTHENTICATE};
-use http::{HeaderValue, StatusCode};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, LOCATION, SET_COOKIE, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tower_layer::Layer;
 use tower_service::Service;
 
 pub use challenge::{Challenge, InvalidParam};
 pub use jwt::{Issuer, JwtVerifier};
 pub use keys::{Algorithm, JwksError, KeySet, Keys};
+pub use login::{Login, STATE_COOKIE};
 pub use paths::{InvalidPattern, Matcher, PathPattern};
-pub use policy::{Login, Mode, Policy, ScopeRule};
+pub use policy::{Mode, Policy, ScopeRule};
 pub use revoked::Revoked;
 pub use scopes::{ADMIN, Grants, MCP, USER, effective};
+pub use session::{SESSION_PATH, Session};
 pub use token::{Audience, TokenError, Verified, Verify};
 
+use self::login::Departure;
 use crate::body::BoxError;
 use crate::context::{Principal, RequestContext};
 use crate::future::Gate;
@@ -169,7 +178,7 @@ where
                 Gate::pass(self.inner.call(request))
             }
             Err(error) => {
-                if let AuthError::Scope { principal, .. } = &error
+                if let AuthError::Scope { principal, .. } | AuthError::CrossSite { principal } = &error
                     && let Some(facts) = &RequestContext::of(request.extensions_mut()).facts
                 {
                     let _ = facts.principal.set(Arc::clone(principal));
@@ -191,10 +200,7 @@ impl<V: Verify> Shared<V> {
         let policy = &self.policy;
         let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
         if policy.excepts(method, path) {
-            let token = if policy.notes { bearer::token(headers).ok().flatten() } else { None };
-            return Ok(
-                token.and_then(|token| self.verifier.verify(token).and_then(|one| policy.admit(&one)).ok())
-            );
+            return Ok(if policy.notes { self.known(method, headers) } else { None });
         }
         let pass = policy.mode == Mode::Pass;
         let Ok(token) = bearer::token(headers) else {
@@ -203,14 +209,14 @@ impl<V: Verify> Shared<V> {
             return Err(AuthError::Repeated { challenge });
         };
         let Some(token) = token else {
-            if pass {
-                return Ok(None);
-            }
-            if let Some(location) = policy.login_for(method, request.uri(), headers) {
-                return Err(AuthError::Login { location });
-            }
-            let challenge = policy.challenge.without_error(&policy.required(method, path));
-            return Err(AuthError::Missing { challenge });
+            return match self.in_session(headers) {
+                Some(principal) if self.is_vouched_for(method, headers) => {
+                    self.let_in(principal, method, path)
+                }
+                _ if pass => Ok(None),
+                Some(principal) => Err(AuthError::CrossSite { principal }),
+                None => Err(self.unknown(request)),
+            };
         };
         let principal = match self.verifier.verify(token).and_then(|verified| policy.admit(&verified)) {
             Ok(principal) => principal,
@@ -221,12 +227,57 @@ impl<V: Verify> Shared<V> {
                 return Err(AuthError::Refused { cause, challenge });
             }
         };
-        if pass || policy.satisfied(&principal, method, path) {
+        self.let_in(principal, method, path)
+    }
+
+    /// Lets a principal in that has the scopes that the request needs.
+    fn let_in(
+        &self,
+        principal: Arc<Principal>,
+        method: &Method,
+        path: &str,
+    ) -> Result<Option<Arc<Principal>>, AuthError> {
+        let policy = &self.policy;
+        if policy.mode == Mode::Pass || policy.satisfied(&principal, method, path) {
             return Ok(Some(principal));
         }
         let required = policy.required(method, path);
         let challenge = policy.challenge.insufficient_scope(&required);
         Err(AuthError::Scope { required, principal, challenge })
+    }
+
+    /// What a request without a token is answered.
+    fn unknown<B>(&self, request: &http::Request<B>) -> AuthError {
+        let policy = &self.policy;
+        let (method, path) = (request.method(), request.uri().path());
+        if let Some(Departure { location, cookie }) =
+            policy.departure(method, request.uri(), request.headers())
+        {
+            return AuthError::Login { location, cookie };
+        }
+        AuthError::Missing { challenge: policy.challenge.without_error(&policy.required(method, path)) }
+    }
+
+    /// Who calls, where nobody has to say.
+    fn known(&self, method: &Method, headers: &HeaderMap) -> Option<Arc<Principal>> {
+        match bearer::token(headers).ok()? {
+            Some(token) => self.verifier.verify(token).and_then(|one| self.policy.admit(&one)).ok(),
+            None => self.in_session(headers).filter(|_| self.is_vouched_for(method, headers)),
+        }
+    }
+
+    /// Whose session the browser has, if its cookie is good.
+    fn in_session(&self, headers: &HeaderMap) -> Option<Arc<Principal>> {
+        let session = self.policy.session.as_ref()?;
+        if headers.contains_key(AUTHORIZATION) {
+            return None;
+        }
+        let verified = self.verifier.verify(session.token(headers)?).ok()?;
+        self.policy.admit_session(session, &verified).ok()
+    }
+
+    fn is_vouched_for(&self, method: &Method, headers: &HeaderMap) -> bool {
+        self.policy.session.as_ref().is_some_and(|session| session.vouches_for(method, headers))
     }
 }
 
@@ -269,6 +320,14 @@ pub enum AuthError {
     Login {
         /// The page, with the address to come back to.
         location: HeaderValue,
+        /// The value of `Set-Cookie`: what the browser is known by when it comes back.
+        cookie: HeaderValue,
+    },
+    /// A page of another origin made the browser send its cookie with a request that changes something.
+    #[error("another origin's page made the request")]
+    CrossSite {
+        /// Whose browser it was.
+        principal: Arc<Principal>,
     },
 }
 
@@ -290,11 +349,17 @@ impl From<AuthError> for Rejection {
             AuthError::Scope { challenge, .. } => {
                 (StatusCode::FORBIDDEN, "insufficient_scope", "The access token lacks a scope", challenge)
             }
-            AuthError::Login { location } => {
+            AuthError::Login { location, cookie } => {
                 return Self::new(StatusCode::FOUND, "login_required", "Login is required")
                     .with_header(LOCATION, location.clone())
+                    .with_header(SET_COOKIE, cookie.clone())
                     .with_header(CACHE_CONTROL, HeaderValue::from_static("no-store"))
                     .with_source(error);
+            }
+            // No challenge: another token would not help.
+            AuthError::CrossSite { .. } => {
+                let detail = "The session does not count for a request that another site has made";
+                return Self::new(StatusCode::FORBIDDEN, "cross_site", detail).with_source(error);
             }
         };
         Self::new(status, code, detail).with_header(WWW_AUTHENTICATE, challenge.clone()).with_source(error)

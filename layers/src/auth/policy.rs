@@ -2,19 +2,17 @@
 
 use std::sync::Arc;
 
-use http::header::{ACCEPT, AUTHORIZATION};
-use http::{HeaderMap, HeaderValue, Method, Uri};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Method, Uri};
 use smol_str::SmolStr;
 
 use super::challenge::Challenge;
+use super::login::{Departure, Login, is_navigation};
 use super::paths::{self, Matcher};
 use super::scopes::Grants;
+use super::session::Session;
 use super::token::{Audience, TokenError, Verified};
 use crate::context::Principal;
-
-/// Everything but what RFC 3986 calls unreserved: the value goes into a query.
-const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// What happens to a request without a good token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,6 +53,8 @@ pub struct Policy {
     pub challenge: Challenge,
     /// Where [`Mode::Redirect`] sends browsers; `None`: nowhere, they get 401.
     pub login: Option<Login>,
+    /// How browsers keep their session; `None`: no cookie is looked at.
+    pub session: Option<Session>,
 }
 
 /// The scopes that some requests need.
@@ -64,16 +64,6 @@ pub struct ScopeRule {
     pub on: Matcher,
     /// All of these.
     pub scopes: Vec<SmolStr>,
-}
-
-/// The login page of [`Mode::Redirect`].
-#[derive(Debug, Clone)]
-pub struct Login {
-    /// The page; the address to come back to is added to its query as `return_url`.
-    pub page: Uri,
-    /// This host's public origin, `https://app.example`. From configuration and not from the request, so
-    /// that no `Host` can choose where the browser comes back to.
-    pub origin: SmolStr,
 }
 
 impl Policy {
@@ -91,6 +81,7 @@ impl Policy {
             grants: None,
             challenge,
             login: None,
+            session: None,
         }
     }
 
@@ -101,18 +92,43 @@ impl Policy {
     /// The principal of a token as this host sees it.
     pub(super) fn admit(&self, verified: &Verified) -> Result<Arc<Principal>, TokenError> {
         let principal = verified.principal();
+        self.check_issuer(principal)?;
+        let own = self.issuer_resources.iter().find(|(issuer, _)| *issuer == principal.issuer);
+        let resources = own.map_or(&self.resources[..], |(_, resource)| std::slice::from_ref(resource));
+        let of_session = |session: &Session| verified.is_for(std::slice::from_ref(&session.audience));
+        // What a browser keeps in its cookie is for no script and no program, whatever the resources are.
+        if !verified.is_for(resources) || self.session.as_ref().is_some_and(of_session) {
+            return Err(TokenError::Audience(principal.audience.clone()));
+        }
+        Ok(self.granted(verified))
+    }
+
+    /// The principal of the token in a browser's cookie.
+    pub(super) fn admit_session(
+        &self,
+        session: &Session,
+        verified: &Verified,
+    ) -> Result<Arc<Principal>, TokenError> {
+        let principal = verified.principal();
+        self.check_issuer(principal)?;
+        if !session.takes(verified) {
+            return Err(TokenError::Audience(principal.audience.clone()));
+        }
+        Ok(self.granted(verified))
+    }
+
+    fn check_issuer(&self, principal: &Principal) -> Result<(), TokenError> {
         if self.issuers.as_ref().is_some_and(|trusted| !trusted.contains(&principal.issuer)) {
             return Err(TokenError::Issuer(principal.issuer.clone()));
         }
-        let own = self.issuer_resources.iter().find(|(issuer, _)| *issuer == principal.issuer);
-        let resources = own.map_or(&self.resources[..], |(_, resource)| std::slice::from_ref(resource));
-        if !verified.is_for(resources) {
-            return Err(TokenError::Audience(principal.audience.clone()));
-        }
-        Ok(match &self.grants {
+        Ok(())
+    }
+
+    fn granted(&self, verified: &Verified) -> Arc<Principal> {
+        match &self.grants {
             Some(grants) => verified.effective(grants),
-            None => Arc::clone(principal),
-        })
+            None => Arc::clone(verified.principal()),
+        }
     }
 
     /// Whether the principal has all scopes that the request needs.
@@ -124,7 +140,7 @@ impl Policy {
     }
 
     /// All scopes that the request needs, for a challenge.
-    pub(super) fn required(&self, method: &Method, path: &str) -> String {
+    pub fn required(&self, method: &Method, path: &str) -> String {
         let mut required: Vec<&str> = Vec::new();
         let ruled =
             self.scopes.iter().filter(|rule| rule.on.covers(method, path)).flat_map(|rule| &rule.scopes);
@@ -138,33 +154,9 @@ impl Policy {
     }
 
     /// Where a request without a token is sent, if it is.
-    pub(super) fn login_for(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<HeaderValue> {
+    pub(super) fn departure(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Departure> {
         let login = self.login.as_ref().filter(|_| self.mode == Mode::Redirect)?;
-        if is_navigation(method, headers) { login.location(uri) } else { None }
+        let browser = !headers.contains_key(AUTHORIZATION) && is_navigation(method, headers);
+        if browser { login.departure(uri, headers) } else { None }
     }
-}
-
-impl Login {
-    fn location(&self, uri: &Uri) -> Option<HeaderValue> {
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        let back = [self.origin.as_str(), path].concat();
-        let separator = if self.page.query().is_some() { '&' } else { '?' };
-        let back = utf8_percent_encode(&back, QUERY_VALUE);
-        HeaderValue::try_from(format!("{}{separator}return_url={back}", self.page)).ok()
-    }
-}
-
-/// Whether a browser asks for a page to show: a script's request must see the 401.
-fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
-    let accepts_html = || {
-        headers
-            .get_all(ACCEPT)
-            .iter()
-            .any(|value| value.as_bytes().windows(9).any(|part| part.eq_ignore_ascii_case(b"text/html")))
-    };
-    let navigates = || headers.get("sec-fetch-mode").is_none_or(|mode| mode == "navigate");
-    matches!(*method, Method::GET | Method::HEAD)
-        && !headers.contains_key(AUTHORIZATION)
-        && navigates()
-        && accepts_html()
 }

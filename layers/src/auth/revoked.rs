@@ -54,7 +54,8 @@ impl Revoked {
     pub fn extend(&self, tokens: impl IntoIterator<Item = (SmolStr, u64)>, now: u64) {
         let mut set = self.set.write().unwrap_or_else(PoisonError::into_inner);
         for (token_id, expires_at) in tokens {
-            if expires_at.saturating_add(SLACK) <= now {
+            // What is below the floor is refused anyway: read again, it must not push the floor up.
+            if expires_at.saturating_add(SLACK) <= now || expires_at <= set.floor {
                 continue;
             }
             set.expiries.insert(token_id, expires_at);
@@ -145,6 +146,11 @@ mod tests {
             assert!(revoked.contains(Some(&n.to_string()), 10_000 + n), "{n} came back");
         }
         assert!(!revoked.contains(Some("other"), 20_000));
+        let kept = revoked.list();
+        for n in 0..100_u64 {
+            revoked.revoke(n.to_string(), 10_000 + n, 0);
+        }
+        assert_eq!(revoked.len(), kept.len(), "read again, it changes nothing");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::*;
 use crate::context::Facts;
 use crate::users::Users;
 
-/// The token is `NAME~AUDIENCE~SCOPE.SCOPE`, e.g. `alice~app.example~read.write`; anything else is refused.
+/// The token is `NAME~AUDIENCE+AUDIENCE~SCOPE.SCOPE`, e.g. `alice~app.example~read.write`; anything else is refused.
 struct Plain;
 
 impl Verify for Plain {
@@ -18,7 +18,8 @@ impl Verify for Plain {
             issuer: "https://auth.example".into(),
             subject: "1".into(),
             username: Some(name.into()),
-            audience: vec![format!("https://{audience}").into()],
+            audience: audience.split('+').map(|one| format!("https://{one}").into()).collect(),
+            foreign: name == "foreign",
             scopes: scopes.split('.').filter(|s| !s.is_empty()).map(Into::into).collect(),
             expires_at: u64::MAX,
             ..Principal::default()
@@ -211,40 +212,251 @@ async fn pass_mode_forwards_everything_and_names_only_the_good() {
     }
 }
 
-#[tokio::test]
-async fn redirect_mode_sends_navigations_to_the_login_page() {
+fn login_policy() -> Policy {
     let login = Login {
         page: http::Uri::from_static("https://auth.example/login"),
         origin: "https://app.example".into(),
     };
-    let policy = Policy { mode: Mode::Redirect, login: Some(login), ..policy() };
-    for (method, headers, sent) in [
-        ("GET", vec![("accept", "text/html,*/*")], true),
+    Policy { mode: Mode::Redirect, login: Some(login), ..session_policy() }
+}
+
+/// A request with these headers, as a browser sends it.
+fn sent(method: &str, path: &str, headers: &[(&'static str, &str)]) -> Request<()> {
+    let mut request = Request::builder().method(method).uri(path).body(()).expect("valid");
+    for (name, value) in headers {
+        request.headers_mut().append(*name, HeaderValue::try_from(*value).expect("valid"));
+    }
+    request
+}
+
+/// The state of a redirect, and whether cookie and address agree on it.
+fn state(rejection: &Rejection) -> String {
+    assert_eq!((rejection.status(), rejection.code()), (StatusCode::FOUND, "login_required"));
+    assert_eq!(rejection.headers()["cache-control"], "no-store");
+    let location = rejection.headers()["location"].to_str().expect("ASCII");
+    let (_, state) = location.rsplit_once("&state=").expect("a state");
+    assert!(state.len() == 43 && state.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)));
+    assert_eq!(
+        rejection.headers()["set-cookie"],
+        format!("{STATE_COOKIE}={state}; Max-Age=3600; Path=/; Secure; HttpOnly; SameSite=Lax")
+    );
+    assert!(
+        rejection.headers()["set-cookie"].is_sensitive() && rejection.headers()["location"].is_sensitive()
+    );
+    state.to_owned()
+}
+
+#[tokio::test]
+async fn redirect_mode_sends_navigations_to_the_login_page() {
+    let html = ("accept", "text/html,*/*");
+    for (method, headers, redirected) in [
+        ("GET", vec![html], true),
         ("HEAD", vec![("accept", "Text/HTML"), ("sec-fetch-mode", "navigate")], true),
+        ("GET", vec![("sec-fetch-mode", "navigate")], true),
         ("GET", vec![("accept", "text/html"), ("sec-fetch-mode", "cors")], false),
         ("GET", vec![("accept", "application/json")], false),
         ("GET", vec![], false),
-        ("POST", vec![("accept", "text/html")], false),
+        ("POST", vec![html], false),
+        ("POST", vec![("sec-fetch-mode", "navigate")], false),
         ("GET", vec![("accept", "text/html"), ("authorization", "Bearer bad")], false),
+        ("GET", vec![("accept", "text/html"), ("authorization", "Basic eDp5")], false),
     ] {
-        let mut request = Request::builder().method(method).uri("https://evil.example/a?b=c&d");
-        for (name, value) in &headers {
-            request = request.header(*name, *value);
-        }
-        let rejection = call(policy.clone(), request.body(()).expect("valid")).await.expect_err("refused");
-        if sent {
-            assert_eq!(rejection.status(), StatusCode::FOUND, "{method} {headers:?}");
+        let request = sent(method, "https://evil.example/a?b=c&d", &headers);
+        let rejection = call(login_policy(), request).await.expect_err("refused");
+        if redirected {
+            let state = state(&rejection);
             assert_eq!(
                 rejection.headers()["location"],
-                "https://auth.example/login?return_url=https%3A%2F%2Fapp.example%2Fa%3Fb%3Dc%26d"
+                format!(
+                    "https://auth.example/login?return_url=https%3A%2F%2Fapp.example%2Fa%3Fb%3Dc%26d&state={state}"
+                )
             );
         } else {
             assert_eq!(rejection.status(), StatusCode::UNAUTHORIZED, "{method} {headers:?}");
+            assert!(!rejection.headers().contains_key("set-cookie"));
         }
     }
-    let request = Request::get("/").header("accept", "text/html").body(()).expect("valid");
-    let rejection = call(Policy { login: None, ..policy }, request).await.expect_err("refused");
+    let policy = Policy { login: None, ..login_policy() };
+    let rejection = call(policy, sent("GET", "/", &[html])).await.expect_err("refused");
     assert_eq!(rejection.status(), StatusCode::UNAUTHORIZED, "no page, no redirect");
+}
+
+#[tokio::test]
+async fn tabs_of_one_browser_share_a_state_and_no_two_browsers_do() {
+    let html = ("accept", "text/html");
+    let one = state(&call(login_policy(), sent("GET", "/", &[html])).await.expect_err("refused"));
+    let other = state(&call(login_policy(), sent("GET", "/", &[html])).await.expect_err("refused"));
+    assert_ne!(one, other);
+    let cookie = |value: &str| format!("a=b; {STATE_COOKIE}={value}");
+    for (cookies, kept) in [
+        (vec![cookie(&one)], true),
+        (vec![cookie(&one), cookie(&other)], false),
+        (vec![cookie(&one[1..])], false),
+        (vec![cookie(&format!("{one}x"))], false),
+        (vec![cookie(&one.replace(&one[..1], "."))], false),
+        (vec![cookie("")], false),
+    ] {
+        let mut headers = vec![html];
+        headers.extend(cookies.iter().map(|cookie| ("cookie", cookie.as_str())));
+        let rejection = call(login_policy(), sent("GET", "/", &headers)).await.expect_err("refused");
+        assert_eq!(state(&rejection) == one, kept, "{cookies:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_very_long_address_comes_back_to_the_start() {
+    for (length, kept) in [(4096, true), (4097, false)] {
+        let path = format!("/{}", "x".repeat(length - "https://app.example/".len()));
+        let request = sent("GET", &path, &[("accept", "text/html")]);
+        let rejection = call(login_policy(), request).await.expect_err("refused");
+        let state = state(&rejection);
+        let back = if kept { path.replace('/', "%2F") } else { "%2F".to_owned() };
+        assert_eq!(
+            rejection.headers()["location"],
+            format!("https://auth.example/login?return_url=https%3A%2F%2Fapp.example{back}&state={state}")
+        );
+    }
+}
+
+/// The audience of sessions here, as [`Plain`] takes it.
+const OF_SESSION: &str = "app.example/.portcullis/session";
+
+fn session_policy() -> Policy {
+    Policy { session: Some(Session::new("__Host-sid", "https://app.example")), ..policy() }
+}
+
+fn session_cookie(user: &str) -> String {
+    format!("a=b; __Host-sid={user}~{OF_SESSION}~read; c")
+}
+
+#[tokio::test]
+async fn a_browser_is_known_by_its_cookie() {
+    let good = session_cookie("alice");
+    for (headers, known) in [
+        (vec![("cookie", good.as_str())], Some("alice")),
+        (vec![("cookie", "a=b"), ("cookie", &good)], Some("alice")),
+        (vec![("cookie", &good), ("cookie", &good)], None),
+        (vec![("cookie", "__Host-sid=bad")], None),
+        (vec![("cookie", "__Host-sid=")], None),
+        (vec![("cookie", &good.replace("__Host-", ""))], None),
+        (vec![("cookie", &good.replace("__Host-", "__host-"))], None),
+        // Tokens for something else, or for something else as well.
+        (vec![("cookie", "__Host-sid=alice~app.example~read")], None),
+        (vec![("cookie", "__Host-sid=alice~other.example/.portcullis/session~read")], None),
+        (vec![("cookie", "__Host-sid=alice~app.example/.portcullis/session+app.example~read")], None),
+        (vec![("cookie", "__Host-sid=foreign~app.example/.portcullis/session~read")], None),
+        // Whatever is in the header is what counts.
+        (vec![("cookie", &good), ("authorization", "Bearer bob~app.example~")], Some("bob")),
+        (vec![("cookie", &good), ("authorization", "Bearer bad")], None),
+        (vec![("cookie", &good), ("authorization", "Basic eDp5")], None),
+    ] {
+        let answer = call(session_policy(), sent("GET", "/", &headers)).await;
+        match known {
+            Some(name) => {
+                let principal = answer.expect("let in").expect("a principal");
+                assert_eq!(principal.username.as_deref(), Some(name), "{headers:?}");
+            }
+            None => {
+                assert_eq!(answer.expect_err("refused").status(), StatusCode::UNAUTHORIZED, "{headers:?}");
+            }
+        }
+    }
+    let answer = call(policy(), sent("GET", "/", &[("cookie", &good)])).await;
+    assert_eq!(answer.expect_err("refused").code(), "token_required", "a host without sessions");
+}
+
+#[tokio::test]
+async fn a_bad_cookie_counts_as_none() {
+    let bad = ("cookie", "__Host-sid=bad");
+    let rejection = call(login_policy(), sent("GET", "/", &[bad, ("accept", "text/html")])).await;
+    state(&rejection.expect_err("sent to the login"));
+    let rejection = call(login_policy(), sent("GET", "/", &[bad])).await.expect_err("refused");
+    assert_eq!((rejection.status().as_u16(), rejection.code()), (401, "token_required"));
+    assert_eq!(challenge(&rejection), "Bearer realm=\"app\"", "no error: no token was sent");
+}
+
+#[tokio::test]
+async fn the_token_of_a_session_is_no_bearer_token() {
+    for resources in
+        [&["https://app.example"][..], &["https://app.example", "https://app.example/.portcullis/session"]]
+    {
+        let resources = resources.iter().map(|resource| Audience::new(resource)).collect();
+        let policy = Policy { resources, ..session_policy() };
+        let rejection = call(policy, get("/", Some(&format!("alice~{OF_SESSION}~read")))).await;
+        assert_eq!(rejection.expect_err("refused").code(), "invalid_token");
+    }
+}
+
+#[tokio::test]
+async fn a_cookie_does_not_stand_for_what_other_origins_ask() {
+    let cookie = session_cookie("alice");
+    let (own, other) = (("origin", "https://app.example"), ("origin", "https://evil.app.example"));
+    let from = |site| ("sec-fetch-site", site);
+    for (method, headers, counts) in [
+        ("GET", vec![other, from("cross-site")], true),
+        ("HEAD", vec![other], true),
+        ("OPTIONS", vec![other], true),
+        ("POST", vec![own], true),
+        ("POST", vec![own, from("cross-site")], true),
+        ("POST", vec![], true),
+        ("POST", vec![from("same-origin")], true),
+        ("POST", vec![from("none")], true),
+        ("POST", vec![other], false),
+        ("POST", vec![other, from("same-origin")], false),
+        ("POST", vec![("origin", "null")], false),
+        ("POST", vec![("origin", "http://app.example")], false),
+        ("POST", vec![("origin", "https://app.example:8443")], false),
+        ("POST", vec![("origin", "https://APP.example")], false),
+        ("POST", vec![own, other], false),
+        ("POST", vec![own, own], false),
+        ("POST", vec![from("same-site")], false),
+        ("POST", vec![from("cross-site")], false),
+        ("POST", vec![from("same-origin"), from("cross-site")], false),
+        ("PUT", vec![other], false),
+        ("DELETE", vec![other], false),
+        ("PATCH", vec![other], false),
+        ("CONNECT", vec![other], false),
+        ("PROPFIND", vec![other], false),
+        ("GET", vec![("upgrade", "websocket"), other], false),
+        ("GET", vec![("upgrade", "websocket"), from("cross-site")], false),
+        ("GET", vec![("upgrade", "websocket"), own], true),
+        ("GET", vec![("upgrade", "websocket")], true),
+    ] {
+        let mut headers = headers;
+        headers.push(("cookie", cookie.as_str()));
+        let what = format!("{method} {headers:?}");
+        let answer = call(login_policy(), sent(method, "/", &headers)).await;
+        if counts {
+            assert!(answer.expect("let in").is_some(), "{what}");
+        } else {
+            let rejection = answer.expect_err("refused");
+            assert_eq!((rejection.status().as_u16(), rejection.code()), (403, "cross_site"), "{what}");
+            assert!(rejection.headers().is_empty(), "neither challenge nor login: {what}");
+        }
+        let pass = Policy { mode: Mode::Pass, ..session_policy() };
+        let seen = call(pass, sent(method, "/", &headers)).await.expect("forwarded");
+        assert_eq!(seen.is_some(), counts, "{what}");
+        let excepted = vec![Matcher::any_method(PathPattern::Prefix("/".into()))];
+        let noted = Policy { excepted, notes: true, ..session_policy() };
+        let seen = call(noted, sent(method, "/", &headers)).await.expect("excepted");
+        assert_eq!(seen.is_some(), counts, "{what}");
+    }
+    let headers = [("authorization", "Bearer bob~app.example~"), ("cookie", &cookie), other];
+    let seen = call(login_policy(), sent("POST", "/", &headers)).await.expect("let in");
+    assert!(seen.is_some(), "no browser adds a token by itself");
+}
+
+#[tokio::test]
+async fn a_session_has_the_scopes_that_the_host_gives_and_needs_those_that_it_asks_for() {
+    let cookie = session_cookie("alice");
+    for (scope, status) in [("read", Ok(())), ("write", Err(403))] {
+        let policy = Policy { scopes: vec![rule("/", &[scope])], ..session_policy() };
+        let answer = call(policy, sent("GET", "/", &[("cookie", &cookie)])).await;
+        assert_eq!(answer.map(drop).map_err(|rejection| rejection.status().as_u16()), status);
+    }
+    let policy = Policy { grants: Some(Arc::default()), ..session_policy() };
+    let seen = call(policy, sent("GET", "/", &[("cookie", &cookie)])).await.expect("let in");
+    assert!(seen.expect("a principal").scopes.is_empty());
 }
 
 #[tokio::test]

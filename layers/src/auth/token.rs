@@ -69,6 +69,11 @@ impl Verified {
         self.audience.iter().any(|audience| resources.contains(audience))
     }
 
+    /// Whether the token was made for this and for nothing else.
+    pub fn is_only_for(&self, audience: &Audience) -> bool {
+        self.audience == std::slice::from_ref(audience)
+    }
+
     /// Whether the token is good at this time, within a tolerance for clocks that differ.
     ///
     /// # Errors

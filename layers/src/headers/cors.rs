@@ -4,7 +4,8 @@
 //! answers and refusals alike our headers take the place of the upstream's: two sets of rules would be none.
 //!
 //! It does not refuse requests from other origins, which browsers then keep from reading the answer; that
-//! is no protection against forged requests, which need no answer. Without the layer nothing of CORS changes.
+//! is no protection against forged requests, which need no answer. Without the layer nothing of CORS changes,
+//! nor does it on paths that the rules are not for ([`CorsLayer::below`], [`CorsLayer::except`]).
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -22,6 +23,7 @@ use tower_service::Service;
 use super::marked::{Mark, Marked};
 use crate::body::BoxError;
 use crate::future::Gate;
+use crate::glob;
 use crate::rejection::Rejection;
 
 /// Which origins may read answers.
@@ -80,8 +82,12 @@ pub struct CorsLayer {
 }
 
 /// The rules as header values.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Shared {
+    /// The rules are for this path and those below it.
+    below: String,
+    /// But not for this one and those below it.
+    except: Option<String>,
     origins: Option<Vec<HeaderValue>>,
     methods: HeaderValue,
     headers: Option<Vec<String>>,
@@ -111,6 +117,8 @@ impl CorsLayer {
         let always = [Method::GET, Method::HEAD, Method::POST];
         let methods = always.iter().chain(cors.methods.iter().filter(|method| !always.contains(method)));
         let shared = Shared {
+            below: String::new(),
+            except: None,
             origins,
             methods: list(methods.map(Method::as_str)),
             headers,
@@ -119,6 +127,20 @@ impl CorsLayer {
             max_age: cors.max_age.map(|age| HeaderValue::from(age.as_secs())),
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The rules hold at this path and below it only. A slash at its end does not matter.
+    #[must_use]
+    pub fn below(self, path: &str) -> Self {
+        let below = path.trim_end_matches('/').to_owned();
+        Self { shared: Arc::new(Shared { below, ..Arc::unwrap_or_clone(self.shared) }) }
+    }
+
+    /// The rules don't hold at this path and below it: what is there has its own.
+    #[must_use]
+    pub fn except(self, path: &str) -> Self {
+        let except = Some(path.trim_end_matches('/').to_owned());
+        Self { shared: Arc::new(Shared { except, ..Arc::unwrap_or_clone(self.shared) }) }
     }
 }
 
@@ -151,6 +173,9 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        if !self.shared.is_for(request.uri().path()) {
+            return Gate::pass(Marked::new(self.inner.call(request), Permit { shared: None, origin: None }));
+        }
         let origin = request.headers().get(ORIGIN).cloned();
         if let Some(origin) = &origin
             && request.method() == Method::OPTIONS
@@ -158,7 +183,7 @@ where
         {
             return Gate::refuse(self.shared.preflight(origin, request.headers()));
         }
-        let permit = Permit { shared: self.shared.clone(), origin };
+        let permit = Permit { shared: Some(self.shared.clone()), origin };
         Gate::pass(Marked::new(self.inner.call(request), permit))
     }
 }
@@ -166,17 +191,26 @@ where
 /// What one origin is told.
 #[derive(Debug)]
 pub struct Permit {
-    shared: Arc<Shared>,
+    /// `None` where there are no rules.
+    shared: Option<Arc<Shared>>,
     origin: Option<HeaderValue>,
 }
 
 impl Mark for Permit {
     fn mark(&self, headers: &mut HeaderMap) {
-        self.shared.mark(self.origin.as_ref(), headers);
+        if let Some(shared) = &self.shared {
+            shared.mark(self.origin.as_ref(), headers);
+        }
     }
 }
 
 impl Shared {
+    fn is_for(&self, path: &str) -> bool {
+        let at_or_below = |start: &str| glob::starts_path(start, path);
+        (self.below.is_empty() || at_or_below(&self.below))
+            && !self.except.as_deref().is_some_and(at_or_below)
+    }
+
     /// What `Access-Control-Allow-Origin` says to this origin.
     fn allow(&self, origin: &HeaderValue) -> Option<HeaderValue> {
         match &self.origins {
@@ -360,6 +394,35 @@ mod tests {
             assert!(!headers.contains_key(ACCESS_CONTROL_ALLOW_CREDENTIALS));
             assert_eq!(headers.get_all(VARY).iter().collect::<Vec<_>>(), ["accept", "origin"]);
             assert_eq!(headers.contains_key(ACCESS_CONTROL_EXPOSE_HEADERS), allowed.is_some());
+        }
+    }
+
+    #[tokio::test]
+    async fn rules_hold_where_they_are_for() {
+        let layer = CorsLayer::new(&cors()).expect("valid").below("/mcp/").except("/mcp/.well-known");
+        for (path, ours) in [
+            ("/mcp", true),
+            ("/mcp/", true),
+            ("/mcp/a", true),
+            ("/mcpx", false),
+            ("/", false),
+            ("/mcp/.well-known", false),
+            ("/mcp/.well-known/a", false),
+            ("/mcp/.well-knownx", true),
+        ] {
+            let inner = service_fn(async |_: Request<()>| {
+                let response = Response::builder().header(ACCESS_CONTROL_ALLOW_ORIGIN, "*").body(());
+                Ok::<_, BoxError>(response.expect("valid"))
+            });
+            let mut asked = from("https://app.example").uri(path).body(()).expect("valid");
+            let answer = layer.layer(inner).oneshot(asked.clone()).await.expect("answered");
+            let allowed = if ours { "https://app.example" } else { "*" };
+            assert_eq!(answer.headers()[ACCESS_CONTROL_ALLOW_ORIGIN], allowed, "{path}");
+            assert_eq!(answer.headers().contains_key(VARY), ours, "{path}");
+            *asked.method_mut() = Method::OPTIONS;
+            asked.headers_mut().insert(ACCESS_CONTROL_REQUEST_METHOD, HeaderValue::from_static("GET"));
+            let answer = layer.layer(inner).oneshot(asked).await;
+            assert_eq!(answer.is_err(), ours, "who answers the preflight at {path}");
         }
     }
 

@@ -5,14 +5,18 @@ use http::HeaderValue;
 use http::header::{AUTHORIZATION, COOKIE};
 use smol_str::SmolStr;
 
+use crate::cookies::{self, pairs};
+
 /// What is kept from the upstream. Nothing by default; on a protected host it should be the token
 /// and our own cookies, for a token that an upstream sees it could use elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Credentials {
     /// The `Authorization` header.
     pub authorization: bool,
-    /// Cookies of these names; all others stay.
+    /// Cookies of these names.
     pub cookies: Vec<SmolStr>,
+    /// Cookies whose names start so. All others stay.
+    pub cookie_prefixes: Vec<SmolStr>,
 }
 
 impl Credentials {
@@ -20,7 +24,7 @@ impl Credentials {
         if self.authorization {
             headers.remove(AUTHORIZATION);
         }
-        if self.cookies.is_empty() || !headers.get_all(COOKIE).iter().any(|value| self.is_in(value)) {
+        if !headers.get_all(COOKIE).iter().any(|value| self.is_in(value)) {
             return;
         }
         let kept: Vec<HeaderValue> =
@@ -45,14 +49,10 @@ impl Credentials {
     }
 
     fn is_ours(&self, pair: &[u8]) -> bool {
-        let name = pair.split(|byte| *byte == b'=').next().unwrap_or(pair).trim_ascii();
+        let name = cookies::name(pair);
         self.cookies.iter().any(|ours| ours.as_bytes() == name)
+            || self.cookie_prefixes.iter().any(|ours| name.starts_with(ours.as_bytes()))
     }
-}
-
-/// The cookies of a header (RFC 6265, section 4.2.1); over HTTP/2 there may be several headers.
-fn pairs(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    value.as_bytes().split(|byte| *byte == b';').map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty())
 }
 
 #[cfg(test)]
@@ -61,7 +61,11 @@ mod tests {
 
     #[test]
     fn only_our_cookies_are_taken_away() {
-        let credentials = Credentials { authorization: true, cookies: vec!["sid".into(), "__Host-x".into()] };
+        let credentials = Credentials {
+            authorization: true,
+            cookies: vec!["sid".into(), "__Host-x".into()],
+            cookie_prefixes: vec!["__Host-gate-".into()],
+        };
         for (before, after) in [
             (&["a=1; b=2"][..], &["a=1; b=2"][..]),
             (&["a=1;sid=s; b=2"], &["a=1; b=2"]),
@@ -70,6 +74,8 @@ mod tests {
             (&["sidecar=1; SID=2; asid=3"], &["sidecar=1; SID=2; asid=3"]),
             (&["  sid =s;;a=1"], &["a=1"]),
             (&["sid"], &[]),
+            (&["__Host-gate-a=1; __Host-gate-b.c=2; __Host-gate=3"], &["__Host-gate=3"]),
+            (&["__host-gate-a=1; x__Host-gate-a=1"], &["__host-gate-a=1; x__Host-gate-a=1"]),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer x"));

@@ -34,6 +34,7 @@
 mod cors;
 mod credentials;
 mod identity;
+mod identity_token;
 mod marked;
 mod response;
 mod rules;
@@ -47,6 +48,7 @@ use tower_service::Service;
 pub use self::cors::{Allowed, Cors, CorsError, CorsLayer, CorsService, Origins, Permit};
 pub use self::credentials::Credentials;
 pub use self::identity::{Identity, IdentityStrip, IdentityStripLayer};
+pub use self::identity_token::{Attest, Attestation, IdentityToken};
 pub use self::marked::{Mark, Marked};
 pub use self::response::{ResponseRules, ResponseRulesLayer};
 pub use self::rules::{Op, Rules, RulesError};
@@ -62,6 +64,7 @@ pub struct HeadersLayer {
 struct Settings {
     rules: Vec<Op>,
     identity: Option<Identity>,
+    identity_token: Option<Arc<IdentityToken>>,
     credentials: Credentials,
 }
 
@@ -76,6 +79,13 @@ impl HeadersLayer {
     #[must_use]
     pub fn with_identity(self, identity: Identity) -> Self {
         let settings = Settings { identity: Some(identity), ..Arc::unwrap_or_clone(self.settings) };
+        Self { settings: Arc::new(settings) }
+    }
+
+    /// Proves to the upstream who the caller is.
+    #[must_use]
+    pub fn with_identity_token(self, token: Arc<IdentityToken>) -> Self {
+        let settings = Settings { identity_token: Some(token), ..Arc::unwrap_or_clone(self.settings) };
         Self { settings: Arc::new(settings) }
     }
 
@@ -115,12 +125,16 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        let Settings { rules, identity, credentials } = &*self.settings;
+        let Settings { rules, identity, identity_token, credentials } = &*self.settings;
         credentials.strip(request.headers_mut());
         rules::apply(rules, request.headers_mut());
         if let Some(identity) = identity {
             let principal = RequestContext::of(request.extensions_mut()).principal.clone();
             identity.write(principal.as_deref(), request.headers_mut());
+        }
+        if let Some(token) = identity_token {
+            let principal = RequestContext::of(request.extensions_mut()).principal.clone();
+            token.write(principal.as_ref(), request.headers_mut());
         }
         self.inner.call(request)
     }
@@ -150,10 +164,9 @@ mod tests {
     #[tokio::test]
     async fn credentials_go_before_rules_and_identity_comes_after() {
         let rules = vec![op(Op::set("Authorization", "Basic xyz")), op(Op::set("X-Auth-User", "rule"))];
-        let layer = HeadersLayer::new(rules)
-            .expect("valid")
-            .with_identity(Identity::default())
-            .without(Credentials { authorization: true, cookies: vec!["session".into()] });
+        let layer = HeadersLayer::new(rules).expect("valid").with_identity(Identity::default()).without(
+            Credentials { authorization: true, cookies: vec!["session".into()], ..Credentials::default() },
+        );
         let mut request = Request::new(());
         request.headers_mut().insert("authorization", HeaderValue::from_static("Bearer secret"));
         request.headers_mut().insert("cookie", HeaderValue::from_static("a=1; session=secret"));

@@ -221,10 +221,28 @@ fn a_header_that_asks_for_anything_else_is_refused() {
     let twice = "{\"alg\":\"none\",\"alg\":\"RS256\",\"kid\":\"rsa\"}";
     let token = RSA.sign_text(twice, &claims().to_string());
     assert_eq!(fixture.verify(&token).expect_err("twice"), TokenError::Header);
-    for typ in [Value::Null, "JWT".into(), "jwt".into(), "AT+JWT".into(), "application/at+jwt".into()] {
-        assert!(fixture.verify(&RSA.sign(&with(h(), "typ", typ.clone()), &claims())).is_ok(), "{typ}");
+    for typ in ["at+jwt", "AT+JWT", "application/at+jwt", "Application/At+Jwt"] {
+        assert!(fixture.verify(&RSA.sign(&with(h(), "typ", typ), &claims())).is_ok(), "{typ}");
     }
     assert!(fixture.verify(&RSA.sign(&without(h(), "kid"), &claims())).is_ok(), "one key alone fits");
+}
+
+#[test]
+fn an_id_token_of_our_own_is_no_access_token() {
+    let fixture = Fixture::new();
+    for typ in ["JWT", "jwt", "application/jwt", "", "application/", "at+jwt ", "at+jwt+x"] {
+        let token = RSA.sign(&with(RSA.header(), "typ", typ), &claims());
+        assert_eq!(fixture.verify(&token).expect_err("no access token"), TokenError::Type(typ.into()));
+    }
+    for header in [with(RSA.header(), "typ", Value::Null), without(RSA.header(), "typ")] {
+        let token = RSA.sign(&header, &claims());
+        assert_eq!(fixture.verify(&token).expect_err("no access token"), TokenError::Type("".into()));
+    }
+    // Many other issuers write nothing else on their access tokens.
+    let foreign = with(claims(), "iss", IDP);
+    for typ in [Value::Null, "JWT".into(), "jwt".into(), "application/at+jwt".into()] {
+        assert!(fixture.verify(&EC.sign(&with(EC.header(), "typ", typ.clone()), &foreign)).is_ok(), "{typ}");
+    }
 }
 
 #[test]
