@@ -50,6 +50,11 @@ impl Mirror {
         Ok(view)
     }
 
+    /// What is known already, without a look at the store; nothing before the first.
+    pub fn known(&self) -> Option<Arc<View>> {
+        self.newest.load_full()
+    }
+
     /// The same with less work: what is known already, unless the store has another revision. What a hand
     /// has written without moving the revision is seen when somebody calls [`load`](Self::load).
     pub async fn latest(&self) -> Result<Arc<View>> {

@@ -1123,3 +1123,35 @@ async fn common_searches_have_a_short_way() {
     }
     assert_eq!(api.get("/logs/slow?threshold=-1").await.status, 422);
 }
+
+#[tokio::test]
+async fn the_github_app_of_a_proxy_has_a_place_of_its_own() {
+    let api = Api::with_proxy("app.example.com").await;
+    let place = "/proxy/targets/app.example.com/github-oauth";
+    let secret = "f00dfeed0123456789abcdef";
+    let set = api
+        .call("POST", place, json!({ "github_client_id": "Iv1.abc", "github_client_secret": secret }))
+        .await;
+    assert_eq!(set.status, 200, "{}", set.text);
+    assert_eq!(set.body["github_client_secret"], "***configured***");
+    let wrong =
+        api.call("PUT", place, json!({ "github_client_id": "a/b", "github_client_secret": [secret] })).await;
+    assert_eq!(wrong.status, 422);
+    let reader = caller("reader", &["user"]);
+    for path in [
+        place,
+        "/proxy/targets/github-oauth/configured",
+        "/proxy/targets/app.example.com",
+        "/proxy/targets/",
+        "/system/config/export?include_secrets=true",
+    ] {
+        let shown = api.get(path).await;
+        assert!(shown.status == 200 && shown.text.contains("Iv1.abc"), "{path}: {}", shown.text);
+        assert!(!shown.text.contains(secret), "{path}");
+    }
+    assert_eq!(api.as_caller(reader.clone(), "GET", place, Value::Null).await.body["source"], "proxy");
+    assert_eq!(api.as_caller(reader, "DELETE", place, Value::Null).await.status, 403);
+    assert_eq!(api.call("DELETE", place, Value::Null).await.status, 200);
+    assert_eq!(api.get("/proxy/targets/github-oauth/configured").await.body["count"], 0);
+    assert!(!json!(api.audit().await).to_string().contains(secret));
+}

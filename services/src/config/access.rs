@@ -7,7 +7,7 @@ use http::Uri;
 use portcullis_layers::HostName;
 use portcullis_layers::allowlist::{Allowlist, EmailPattern};
 use portcullis_layers::auth::{
-    Audience, Challenge, Grants, Login, Matcher, Mode, PathPattern, Policy, ScopeRule,
+    Audience, Challenge, Grants, Login, Matcher, Mode, PathPattern, Policy, ScopeRule, Session,
 };
 use portcullis_layers::resource_metadata::Metadata;
 use portcullis_layers::users::Users;
@@ -77,9 +77,29 @@ impl Site {
     }
 
     /// The host of the authorization server.
-    fn issuer_host(&self) -> &str {
-        let authority = self.issuer.split_once("://").map_or(self.issuer.as_str(), |(_, rest)| rest);
-        authority.split(['/', ':']).next().unwrap_or(authority)
+    pub fn issuer_host(&self) -> &str {
+        let rest = self.behind_scheme();
+        let authority = rest.split('/').next().unwrap_or(rest);
+        // An address of IPv6 has colons of its own.
+        match authority.find(']') {
+            Some(end) => &authority[..=end],
+            None => authority.split(':').next().unwrap_or(authority),
+        }
+    }
+
+    /// The path of the authorization server on its host, mostly empty.
+    pub fn issuer_path(&self) -> &str {
+        let rest = self.behind_scheme();
+        rest.find('/').map_or("", |start| rest[start..].trim_end_matches('/'))
+    }
+
+    fn behind_scheme(&self) -> &str {
+        self.issuer.split_once("://").map_or(self.issuer.as_str(), |(_, rest)| rest)
+    }
+
+    /// How browsers keep their session on a host.
+    pub fn session(&self, proxy: &Proxy, host: &HostName) -> Session {
+        Session::new(proxy.session_cookie(), self.origin(host.as_str()))
     }
 
     /// The resource that a host is, for tokens and metadata (RFC 8707, RFC 9728).
@@ -191,6 +211,8 @@ pub fn access(
     let free = free_scopes(proxy, &policy);
     policy.grants = Some(Arc::new(Grants { admin, user, mcp, allowed, free }));
     policy.login = login(site, proxy, host);
+    // A host that only challenges is for programs: they have no cookies.
+    policy.session = (proxy.auth_mode != AuthMode::Forward).then(|| site.session(proxy, host));
     Access::Protected(Box::new(policy), allowlist)
 }
 
@@ -380,6 +402,35 @@ mod tests {
         let route = json!({ "auth_type": "bearer", "allowed_users": ["alice"] });
         let (_, list) = policy(&api, Some(route), &tokens);
         assert!(list.check_identity(&named).is_err(), "it is not alice");
+    }
+
+    #[test]
+    fn hosts_for_browsers_look_for_their_session() {
+        for (mode, looks) in [("forward", false), ("redirect", true), ("passthrough", true)] {
+            let (policy, _) = policy(&proxy(json!({ "auth_mode": mode })), None, &[]);
+            let session = policy.session.map(|session| (session.cookie, session.origin, session.audience));
+            let expected = (
+                "__Host-unified_auth_token".into(),
+                "https://a.example.com".into(),
+                Audience::new("https://a.example.com/.portcullis/session"),
+            );
+            assert_eq!(session, looks.then_some(expected), "{mode}");
+        }
+        let named = proxy(json!({ "auth_cookie_name": "__Host-sid" }));
+        assert_eq!(named.session_cookie(), "__Host-sid");
+    }
+
+    #[test]
+    fn an_issuer_has_a_host_and_perhaps_a_path() {
+        for (issuer, host, path) in [
+            ("https://auth.example.com", "auth.example.com", ""),
+            ("https://auth.example.com:8443", "auth.example.com", ""),
+            ("https://auth.example.com:8443/a/b", "auth.example.com", "/a/b"),
+            ("https://[::1]:8443/a", "[::1]", "/a"),
+        ] {
+            let site = Site { issuer: issuer.to_owned(), ..site() };
+            assert_eq!((site.issuer_host(), site.issuer_path()), (host, path), "{issuer}");
+        }
     }
 
     /// Compares the excepted paths with what the operations say of themselves.

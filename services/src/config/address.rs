@@ -234,6 +234,8 @@ pub enum Builtin {
     Api,
     /// Answers with what it was asked: for demonstrations and tests.
     Echo,
+    /// The issuer's own host: the authorization server and nothing else.
+    OAuth,
 }
 
 impl FromStr for Builtin {
@@ -243,7 +245,8 @@ impl FromStr for Builtin {
         match text {
             "api" => Ok(Self::Api),
             "echo" => Ok(Self::Echo),
-            _ => Err(Expected("`api` or `echo`")),
+            "oauth" => Ok(Self::OAuth),
+            _ => Err(Expected("`api`, `echo` or `oauth`")),
         }
     }
 }
@@ -253,11 +256,12 @@ impl fmt::Display for Builtin {
         f.write_str(match self {
             Self::Api => "api",
             Self::Echo => "echo",
+            Self::OAuth => "oauth",
         })
     }
 }
 
-/// Where a proxy's requests go: `http(s)://…`, `builtin:api` or `builtin:echo`.
+/// Where a proxy's requests go: `http(s)://…`, `builtin:api`, `builtin:echo` or `builtin:oauth`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {
     /// An upstream.
@@ -267,7 +271,7 @@ pub enum Target {
 }
 
 const TARGET: &str = "an http:// or https:// URL such as http://10.0.0.5:8080 (without user, query and fragment), \
-     `builtin:api` or `builtin:echo`";
+     `builtin:api`, `builtin:echo`, or `builtin:oauth` for the issuer's own host";
 
 impl Target {
     /// The URL, when the target is an upstream.

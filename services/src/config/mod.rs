@@ -54,6 +54,8 @@ pub trait Entity:
     const REQUIRED: &'static [&'static str];
     /// The required fields that the server makes up when they are left out.
     const GENERATED: &'static [&'static str] = &[];
+    /// Fields that an operation of its own sets, and which one.
+    const ELSEWHERE: &'static [(&'static str, &'static str)] = &[];
     /// The fields that a command line gives without a flag, in order.
     const ARGUMENTS: &'static [&'static str];
     /// Old names of fields, and the new ones.

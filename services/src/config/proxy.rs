@@ -14,9 +14,17 @@ use super::address::{HostPattern, Network, Target, TargetUrl};
 use super::auth::{AuthMode, BearerMethod, ScopeRule, TrustedIssuer};
 use super::field::FieldError;
 use super::headers::{Cors, HeaderRules, HeaderValues};
-use super::names::{CertName, EmailPattern, Group, PathPrefix, RouteId, Scope, UserPattern};
+use super::names::{
+    CertName, EmailPattern, GithubClientId, Group, Origin, PathPrefix, RouteId, Scope, UserPattern,
+};
 use super::{Config, Entity, stamped};
 use crate::store::{Key, Kind};
+
+/// What the names of cookies begin with that only the host itself can set.
+pub(super) const HOST_COOKIE: &str = "__Host-";
+
+/// What the names of the authorization server's own cookies begin with.
+pub const OUR_COOKIES: &str = "__Host-portcullis-";
 
 /// A public host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -24,7 +32,7 @@ use crate::store::{Key, Kind};
 pub struct Proxy {
     /// The public name: a host, or `*.parent` for every name one label below it.
     pub proxy_hostname: HostPattern,
-    /// Where requests go: `http(s)://…`, `builtin:api` or `builtin:echo`.
+    /// Where requests go: `http(s)://…`, `builtin:api`, `builtin:echo`, or `builtin:oauth` on the issuer's own host.
     pub target_url: Target,
     /// More upstreams of the same service, beside `target_url`, which is the first.
     #[serde(default)]
@@ -114,7 +122,11 @@ pub struct Proxy {
     /// Whether the upstream sees who calls.
     #[serde(default = "yes")]
     pub auth_pass_headers: bool,
-    /// The cookie of browser sessions.
+    /// Whether the upstream gets proof of who calls: a short-lived JWT in the header `Identity` behind
+    /// `auth_header_prefix`, which it verifies with the issuer's `/jwks`.
+    #[serde(default)]
+    pub auth_identity_jwt: bool,
+    /// The cookie of browser sessions. Browsers have it with `__Host-` in front of the name.
     #[serde(default = "cookie_name")]
     pub auth_cookie_name: String,
     /// What the names of identity headers start with.
@@ -165,6 +177,14 @@ pub struct Proxy {
     /// The scopes that the resource publishes.
     #[serde(default)]
     pub resource_scopes: Option<Vec<Scope>>,
+    /// Whether the host has the endpoints `/authorize`, `/token` and `/register` and the authorization server's metadata,
+    /// for clients that look for them at the resource. They act for the issuer.
+    #[serde(default = "yes")]
+    pub resource_oauth_endpoints: bool,
+    /// Which other origins' pages may call the resource, when the host needs a token and has no `cors` of its own;
+    /// its own origin always may.
+    #[serde(default = "inspector")]
+    pub resource_allowed_origins: Vec<Origin>,
     /// Whether the resource keeps sessions.
     #[serde(default)]
     pub resource_stateful: bool,
@@ -223,6 +243,11 @@ pub struct Proxy {
     /// Who has the scope `mcp` here; absent: `OAUTH_MCP_USERS`.
     #[serde(default)]
     pub oauth_mcp_users: Option<Vec<UserPattern>>,
+
+    /// The client id of the GitHub app that people sign in through, instead of the deployment's. Its secret is sealed
+    /// elsewhere, so the two are set together.
+    #[serde(default)]
+    pub github_client_id: Option<GithubClientId>,
 
     /// Who created it.
     #[serde(default)]
@@ -304,6 +329,11 @@ fn cookie_name() -> String {
     "unified_auth_token".to_owned()
 }
 
+/// Where the MCP inspector runs.
+fn inspector() -> Vec<Origin> {
+    ["http://localhost:6274", "http://127.0.0.1:6274"].map(|origin| origin.parse().expect("an origin")).into()
+}
+
 fn header_prefix() -> String {
     "X-Auth-".to_owned()
 }
@@ -347,6 +377,18 @@ impl Proxy {
         self.resource_endpoint.as_ref().map_or("", |path| path.as_str().trim_end_matches('/'))
     }
 
+    /// The name of the cookie in which browsers keep their session. The prefix keeps every other host and every
+    /// plain-text connection from setting it.
+    pub fn session_cookie(&self) -> String {
+        let name = self.auth_cookie_name.strip_prefix(HOST_COOKIE).unwrap_or(&self.auth_cookie_name);
+        format!("{HOST_COOKIE}{name}")
+    }
+
+    /// The name of the secret that goes with `github_client_id`.
+    pub fn github_secret_id(host: &HostPattern) -> String {
+        format!("github:{host}")
+    }
+
     /// The scopes that every request needs.
     pub fn required_scopes(&self) -> Vec<Scope> {
         self.auth_scope_required
@@ -372,6 +414,7 @@ impl Entity for Proxy {
         "/response_headers/set",
         "/response_headers/append",
     ];
+    const ELSEWHERE: &'static [(&'static str, &'static str)] = &[("github_client_id", "set_proxy_github")];
     const ALIASES: &'static [(&'static str, &'static str)] = &[
         ("hostname", "proxy_hostname"),
         ("mcp_endpoint", "resource_endpoint"),

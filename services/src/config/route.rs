@@ -263,9 +263,11 @@ impl Route {
                 .parse()
                 .map(RouteTarget::Host)
                 .map_err(|e| wrong(format!("{e}: expected the host name of a proxy"))),
-            TargetType::Builtin => {
-                value.parse().map(RouteTarget::Builtin).map_err(|e: Expected| wrong(e.to_string()))
-            }
+            // The authorization server has its paths on its own host and no others.
+            TargetType::Builtin => match value.parse() {
+                Ok(Builtin::OAuth) | Err(_) => Err(wrong("expected `api` or `echo`".to_owned())),
+                Ok(builtin) => Ok(RouteTarget::Builtin(builtin)),
+            },
             TargetType::Port => match value.parse() {
                 Ok(port) if port != 0 => Ok(RouteTarget::Port(port)),
                 _ => Err(wrong("expected a port, 1 to 65535".to_owned())),

@@ -45,6 +45,8 @@ fn a_proxy_has_the_catalogues_defaults() {
         ("route_mode", json!("all")),
         ("enabled_routes", json!([])),
         ("resource_endpoint", json!(null)),
+        ("resource_oauth_endpoints", json!(true)),
+        ("resource_allowed_origins", json!(["http://localhost:6274", "http://127.0.0.1:6274"])),
         ("https_redirect", json!("auto")),
         ("upstream_tls", json!({ "verify": true })),
     ] {
@@ -70,6 +72,14 @@ fn what_is_wrong_with_a_proxy_is_named() {
         (json!({ "auth_header_prefix": "Content-" }), "auth_header_prefix"),
         (json!({ "auth_header_prefix": "X" }), "auth_header_prefix"),
         (json!({ "auth_cookie_name": "a b" }), "auth_cookie_name"),
+        (json!({ "auth_cookie_name": "portcullis-state" }), "auth_cookie_name"),
+        (json!({ "auth_cookie_name": "__Host-portcullis-x" }), "auth_cookie_name"),
+        (json!({ "resource_endpoint": "/.portcullis/session" }), "resource_endpoint"),
+        (json!({ "resource_allowed_origins": ["https://a.example/"] }), "resource_allowed_origins[0]"),
+        (
+            json!({ "auth_allowed_audiences": ["a", "https://b.example/.portcullis/session/"] }),
+            "auth_allowed_audiences[1]",
+        ),
         (json!({ "auth_scope_required": "a \"" }), "auth_scope_required"),
         (json!({ "auth_realm": "a\"b" }), "auth_realm"),
         (json!({ "oauth_admin_users": ["*"] }), "oauth_admin_users"),

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
+use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::logs::{LEVELS, check_levels};
+use super::proxy_github::SealedApp;
 use super::system::ACCEPTED_STORE;
 use super::{Context, Control, Error, Managed};
 use crate::config::{self, Certificate, Config, External, FieldError, Proxy, Resource, Route, Token};
@@ -267,7 +269,11 @@ fn check_whole(
     documents: BTreeMap<Key, Document>,
     written: &[(String, Key)],
 ) -> Result<(), Error> {
-    let secrets: Vec<Key> = documents.keys().filter(|key| key.kind == Kind::Secret).cloned().collect();
+    let secrets: BTreeMap<String, Value> = documents
+        .values()
+        .filter(|document| document.key.kind == Kind::Secret)
+        .map(|document| (document.key.id.clone(), document.value.clone()))
+        .collect();
     let documents: Vec<Document> = documents.into_values().collect();
     let mut problems = Vec::new();
     // A key that does not sign would leave all nodes without one.
@@ -281,14 +287,15 @@ fn check_whole(
     for (place, key) in written {
         let id = key.id.as_str();
         let outcome = match key.kind {
-            Kind::Proxy => examine::<Proxy>(control, &config, id),
+            Kind::Proxy => examine::<Proxy>(control, &config, id)
+                .and_then(|()| check_github_app(control, &config, id, &secrets)),
             Kind::Route => examine::<Route>(control, &config, id),
             Kind::External => examine::<External>(control, &config, id),
             Kind::Resource => examine::<Resource>(control, &config, id),
             Kind::Token => examine::<Token>(control, &config, id),
             Kind::Certificate => examine::<Certificate>(control, &config, id).and_then(|()| {
                 let secret = config.certificates.get(id).map(|one| Certificate::secret_id(&one.cert_name));
-                if secret.is_some_and(|secret| secrets.iter().any(|key| key.id == secret)) {
+                if secret.is_some_and(|secret| secrets.contains_key(&secret)) {
                     return Ok(());
                 }
                 let detail = "has no key: expected its sealed key among the secrets";
@@ -305,6 +312,28 @@ fn check_whole(
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(Error::Invalid(problems)) }
+}
+
+/// The secret of a proxy's GitHub app must be there, and of that app.
+fn check_github_app(
+    control: &Control,
+    config: &Config,
+    id: &str,
+    secrets: &BTreeMap<String, Value>,
+) -> Result<(), Error> {
+    let proxy = config.proxies.get(id);
+    let Some((proxy, client_id)) = proxy.and_then(|proxy| Some((proxy, proxy.github_client_id.as_ref()?)))
+    else {
+        return Ok(());
+    };
+    let name = Proxy::github_secret_id(&proxy.proxy_hostname);
+    let opened = secrets.get(&name).and_then(|sealed| control.vault.open(&name, sealed).ok());
+    let app = opened.and_then(|opened| SealedApp::read(opened.expose_secret()));
+    if app.is_some_and(|app| app.client_id == *client_id) {
+        return Ok(());
+    }
+    let detail = "has no secret: expected the sealed secret of this app among the secrets";
+    Err(Error::invalid(FieldError::bare("github_client_id", detail)))
 }
 
 fn examine<T: Managed>(control: &Control, config: &Config, id: &str) -> Result<(), Error> {

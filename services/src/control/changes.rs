@@ -40,7 +40,11 @@ impl<T: Entity> New<T> {
             let value = self.0.get(*name).filter(|value| !value.is_null())?;
             Some(FieldError::new(*name, value.clone(), "is set by the server: leave it out"))
         });
-        let problems: Vec<_> = set_by_server.collect();
+        let set_elsewhere = T::ELSEWHERE.iter().filter_map(|(name, operation)| {
+            self.0.get(*name).filter(|value| !value.is_null())?;
+            Some(elsewhere(name, operation))
+        });
+        let problems: Vec<_> = set_by_server.chain(set_elsewhere).collect();
         if !problems.is_empty() {
             return Err(Error::Invalid(problems));
         }
@@ -78,10 +82,25 @@ impl<T: Entity> Changes<T> {
                 return Err(Error::invalid(FieldError::new(*name, value, detail)));
             }
         }
+        for (name, operation) in T::ELSEWHERE {
+            let Some(value) = patch.remove(*name) else { continue };
+            if value != *fields.get(*name).unwrap_or(&Value::Null) {
+                return Err(Error::invalid(elsewhere(name, operation)));
+            }
+        }
         field::merge(&mut fields, &patch);
         fields.retain(|_, value| !value.is_null());
         T::from_fields(fields).map_err(Error::Invalid)
     }
+}
+
+fn elsewhere(name: &str, operation: &str) -> FieldError {
+    FieldError::bare(name, format!("is set by the operation {operation}: leave it out"))
+}
+
+/// Whether callers may set a field of an entity that is there.
+fn is_settable<T: Entity>(name: &str) -> bool {
+    !SERVER_SET.contains(&name) && T::ELSEWHERE.iter().all(|(elsewhere, _)| *elsewhere != name)
 }
 
 /// The schema of a patch: every settable field, none required, each may be `null`.
@@ -90,7 +109,7 @@ fn patch_schema<T: Entity>(generator: &mut SchemaGenerator) -> Schema {
     schema.remove("required");
     schema.remove("description");
     if let Some(Value::Object(properties)) = schema.get_mut("properties") {
-        properties.retain(|name, _| !SERVER_SET.contains(&name.as_str()) && name != T::ID);
+        properties.retain(|name, _| is_settable::<T>(name) && name != T::ID);
         for property in properties.values_mut() {
             *property = nullable(property.take());
         }
@@ -122,7 +141,7 @@ fn new_schema<T: Entity>(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = T::json_schema(generator);
     schema.remove("description");
     if let Some(Value::Object(properties)) = schema.get_mut("properties") {
-        properties.retain(|name, _| !SERVER_SET.contains(&name.as_str()));
+        properties.retain(|name, _| is_settable::<T>(name));
     }
     let required: Vec<_> = T::REQUIRED.iter().filter(|name| !T::GENERATED.contains(name)).collect();
     schema.insert("required".to_owned(), json!(required));
@@ -136,7 +155,7 @@ fn kebab(name: &str) -> String {
 /// The settable fields of an entity, its name first when it is to be given.
 fn settable<T: Entity>(with_id: bool) -> Vec<Field> {
     let mut fields = schema::fields_of::<T>();
-    fields.retain(|field| !SERVER_SET.contains(&field.name.as_str()) && (with_id || field.name != T::ID));
+    fields.retain(|field| is_settable::<T>(&field.name) && (with_id || field.name != T::ID));
     fields
 }
 

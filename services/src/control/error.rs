@@ -55,6 +55,9 @@ pub enum Error {
     /// Something that is needed does not answer.
     #[error("the store does not answer: nothing is known to have changed, try again later")]
     Unavailable(#[source] store::Error),
+    /// There is nothing to ask.
+    #[error("this node has no authorization server: ask another one")]
+    NoAuthorizationServer,
     /// The node serves nothing yet.
     #[error("no configuration is in force yet: try again later")]
     NotReady,
@@ -102,6 +105,7 @@ impl Error {
             Self::Gone(_) => StatusCode::GONE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unavailable(_)
+            | Self::NoAuthorizationServer
             | Self::NotReady
             | Self::Draining
             | Self::StoreReplaced
@@ -122,6 +126,7 @@ impl Error {
             Self::Gone(_) => "gone",
             Self::TooLarge { .. } => "too_large",
             Self::Unavailable(_) => "unavailable",
+            Self::NoAuthorizationServer => "no_authorization_server",
             Self::NotReady => "not_ready",
             Self::Draining => "draining",
             Self::StoreReplaced => "store_replaced",

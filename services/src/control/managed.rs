@@ -8,7 +8,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{Context, Control, Error};
-use crate::config::{Certificate, Config, Entity, External, FieldError, Proxy, Resource, Route, Token};
+use crate::config::{
+    Builtin, Certificate, Config, Entity, External, FieldError, Proxy, Resource, Route, Target, Token,
+};
 use crate::store::{Expect, Key, Write};
 
 /// How often a change that lost a race is tried again on what won it.
@@ -111,14 +113,24 @@ impl Control {
         id: &str,
         change: impl Fn(T, &Config) -> Result<T, Error> + Send + Sync,
     ) -> Result<T, Error> {
+        self.edit_with(ctx, id, |entity, config| Ok((change(entity, config)?, Vec::new()))).await
+    }
+
+    /// Changes an entity; `change` also returns further steps of the same commit.
+    pub(super) async fn edit_with<T: Managed>(
+        &self,
+        ctx: &Context,
+        id: &str,
+        change: impl Fn(T, &Config) -> Result<(T, Vec<Write>), Error> + Send + Sync,
+    ) -> Result<T, Error> {
         let mut attempt = 0;
         loop {
             attempt += 1;
             let (config, current) = self.read::<T>(id, attempt).await?;
             let version = current.version();
             check_match(ctx, &current, version)?;
-            let mut next = change(current.clone(), &config)?;
-            if next == current {
+            let (mut next, also) = change(current.clone(), &config)?;
+            if next == current && also.is_empty() {
                 return Ok(current);
             }
             let problems = next.problems();
@@ -128,6 +140,7 @@ impl Control {
             *next.stamps_mut().updated_at = Some(Timestamp::now());
             let mut writes = vec![put(&next, Expect::Version(version))];
             writes.extend(checks(self.examine(&next, &config)?));
+            writes.extend(also);
             match self.commit(writes).await {
                 Ok(_) => {
                     *next.stamps_mut().config_version = version + 1;
@@ -241,6 +254,18 @@ impl Managed for Proxy {
                 host.as_str(),
                 format!(
                     "the authorization server of this deployment is {}: expected that, or no such field",
+                    issuer.host
+                ),
+            ));
+        }
+        if self.target_url == Target::Builtin(Builtin::OAuth)
+            && self.proxy_hostname.as_str() != issuer.host.as_str()
+        {
+            problems.push(FieldError::new(
+                "target_url",
+                self.target_url.to_string(),
+                format!(
+                    "is for the issuer's own host, {}: expected a URL or another built-in target",
                     issuer.host
                 ),
             ));

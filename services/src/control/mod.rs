@@ -14,9 +14,13 @@ pub mod externals;
 pub mod logs;
 pub mod logs_by;
 pub mod managed;
+#[cfg(feature = "oauth")]
+pub mod oauth;
+pub mod oauth_keys;
 pub mod operation;
 pub mod proxies;
 pub mod proxy_auth;
+pub mod proxy_github;
 pub mod proxy_resource;
 pub mod proxy_routes;
 pub mod resource_tokens;
@@ -53,9 +57,11 @@ pub use secret::Secret;
 pub use tokens::Mint;
 
 use crate::config::access::Site;
+use crate::config::names::GithubClientId;
 use crate::config::{Config, Problem, Proxy, TargetUrl};
 use crate::logs::{Levels, Writer, now};
 use crate::mirror::Mirror;
+use crate::oauth::rotation;
 use crate::store::{Revision, Store, Write};
 use crate::vault::Vault;
 
@@ -94,7 +100,12 @@ pub struct Control {
     pub(crate) applied: watch::Receiver<Applied>,
     pub(crate) accept: Arc<Notify>,
     pub(crate) site: Site,
+    /// The client id of the deployment's GitHub app.
+    pub(crate) github_app: Option<GithubClientId>,
+    pub(crate) key_policy: rotation::Policy,
     pub(crate) draining: CancellationToken,
+    #[cfg(feature = "oauth")]
+    oauth: Option<Arc<crate::oauth::AuthorizationServer>>,
     started: Timestamp,
     calls: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
 }
@@ -120,6 +131,10 @@ pub struct Parts {
     pub applied: watch::Receiver<Applied>,
     /// What the deployment says about every host.
     pub site: Site,
+    /// The client id of the GitHub app that people sign in through where a host has none of its own.
+    pub github_app: Option<GithubClientId>,
+    /// When signing keys rotate.
+    pub key_policy: rotation::Policy,
     /// Notified when an admin accepts a store that is older than what is served, or another one.
     pub accept: Arc<Notify>,
     /// Cancelled when the node begins to stop.
@@ -146,8 +161,21 @@ impl fmt::Debug for Control {
 impl Control {
     /// A control over its parts.
     pub fn new(parts: Parts) -> Self {
-        let Parts { mirror, vault, issuer, mint, judge, levels, writers, applied, site, accept, draining } =
-            parts;
+        let Parts {
+            mirror,
+            vault,
+            issuer,
+            mint,
+            judge,
+            levels,
+            writers,
+            applied,
+            site,
+            github_app,
+            key_policy,
+            accept,
+            draining,
+        } = parts;
         let (started, calls) = (Timestamp::now(), Mutex::default());
         Self {
             store: Arc::clone(mirror.store()),
@@ -160,8 +188,12 @@ impl Control {
             writers,
             applied,
             site,
+            github_app,
+            key_policy,
             accept,
             draining,
+            #[cfg(feature = "oauth")]
+            oauth: None,
             started,
             calls,
         }
@@ -333,6 +365,7 @@ impl Done {
 pub fn register(surface: &mut impl Surface) {
     proxies::register(surface);
     proxy_auth::register(surface);
+    proxy_github::register(surface);
     proxy_resource::register(surface);
     proxy_routes::register(surface);
     routes::register(surface);
@@ -347,6 +380,9 @@ pub fn register(surface: &mut impl Surface) {
     logs_by::register(surface);
     system::register(surface);
     setup::register(surface);
+    oauth_keys::register(surface);
+    #[cfg(feature = "oauth")]
+    oauth::register(surface);
 }
 
 #[cfg(test)]

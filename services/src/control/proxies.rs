@@ -252,6 +252,12 @@ impl Operation for DeleteProxy {
     }
 
     async fn run(self, control: &Control, ctx: &Context) -> Result<Done, Error> {
+        if self.proxy_hostname.as_str() == control.issuer().host.as_str() {
+            return Err(Error::Conflict(format!(
+                "the proxy {} is the host of the authorization server of this deployment: it can be changed, but not deleted",
+                self.proxy_hostname
+            )));
+        }
         let with_certificate = self.delete_certificate;
         let config = control.config().await?;
         let proxy = control
@@ -262,6 +268,10 @@ impl Operation for DeleteProxy {
                     let secret = Certificate::secret_id(&one.cert_name);
                     [remove(one), Vault::delete(&secret, Expect::Any)]
                 }));
+                if proxy.github_client_id.is_some() {
+                    let secret = Proxy::github_secret_id(&proxy.proxy_hostname);
+                    writes.push(Vault::delete(&secret, Expect::Any));
+                }
                 Ok(writes)
             })
             .await?;

@@ -45,6 +45,7 @@ pub struct ProxyAuth {
     pub auth_allowed_scopes: Option<Vec<Scope>>,
     pub auth_allowed_audiences: Option<Vec<String>>,
     pub auth_pass_headers: bool,
+    pub auth_identity_jwt: bool,
     pub auth_cookie_name: String,
     pub auth_header_prefix: String,
     pub auth_excluded_paths: Option<Vec<PathPrefix>>,
@@ -62,6 +63,7 @@ impl From<Proxy> for ProxyAuth {
             auth_allowed_scopes: proxy.auth_allowed_scopes,
             auth_allowed_audiences: proxy.auth_allowed_audiences,
             auth_pass_headers: proxy.auth_pass_headers,
+            auth_identity_jwt: proxy.auth_identity_jwt,
             auth_cookie_name: proxy.auth_cookie_name,
             auth_header_prefix: proxy.auth_header_prefix,
             auth_excluded_paths: proxy.auth_excluded_paths,
@@ -89,6 +91,8 @@ pub struct Rules {
     excluded_paths: Option<Vec<PathPrefix>>,
     /// Whether the upstream sees who calls.
     pass_headers: Option<bool>,
+    /// Whether the upstream gets proof of who calls.
+    identity_jwt: Option<bool>,
     /// The cookie of browser sessions.
     cookie_name: Option<String>,
     /// What the names of identity headers start with.
@@ -129,6 +133,7 @@ fn clear(proxy: &mut Proxy) {
     proxy.auth_allowed_scopes = None;
     proxy.auth_allowed_audiences = None;
     proxy.auth_pass_headers = plain.auth_pass_headers;
+    proxy.auth_identity_jwt = plain.auth_identity_jwt;
     proxy.auth_cookie_name = plain.auth_cookie_name;
     proxy.auth_header_prefix = plain.auth_header_prefix;
     proxy.auth_excluded_paths = None;
@@ -184,6 +189,7 @@ impl Operation for EnableProxyAuth {
                 auth_allowed_audiences: plain.auth_allowed_audiences,
                 auth_excluded_paths: plain.auth_excluded_paths,
                 auth_pass_headers: plain.auth_pass_headers,
+                auth_identity_jwt: plain.auth_identity_jwt,
                 auth_cookie_name: plain.auth_cookie_name,
                 auth_header_prefix: plain.auth_header_prefix,
                 ..proxy

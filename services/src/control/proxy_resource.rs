@@ -9,7 +9,7 @@ use super::operation::{delete, get, post};
 use super::proxies::json;
 use super::{Access, Context, Control, Done, Endpoint, Error, Operation, Surface};
 use crate::config::auth::BearerMethod;
-use crate::config::names::{HeaderText, PathPrefix};
+use crate::config::names::{HeaderText, Origin, PathPrefix};
 use crate::config::{Config, FieldError, HostPattern, Proxy, Scope};
 
 /// Adds the operations of the resources of proxies.
@@ -29,6 +29,8 @@ pub struct ProxyResource {
     pub proxy_hostname: HostPattern,
     pub resource_endpoint: Option<PathPrefix>,
     pub resource_scopes: Option<Vec<Scope>>,
+    pub resource_oauth_endpoints: bool,
+    pub resource_allowed_origins: Vec<Origin>,
     pub resource_stateful: bool,
     pub resource_versions: Option<Vec<String>>,
     pub resource_server_info: Option<Map<String, Value>>,
@@ -45,6 +47,8 @@ impl From<Proxy> for ProxyResource {
             proxy_hostname: proxy.proxy_hostname,
             resource_endpoint: proxy.resource_endpoint,
             resource_scopes: proxy.resource_scopes,
+            resource_oauth_endpoints: proxy.resource_oauth_endpoints,
+            resource_allowed_origins: proxy.resource_allowed_origins,
             resource_stateful: proxy.resource_stateful,
             resource_versions: proxy.resource_versions,
             resource_server_info: proxy.resource_server_info,
@@ -230,9 +234,12 @@ impl Operation for ClearProxyResource {
 
     async fn run(self, control: &Control, ctx: &Context) -> Result<Done, Error> {
         let change = |proxy: Proxy, _: &Config| {
+            let plain = Proxy::new(&proxy.proxy_hostname, &proxy.target_url);
             Ok(Proxy {
                 resource_endpoint: None,
                 resource_scopes: None,
+                resource_oauth_endpoints: plain.resource_oauth_endpoints,
+                resource_allowed_origins: plain.resource_allowed_origins,
                 resource_stateful: false,
                 resource_versions: None,
                 resource_server_info: None,

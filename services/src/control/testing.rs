@@ -20,6 +20,7 @@ use crate::config::Proxy;
 use crate::config::access::{Lists, Site};
 use crate::logs::{Levels, Writer};
 use crate::mirror::Mirror;
+use crate::oauth::rotation::Policy;
 use crate::store::embedded::Embedded;
 use crate::store::{Keep, Store, Stream};
 use crate::vault::Vault;
@@ -71,6 +72,12 @@ pub(crate) fn control() -> (Arc<Control>, Arc<dyn Store>) {
 
 /// A control of a node that serves what the channel says.
 pub(crate) fn control_serving(applied: watch::Receiver<Applied>) -> (Arc<Control>, Arc<dyn Store>) {
+    let (control, store) = build(applied);
+    (Arc::new(control), store)
+}
+
+/// The same, before it is shared.
+pub(crate) fn build(applied: watch::Receiver<Applied>) -> (Control, Arc<dyn Store>) {
     let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().expect("memory"));
     let key = SecretString::from("0123456789abcdef0123456789abcdef");
     let writer = |stream| {
@@ -99,10 +106,12 @@ pub(crate) fn control_serving(applied: watch::Receiver<Applied>) -> (Arc<Control
             defaults: Lists::default(),
             localhost: Lists::default(),
         },
+        github_app: None,
+        key_policy: Policy { age: None, longest_token: Duration::from_secs(1800) },
         accept: Arc::default(),
         draining: CancellationToken::new(),
     });
-    (Arc::new(control), store)
+    (control, store)
 }
 
 /// A caller with scopes.

@@ -183,14 +183,21 @@ impl Operation for CreateToken {
             cert_email: self.cert_email,
             lifetime,
         };
-        let minted = control.mint.mint(&wanted).await?;
-        let kept = keep(wanted, &minted);
-        let problems = kept.problems();
-        if !problems.is_empty() {
-            return Err(Error::Invalid(problems));
+        let mut again = true;
+        loop {
+            let minted = control.mint.mint(&wanted).await?;
+            let kept = keep(wanted.clone(), &minted);
+            let problems = kept.problems();
+            if !problems.is_empty() {
+                return Err(Error::Invalid(problems));
+            }
+            match control.create(ctx, kept, minted.guards).await {
+                Ok(kept) => return Ok(Shown::of(kept, minted.token)),
+                // Another key may have begun to sign just then.
+                Err(Error::Conflict(_)) if std::mem::take(&mut again) => {}
+                Err(error) => return Err(error),
+            }
         }
-        let kept = control.create(ctx, kept, minted.guards).await?;
-        Ok(Shown::of(kept, minted.token))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What an access token says (RFC 7519, RFC 9068).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use aws_lc_rs::rand;
@@ -13,6 +14,12 @@ pub const SERVICE: &str = "service:";
 
 /// The longest life of a token. Revocations are kept as long, so a longer life could outlast its own end.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// As many groups as a token tells of: it travels with each request.
+const MAX_GROUPS: usize = 64;
+
+/// The longest name of a group that lists can have.
+const MAX_GROUP: usize = 128;
 
 /// The claims of an access token. Members without a value are left out: clients refuse `null`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +51,9 @@ pub struct Claims {
     /// The display name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Organisations and teams, as far as a list of the token's resources asks for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
     /// For named tokens: the address that certificates are ordered with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cert_email: Option<String>,
@@ -119,8 +129,19 @@ impl Claims {
             username: None,
             email: None,
             name: None,
+            groups: Vec::new(),
             cert_email: None,
         })
+    }
+
+    /// Says which groups somebody is in: in lower case, each once, 64 at most, none longer than 128 bytes.
+    /// What is left out gives no right.
+    #[must_use]
+    pub fn with_groups(self, groups: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        let fits = |group: &String| !group.is_empty() && group.len() <= MAX_GROUP;
+        let groups: BTreeSet<String> =
+            groups.into_iter().map(|group| group.as_ref().to_ascii_lowercase()).filter(fits).collect();
+        Self { groups: groups.into_iter().take(MAX_GROUPS).collect(), ..self }
     }
 
     /// A named token.
@@ -180,6 +201,20 @@ mod tests {
         );
         let other = Claims::named("https://auth.example", &token(), now).expect("valid");
         assert_ne!(claims.jti, other.jti);
+    }
+
+    #[test]
+    fn groups_are_bounded_and_left_out_when_there_are_none() {
+        let now = Timestamp::from_second(1_000).expect("valid");
+        let claims = || Claims::named("https://auth.example", &token(), now).expect("valid");
+        assert!(serde_json::to_value(claims()).expect("JSON").get("groups").is_none());
+        let some = claims().with_groups(["Acme/Platform", "acme", "ACME", "", &"x".repeat(129)]);
+        assert_eq!(
+            serde_json::to_value(some).expect("JSON")["groups"],
+            serde_json::json!(["acme", "acme/platform"])
+        );
+        let many = claims().with_groups((0..100).map(|n| format!("team-{n:03}")));
+        assert_eq!((many.groups.len(), many.groups[63].as_str()), (64, "team-063"));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //! asked with, valid for a minute, and taken once.
 //!
 //! A code is found by its hash. When it is taken, only the id of its grant is left, for ten minutes:
-//! who presents the code again is told which grant has to end (OAuth 2.1, section 4.1.3). The redirect
-//! and its parameters are not checked here, and no token is made.
+//! who presents the code again is told which grant has to end (OAuth 2.1, section 4.1.3). It is taken in
+//! one step with what it yields, so one caller on all nodes gets tokens, and who comes later finds the
+//! grant that has to end. The redirect and its parameters are not checked here, and no token is made.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::opaque;
+use super::server::request::pkce::Challenge;
 use super::state::{Identity, Scopes, after};
 use crate::store::{Error, Expect, RecordKey, RecordKind, RecordWrite, Result, Store};
 
@@ -43,9 +45,11 @@ pub struct Authorization {
     /// The scopes that were agreed to.
     pub scopes: Scopes,
     /// The S256 challenge (RFC 7636, section 4.2).
-    pub code_challenge: String,
+    pub code_challenge: Challenge,
     /// Who agreed.
     pub identity: Identity,
+    /// When they signed in.
+    pub authenticated_at: Timestamp,
     /// In which browser session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
@@ -88,11 +92,31 @@ impl Authorization {
         if redirect_uri.is_some_and(|uri| uri != self.redirect_uri) {
             return Err(Mismatch::RedirectUri);
         }
-        let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
-        let formed = (43..=128).contains(&code_verifier.len()) && code_verifier.bytes().all(fine);
-        let proven = opaque::same(&opaque::hash(code_verifier.as_bytes()), &self.code_challenge);
-        if formed && proven { Ok(()) } else { Err(Mismatch::Verifier) }
+        if self.code_challenge.is_met_by(code_verifier) { Ok(()) } else { Err(Mismatch::Verifier) }
     }
+}
+
+/// A code that was presented.
+#[derive(Debug)]
+pub enum Presented {
+    /// Nobody has used it.
+    Fresh(Box<Fresh>),
+    /// Somebody took it before: see [`Taken::Replayed`].
+    Replayed {
+        /// The id of the grant.
+        grant: String,
+    },
+    /// There is no such code (any more).
+    Unknown,
+}
+
+/// A code that nobody has used.
+#[derive(Debug)]
+pub struct Fresh {
+    /// What it stands for.
+    pub authorization: Authorization,
+    /// Takes it, unless somebody was faster: for [`Grants::create_with`](super::grants::Grants::create_with).
+    pub used: RecordWrite,
 }
 
 /// What became of a code that was presented.
@@ -150,29 +174,43 @@ impl Codes {
         Ok(code)
     }
 
-    /// Takes a code: exactly one caller on all nodes gets what it stands for. It is gone then, also if
-    /// [`Authorization::check`] fails, so that nobody can try verifiers on it.
+    /// Looks at a code that was presented. It stays good until [`Fresh::used`] is committed, or [`Self::take`]
+    /// is called: that has to be done when [`Authorization::check`] fails, or somebody could try verifiers on it.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn find(&self, code: &str, now: Timestamp) -> Result<Presented> {
+        let Some(hash) = opaque::hash_of_presented(code) else { return Ok(Presented::Unknown) };
+        let key = RecordKey::new(RecordKind::Code, hash);
+        let Some(record) = self.store.get_record(&key).await? else { return Ok(Presented::Unknown) };
+        let (until, authorization) = match record.read()? {
+            Stored::Fresh { until, authorization } => (until, *authorization),
+            Stored::Used { grant } => return Ok(Presented::Replayed { grant }),
+        };
+        if now >= until {
+            return Ok(Presented::Unknown);
+        }
+        let used = Stored::Used { grant: authorization.grant.clone() };
+        let expect = Expect::Version(record.version);
+        let used = RecordWrite::put(key, &used, Some(REPLAY_MEMORY), expect, Vec::new())?;
+        Ok(Presented::Fresh(Box::new(Fresh { authorization, used })))
+    }
+
+    /// Takes a code: exactly one caller on all nodes gets what it stands for.
     ///
     /// # Errors
     ///
     /// When the store fails; then the code may or may not be taken, and is not to be honoured.
     pub async fn take(&self, code: &str, now: Timestamp) -> Result<Taken> {
-        let Some(hash) = opaque::hash_of_presented(code) else { return Ok(Taken::Unknown) };
-        let key = RecordKey::new(RecordKind::Code, hash);
         for _ in 0..ATTEMPTS {
-            let Some(record) = self.store.get_record(&key).await? else { return Ok(Taken::Unknown) };
-            let (until, authorization) = match record.read()? {
-                Stored::Fresh { until, authorization } => (until, authorization),
-                Stored::Used { grant } => return Ok(Taken::Replayed { grant }),
+            let Fresh { authorization, used } = match self.find(code, now).await? {
+                Presented::Fresh(fresh) => *fresh,
+                Presented::Replayed { grant } => return Ok(Taken::Replayed { grant }),
+                Presented::Unknown => return Ok(Taken::Unknown),
             };
-            if now >= until {
-                return Ok(Taken::Unknown);
-            }
-            let used = Stored::Used { grant: authorization.grant.clone() };
-            let expect = Expect::Version(record.version);
-            let write = RecordWrite::put(key.clone(), &used, Some(REPLAY_MEMORY), expect, Vec::new())?;
-            match self.store.commit_records(vec![write]).await {
-                Ok(()) => return Ok(Taken::First(authorization)),
+            match self.store.commit_records(vec![used]).await {
+                Ok(()) => return Ok(Taken::First(Box::new(authorization))),
                 Err(Error::RecordConflict { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -185,6 +223,8 @@ impl Codes {
 mod tests {
     use super::*;
 
+    const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+
     fn authorization() -> Authorization {
         Authorization {
             grant: "g".into(),
@@ -194,14 +234,16 @@ mod tests {
             resources: vec!["https://app.example".into()],
             scopes: Scopes::new(),
             // RFC 7636, appendix B.
-            code_challenge: "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM".into(),
+            code_challenge: Challenge::parse(Some(CHALLENGE), Some("S256")).expect("valid"),
             identity: Identity {
                 subject: "1".into(),
                 login: "octocat".into(),
                 name: None,
                 emails: Vec::new(),
                 groups: Vec::new(),
+                groups_by: None,
             },
+            authenticated_at: Timestamp::UNIX_EPOCH,
             session: None,
             nonce: None,
         }
@@ -218,17 +260,8 @@ mod tests {
         for uri in ["", "https://c.example/cb/", "https://c.example/CB", "https://c.example/cb?"] {
             assert_eq!(check("c", Some(uri), VERIFIER), Err(Mismatch::RedirectUri), "{uri}");
         }
-        let plain = &authorization.code_challenge;
-        for verifier in ["", plain, &VERIFIER[1..], &VERIFIER.to_lowercase(), &"x".repeat(129)] {
+        for verifier in ["", CHALLENGE, &VERIFIER[1..], &VERIFIER.to_lowercase(), &"x".repeat(129)] {
             assert_eq!(check("c", None, verifier), Err(Mismatch::Verifier), "{verifier}");
         }
-    }
-
-    #[test]
-    fn a_verifier_that_is_too_short_proves_nothing() {
-        let short = "a".repeat(42);
-        let authorization =
-            Authorization { code_challenge: opaque::hash(short.as_bytes()), ..authorization() };
-        assert_eq!(authorization.check("c", None, &short), Err(Mismatch::Verifier));
     }
 }

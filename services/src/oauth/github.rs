@@ -1,15 +1,14 @@
 //! GitHub, or GitHub Enterprise, as the place where people sign in.
 //!
-//! [`Github`] speaks its wire protocol: the authorization code flow with PKCE (RFC 7636), the device
-//! flow (RFC 8628), who a token belongs to, and the end of a token. Nothing here decides who may use
-//! what, and nothing is kept: whoever calls sends the token back with [`Github::revoke`] as soon as
-//! the [`Identity`] is known.
+//! [`Github`] speaks its wire protocol: the authorization code flow with PKCE (RFC 7636),
+//! who a token belongs to, and the end of a token. [`Apps`] chooses the OAuth app for a host. Nothing here decides who may use what, and nothing is kept: whoever calls sends the
+//! token back with [`Github::revoke`] as soon as the [`Identity`] is known.
 //!
 //! A user is known by the numeric id, for ever: logins are renamed, and given to others.
 
 mod answer;
 mod app;
-mod device;
+mod apps;
 mod error;
 mod identity;
 mod pages;
@@ -30,7 +29,7 @@ use secrecy::{ExposeSecret, SecretString};
 use smol_str::SmolStr;
 
 pub use self::app::{App, InvalidApp};
-pub use self::device::{DeviceCode, Poll};
+pub use self::apps::{AppError, Apps};
 pub use self::error::{Error, Refusal};
 pub use self::identity::{Email, Identity};
 pub use self::pkce::Pkce;
@@ -151,6 +150,11 @@ impl Github {
         let web = Outbound::new(client, &url, ca.clone(), limits)?;
         let api = Outbound::new(client, &api_url, ca, limits)?;
         Ok(Self { url, web, api, api_path: api_url.path, time })
+    }
+
+    /// Where the pages of GitHub are, for who may be sent there.
+    pub fn origin(&self) -> String {
+        self.url.to_string()
     }
 
     /// Where to send a browser to (RFC 6749, section 4.1.1). GitHub wants no `response_type`.

@@ -10,10 +10,14 @@ use aws_lc_rs::digest;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64_URL;
 use jiff::Timestamp;
+use portcullis_layers::auth::KeySet;
 use serde::{Deserialize, Serialize};
 
 use super::claims::{InvalidClaims, MAX_LIFETIME};
 use super::server::Scopes;
+
+/// The longest ID token that is read back: about twice the longest that is made.
+const MAX_HINT: usize = 8 * 1024;
 
 /// The claims of an ID token. Members without a value are left out: clients refuse `null`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +115,41 @@ impl IdClaims {
     }
 }
 
+/// Who logged in, and to which client, in the words of an ID token of ours that a client sends back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hint {
+    /// The subject.
+    pub subject: String,
+    /// The client.
+    pub client: String,
+}
+
+#[derive(Deserialize)]
+struct HintHeader {
+    alg: String,
+    typ: String,
+    #[serde(default)]
+    kid: Option<String>,
+}
+
+impl Hint {
+    /// Reads an `id_token_hint` (OpenID Connect RP-Initiated Logout 1.0, section 2): signed by us, as long ago as
+    /// our keys reach back. That it has expired is no fault.
+    pub fn read(token: &str, keys: &KeySet, issuer: &str) -> Option<Self> {
+        let (message, signature) = token.rsplit_once('.').filter(|_| token.len() <= MAX_HINT)?;
+        let (header, payload) = message.split_once('.')?;
+        let decode = |part: &str| BASE64_URL.decode(part).ok();
+        let header: HintHeader = serde_json::from_slice(&decode(header)?).ok()?;
+        // An access token names no client as its audience, and is for others to send.
+        if header.typ != "JWT" {
+            return None;
+        }
+        keys.verify(&header.alg, header.kid.as_deref(), message.as_bytes(), &decode(signature)?).ok()?;
+        let claims: IdClaims = serde_json::from_slice(&decode(payload)?).ok()?;
+        (claims.iss == issuer).then_some(Self { subject: claims.sub, client: claims.aud })
+    }
+}
+
 impl Person {
     /// What the scopes `profile` and `email` let a client know (OpenID Connect Core 1.0, section 5.4).
     #[must_use]
@@ -131,7 +170,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::oauth::SigningKey;
+    use crate::oauth::{Claims, Keys, SigningKey};
 
     const ISSUER: &str = "https://auth.example";
     const HOUR: Duration = Duration::from_secs(3_600);
@@ -198,6 +237,35 @@ mod tests {
         };
         assert_eq!(part(0), json!({ "alg": "RS256", "typ": "JWT", "kid": key.id() }));
         assert_eq!(part(1), serde_json::to_value(&claims).expect("JSON"));
+    }
+
+    #[cfg(feature = "embedded")]
+    async fn keys() -> Keys {
+        let store = crate::store::embedded::Embedded::in_memory().expect("memory");
+        let vault = crate::vault::Vault::new(&"0123456789abcdef0123456789abcdef".into()).expect("a key");
+        let now = Timestamp::UNIX_EPOCH;
+        Keys::ensure_active(&store, &vault, None, now, now).await.expect("keys")
+    }
+
+    #[cfg(feature = "embedded")]
+    #[tokio::test]
+    async fn an_id_token_comes_back_as_a_hint_and_nothing_else_does() {
+        let key = keys().await;
+        let set = |keys: &Keys| keys.key_set().expect("keys");
+        let long_ago = Timestamp::from_second(1_000).expect("valid");
+        let claims = IdClaims::new(ISSUER, "1", "c", HOUR, long_ago).expect("valid");
+        let token = key.mint_id(&claims);
+        let hint = Hint { subject: "1".into(), client: "c".into() };
+        assert_eq!(Hint::read(&token, &set(&key), ISSUER), Some(hint), "though it has expired");
+        assert_eq!(Hint::read(&token, &set(&key), "https://other.example"), None);
+        assert_eq!(Hint::read(&token, &set(&keys().await), ISSUER), None);
+        let audience = ["c".to_owned()];
+        let access = Claims::new(ISSUER, "1", "c", &audience, &[], HOUR, long_ago).expect("valid");
+        assert_eq!(Hint::read(&key.mint(&access), &set(&key), ISSUER), None, "an access token");
+        let (signed, _) = token.rsplit_once('.').expect("a JWT");
+        for bad in ["", ".", "..", "a.b.c", signed, &format!("{signed}."), &format!("{signed}.AAAA")] {
+            assert_eq!(Hint::read(bad, &set(&key), ISSUER), None, "{bad}");
+        }
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //!
 //! The public half of a key is a document of kind [`Kind::Key`], named by its thumbprint; the private
 //! half is a secret of the vault. One setting names the key that signs now: nodes that start together
-//! all try to write it, one wins, and the others take the winner's key. After a rotation the old key
-//! stays in the published set until the last token that it signed has expired; its private half is
-//! removed at once.
+//! all try to write it, one wins, and the others take the winner's key. The next key is published some
+//! time before it signs, so that no node meets a token whose key it does not know. After a rotation the
+//! old key stays in the published set until the last token that it signed has expired; its private half
+//! is removed at once. When keys rotate is for [`rotation`](super::rotation) to say.
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::KeySize;
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 
 use super::claims::Claims;
 use super::id_token::IdClaims;
+use super::identity_token::IdentityClaims;
 use crate::store::{self, Document, Expect, Key, Kind, Raw, Store, Write};
 use crate::vault::{self, Vault};
 
@@ -53,6 +55,8 @@ pub struct Jwk {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
+    /// It is published, and will sign.
+    Next,
     /// It signs.
     Active,
     /// It only verifies what it signed.
@@ -68,9 +72,22 @@ pub struct Record {
     pub state: State,
     /// When it was made or imported.
     pub created_at: Timestamp,
+    /// When it is to sign, for the next one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signs_at: Option<Timestamp>,
     /// When the last token that it signed has expired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retire_at: Option<Timestamp>,
+}
+
+/// What the setting says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Pointer {
+    /// The key that signs.
+    pub(super) kid: String,
+    /// The key that was imported last: it is not imported again when it has been rotated away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    imported: Option<String>,
 }
 
 /// Why there is no key to sign or verify with.
@@ -170,6 +187,11 @@ impl SigningKey {
         self.sign("JWT", claims)
     }
 
+    /// Signs a statement for an upstream. Its type tells it from an access token.
+    pub fn mint_identity(&self, claims: &IdentityClaims) -> String {
+        self.sign("identity+jwt", claims)
+    }
+
     fn sign(&self, typ: &str, claims: &impl Serialize) -> String {
         let header = json!({ "alg": "RS256", "typ": typ, "kid": self.id() }).to_string();
         let claims = serde_json::to_string(claims).expect("texts and numbers serialise");
@@ -197,19 +219,26 @@ impl SigningKey {
         RsaKeyPair::from_pkcs8(der.expose_secret()).map(Self::from_pair).map_err(Error::Rejected)
     }
 
-    /// The steps that make this the key that signs.
-    fn install(&self, vault: &Vault, pointer: Expect, now: Timestamp) -> Result<Vec<Write>, Error> {
+    /// The steps that store both halves.
+    fn store(&self, vault: &Vault, record: &Record) -> Result<[Write; 2], Error> {
         let der: Pkcs8V1Der<'_> = self.pair.as_der().expect("a key that was loaded has this form");
-        let record = Record { jwk: self.jwk.clone(), state: State::Active, created_at: now, retire_at: None };
-        Ok(vec![
-            Write::Put {
-                key: Key::new(Kind::Setting, SIGNING_KEY),
-                value: json!({ "kid": self.id() }),
-                expect: pointer,
-            },
-            record.put(),
-            vault.put(&secret_name(self.id()), der.as_ref(), Expect::Any)?,
-        ])
+        let private = vault.put(&secret_name(self.id()), der.as_ref(), Expect::Any)?;
+        Ok([record.put(Expect::Any), private])
+    }
+
+    fn record(&self, state: State, now: Timestamp) -> Record {
+        Record { jwk: self.jwk.clone(), state, created_at: now, signs_at: None, retire_at: None }
+    }
+
+    /// The steps that publish this key, which is to sign from `signs_at` on.
+    pub(super) fn publish(
+        &self,
+        vault: &Vault,
+        signs_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<Write>, Error> {
+        let record = Record { signs_at: Some(signs_at), ..self.record(State::Next, now) };
+        Ok(self.store(vault, &record)?.into())
     }
 }
 
@@ -220,13 +249,25 @@ impl std::fmt::Debug for SigningKey {
 }
 
 impl Record {
-    fn put(&self) -> Write {
-        // The setting's precondition guards the whole commit.
-        Write::Put {
-            key: Key::new(Kind::Key, &self.jwk.kid),
-            value: serde_json::to_value(self).expect("texts and times serialise"),
-            expect: Expect::Any,
-        }
+    /// The key's id.
+    pub fn id(&self) -> &str {
+        &self.jwk.kid
+    }
+
+    /// The algorithm that it is for.
+    pub fn algorithm(&self) -> &str {
+        &self.jwk.alg
+    }
+
+    pub(super) fn put(&self, expect: Expect) -> Write {
+        let value = serde_json::to_value(self).expect("texts and times serialise");
+        Write::Put { key: Key::new(Kind::Key, &self.jwk.kid), value, expect }
+    }
+
+    /// The steps that forget it.
+    pub(crate) fn remove(&self, expect: Expect) -> [Write; 2] {
+        let key = Key::new(Kind::Key, self.id());
+        [Write::Delete { key, expect }, Vault::delete(&secret_name(self.id()), Expect::Any)]
     }
 
     fn is_done(&self, now: Timestamp) -> bool {
@@ -255,22 +296,19 @@ impl Keys {
     ///
     /// When the documents are damaged or the vault can't open the private half.
     pub fn load(documents: &[Document], vault: &Vault, now: Timestamp) -> Result<Option<Self>, Error> {
-        let Some((kid, _)) = active_id(documents)? else { return Ok(None) };
+        let Some((Pointer { kid, .. }, _)) = pointer(documents)? else { return Ok(None) };
         let mut records = records(documents)?;
         if !records.iter().any(|record| record.jwk.kid == kid) {
             return Err(Error::NoRecord { kid });
         }
         records.retain(|record| record.jwk.kid == kid || !record.is_done(now));
-        let secret = Key::new(Kind::Secret, secret_name(&kid));
-        let Some(sealed) = documents.iter().find(|document| document.key == secret) else {
-            return Err(Error::NoPrivateHalf { kid });
-        };
-        let active = SigningKey::open(&kid, &sealed.value, vault)?;
+        let active = private_half(&kid, documents, vault)?;
         Ok(Some(Self { active, records }))
     }
 
     /// Reads the keys, and makes the first one where there is none. A key that was `imported` becomes
     /// the one that signs; the old one then verifies until `signed_until`, when its last token has expired.
+    /// One is imported once: after a rotation it stays where it is.
     ///
     /// # Errors
     ///
@@ -286,8 +324,9 @@ impl Keys {
         let mut candidate = imported;
         for _ in 0..ATTEMPTS {
             let documents = Self::documents(store).await?;
-            let active = active_id(&documents)?;
-            let settled = active.as_ref().is_some_and(|(kid, _)| wanted.as_ref().is_none_or(|id| id == kid));
+            let settled = pointer(&documents)?.is_some_and(|(pointer, _)| {
+                wanted.is_none() || wanted.as_ref() == Some(&pointer.kid) || wanted == pointer.imported
+            });
             if settled && let Some(keys) = Self::load(&documents, vault, now)? {
                 return Ok(keys);
             }
@@ -298,7 +337,10 @@ impl Keys {
                     .await
                     .expect("generating does not panic"),
             };
-            let writes = replace(&key, &documents, vault, signed_until, now)?;
+            let mut writes = replace(&key, &documents, vault, signed_until, now)?;
+            if let (Some(id), Some(Write::Put { value, .. })) = (&wanted, writes.first_mut()) {
+                value["imported"] = json!(id);
+            }
             candidate = Some(key);
             match store.commit(writes).await {
                 Ok(_) | Err(store::Error::Conflict { .. }) => {}
@@ -335,10 +377,9 @@ impl Keys {
         let documents = store.list(Kind::Key).await?;
         let mut writes = Vec::new();
         for document in documents {
-            if record(&document)?.is_done(now) {
-                writes.push(Vault::delete(&secret_name(&document.key.id), Expect::Any));
-                let expect = Expect::Version(document.version);
-                writes.push(Write::Delete { key: document.key, expect });
+            let record = record(&document)?;
+            if record.is_done(now) {
+                writes.extend(record.remove(Expect::Version(document.version)));
             }
         }
         let removed = writes.len() / 2;
@@ -384,43 +425,80 @@ impl Keys {
     }
 }
 
-/// The steps that make `key` sign and the present one, if there is one, retire.
-fn replace(
+/// The steps that make `key` sign at once and the present one, if there is one, retire. First the setting,
+/// whose precondition guards the whole commit. A key that was to be the next one has signed nothing: it goes.
+pub(super) fn replace(
     key: &SigningKey,
     documents: &[Document],
     vault: &Vault,
     signed_until: Timestamp,
     now: Timestamp,
 ) -> Result<Vec<Write>, Error> {
-    let active = active_id(documents)?;
-    let pointer = active.as_ref().map_or(Expect::Absent, |(_, version)| Expect::Version(*version));
-    let mut writes = key.install(vault, pointer, now)?;
-    if let Some((kid, _)) = active.filter(|(kid, _)| kid != key.id()) {
-        if let Some(old) = records(documents)?.into_iter().find(|record| record.jwk.kid == kid) {
-            writes.push(Record { state: State::Retiring, retire_at: Some(signed_until), ..old }.put());
+    let records = records(documents)?;
+    let mut writes = point(key.id(), documents, &records, signed_until)?;
+    writes.extend(key.store(vault, &key.record(State::Active, now))?);
+    let next = records.iter().filter(|record| record.state == State::Next && record.id() != key.id());
+    writes.extend(next.flat_map(|record| record.remove(Expect::Any)));
+    Ok(writes)
+}
+
+/// The steps that make the next key sign, and the present one retire.
+pub(super) fn activate(
+    next: Record,
+    documents: &[Document],
+    vault: &Vault,
+    signed_until: Timestamp,
+) -> Result<Vec<Write>, Error> {
+    // A key that can't sign would leave all nodes without one.
+    private_half(next.id(), documents, vault)?;
+    let mut writes = point(next.id(), documents, &records(documents)?, signed_until)?;
+    writes.push(Record { state: State::Active, signs_at: None, ..next }.put(Expect::Any));
+    Ok(writes)
+}
+
+/// The steps that name another key as the one that signs, and end the private half of the present one.
+fn point(
+    kid: &str,
+    documents: &[Document],
+    records: &[Record],
+    signed_until: Timestamp,
+) -> Result<Vec<Write>, Error> {
+    let present = pointer(documents)?;
+    let expect = present.as_ref().map_or(Expect::Absent, |(_, version)| Expect::Version(*version));
+    let imported = present.as_ref().and_then(|(pointer, _)| pointer.imported.clone());
+    let value = serde_json::to_value(Pointer { kid: kid.to_owned(), imported }).expect("texts serialise");
+    let mut writes = vec![Write::Put { key: Key::new(Kind::Setting, SIGNING_KEY), value, expect }];
+    if let Some((old, _)) = present.filter(|(old, _)| old.kid != kid) {
+        if let Some(record) = records.iter().find(|record| record.id() == old.kid) {
+            let retiring = Record { state: State::Retiring, retire_at: Some(signed_until), ..record.clone() };
+            writes.push(retiring.put(Expect::Any));
         }
-        writes.push(Vault::delete(&secret_name(&kid), Expect::Any));
+        writes.push(Vault::delete(&secret_name(&old.kid), Expect::Any));
     }
     Ok(writes)
 }
 
-fn active_id(documents: &[Document]) -> Result<Option<(String, u64)>, Error> {
-    #[derive(Deserialize)]
-    struct Pointer {
-        kid: String,
-    }
+fn private_half(kid: &str, documents: &[Document], vault: &Vault) -> Result<SigningKey, Error> {
+    let secret = Key::new(Kind::Secret, secret_name(kid));
+    let Some(sealed) = documents.iter().find(|document| document.key == secret) else {
+        return Err(Error::NoPrivateHalf { kid: kid.to_owned() });
+    };
+    SigningKey::open(kid, &sealed.value, vault)
+}
 
+/// What the setting says, and its version.
+pub(super) fn pointer(documents: &[Document]) -> Result<Option<(Pointer, u64)>, Error> {
     let key = Key::new(Kind::Setting, SIGNING_KEY);
     let Some(document) = documents.iter().find(|document| document.key == key) else { return Ok(None) };
     let pointer = Pointer::deserialize(&document.value).map_err(|source| Error::Record { key, source })?;
-    Ok(Some((pointer.kid, document.version)))
+    Ok(Some((pointer, document.version)))
 }
 
-fn records(documents: &[Document]) -> Result<Vec<Record>, Error> {
+pub(super) fn records(documents: &[Document]) -> Result<Vec<Record>, Error> {
     documents.iter().filter(|document| document.key.kind == Kind::Key).map(record).collect()
 }
 
-fn record(document: &Document) -> Result<Record, Error> {
+pub(crate) fn record(document: &Document) -> Result<Record, Error> {
     Record::deserialize(&document.value).map_err(|source| Error::Record { key: document.key.clone(), source })
 }
 
@@ -525,6 +603,9 @@ mod tests {
             assert_eq!(keys.records().len(), 2);
             assert!(ids(&keys).contains(&first.active().id()));
         }
+        Keys::rotate(&store, &vault(), &SigningKey::generate(), at(500), at(0)).await.expect("rotated");
+        let keys = ensure(&store, Some(imported())).await.expect("a key");
+        assert_ne!(keys.active().id(), imported().id(), "a restart does not undo a rotation");
         let plain = SigningKey::import(&SecretString::from(pem.as_str())).expect("PEM is taken as it is");
         assert_eq!(plain.id(), imported().id());
     }
@@ -546,12 +627,20 @@ mod tests {
         let lifetime = Duration::from_secs(60);
         let claims =
             Claims::new("https://auth.example", "1", "c", &audience, &[], lifetime, now).expect("valid");
+        let claims = claims.with_groups(["Acme"]);
         let token = key.mint(&claims);
-        let record = Record { jwk: key.jwk.clone(), state: State::Active, created_at: now, retire_at: None };
+        let record = key.record(State::Active, now);
         let keys = Keys { active: key, records: vec![record] };
         let trust = super::super::Trust::new("https://auth.example", &keys, 1).expect("keys");
         let verified = portcullis_layers::auth::Verify::verify(&trust.verifier([]), &token).expect("good");
         assert_eq!(verified.principal().token_id.as_deref(), Some(claims.jti.as_str()));
         assert!(!verified.principal().foreign);
+        assert_eq!(verified.principal().groups, ["acme"]);
+        let id_token = keys.active().sign("JWT", &claims);
+        let refused = portcullis_layers::auth::Verify::verify(&trust.verifier([]), &id_token);
+        assert_eq!(
+            refused.expect_err("an ID token"),
+            portcullis_layers::auth::TokenError::Type("JWT".into())
+        );
     }
 }

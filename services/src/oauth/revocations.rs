@@ -29,8 +29,9 @@ const POLLS_PER_FULL_READ: u32 = 120;
 /// How many entries are asked for at once.
 const PAGE: usize = 1000;
 
-/// As many as the layers keep in memory, and as long as the longest token lives.
-const KEEP: Keep = Keep { entries: 1 << 17, age: MAX_LIFETIME };
+/// As long as the longest token lives. The number only bounds the store, far beyond what grants can yield: what it
+/// made forgotten could be good again.
+const KEEP: Keep = Keep { entries: 1 << 20, age: MAX_LIFETIME };
 
 /// What an entry says.
 #[derive(Debug, Serialize, Deserialize)]

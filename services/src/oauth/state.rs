@@ -23,9 +23,13 @@ pub struct Identity {
     /// The e-mail addresses that were verified, the primary one first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub emails: Vec<String>,
-    /// Organisations and teams.
+    /// Organisations and teams, in lower case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
+    /// The GitHub app that groups were asked with, if they were: organisations choose which apps may know
+    /// of their members.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups_by: Option<String>,
 }
 
 /// Whose records are meant.

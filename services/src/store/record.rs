@@ -32,14 +32,24 @@ pub enum RecordKind {
     Device,
     /// A grant: the family of the tokens that one authorization yielded.
     Grant,
+    /// Which account a login means, by the login.
+    Pin,
     /// A browser session, by the hash of its id.
     Session,
 }
 
 impl RecordKind {
     /// All kinds, in a fixed order.
-    pub const ALL: [Self; 7] =
-        [Self::Access, Self::Client, Self::Code, Self::Consent, Self::Device, Self::Grant, Self::Session];
+    pub const ALL: [Self; 8] = [
+        Self::Access,
+        Self::Client,
+        Self::Code,
+        Self::Consent,
+        Self::Device,
+        Self::Grant,
+        Self::Pin,
+        Self::Session,
+    ];
 
     /// The name in keys and messages.
     pub const fn as_str(self) -> &'static str {
@@ -50,6 +60,7 @@ impl RecordKind {
             Self::Consent => "consent",
             Self::Device => "device",
             Self::Grant => "grant",
+            Self::Pin => "pin",
             Self::Session => "session",
         }
     }

@@ -7,14 +7,16 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, join_all};
 use jiff::Timestamp;
-use portcullis_services::oauth::codes::{self, Authorization, Codes, Taken};
+use portcullis_services::oauth::codes::{self, Authorization, Codes, Presented, Taken};
 use portcullis_services::oauth::consents::{self, Consents, Missing};
+use portcullis_services::oauth::devices::{self, Approval, Devices, Poll, UserCode};
 use portcullis_services::oauth::grants::{self, Client, Grants, Issued, NewGrant, Wanted, new_id};
+use portcullis_services::oauth::server::request::pkce::Challenge;
 use portcullis_services::oauth::sessions::{self, Sessions};
 use portcullis_services::oauth::{Filter, Identity, Revocations, Scopes};
-use portcullis_services::store::Store;
 use portcullis_services::store::embedded::Embedded;
 use portcullis_services::store::redis::{Options, RedisStore};
+use portcullis_services::store::{RecordKey, RecordKind, Store};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -27,6 +29,12 @@ const CASES: &[(&str, Case)] = &[
     ("a code is taken once on all nodes", |n| a_code_is_taken_once_on_all_nodes(n).boxed_local()),
     ("a code that is presented twice ends what it yielded", |n| {
         a_code_that_is_presented_twice_ends_what_it_yielded(n).boxed_local()
+    }),
+    ("a code that comes twice at once yields tokens once", |n| {
+        a_code_that_comes_twice_at_once_yields_tokens_once(n).boxed_local()
+    }),
+    ("a device code is taken once on all nodes", |n| {
+        a_device_code_is_taken_once_on_all_nodes(n).boxed_local()
     }),
     ("a code expires", |n| a_code_expires(n).boxed_local()),
     ("a grant yields what was agreed to", |n| a_grant_yields_what_was_agreed_to(n).boxed_local()),
@@ -47,6 +55,7 @@ const CASES: &[(&str, Case)] = &[
     ("a refresh token is its client's", |n| a_refresh_token_is_its_clients(n).boxed_local()),
     ("grants end when idle and at last", |n| grants_end_when_idle_and_at_last(n).boxed_local()),
     ("access tokens of a grant are bounded", |n| access_tokens_of_a_grant_are_bounded(n).boxed_local()),
+    ("what can be taken can be revoked", |n| what_can_be_taken_can_be_revoked(n).boxed_local()),
     ("grants are listed and ended by owner", |n| grants_are_listed_and_ended_by_owner(n).boxed_local()),
     ("an end and a refresh do not miss each other", |n| {
         an_end_and_a_refresh_do_not_miss_each_other(n).boxed_local()
@@ -134,6 +143,7 @@ fn identity(subject: &str) -> Identity {
         name: Some("A Name".into()),
         emails: vec!["a@example.com".into()],
         groups: vec!["org/team".into()],
+        groups_by: None,
     }
 }
 
@@ -158,7 +168,9 @@ fn authorization(grant: &str) -> Authorization {
         redirect_uri: "https://c.example/cb".into(),
         resources: vec!["https://a.example".into()],
         scopes: scopes(&["mcp"]),
-        code_challenge: "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM".into(),
+        code_challenge: Challenge::parse(Some("E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"), Some("S256"))
+            .expect("valid"),
+        authenticated_at: Timestamp::UNIX_EPOCH,
         identity: identity("1"),
         session: Some("s".into()),
         nonce: Some("n".into()),
@@ -222,6 +234,47 @@ async fn a_code_is_taken_once_on_all_nodes([one, two]: [Node; 2]) {
     assert!(!kept(&*one.store).await.contains("a@example.com"), "what was taken is not kept");
 }
 
+async fn a_device_code_is_taken_once_on_all_nodes([one, two]: [Node; 2]) {
+    let now = Timestamp::now();
+    let request = devices::Request {
+        client_id: "tv".into(),
+        client: Value::Null,
+        resources: vec!["https://a.example".into()],
+        scopes: scopes(&["mcp"]),
+    };
+    let nodes = [&one, &two].map(|node| Devices::new(node.store.clone()));
+    let codes = nodes[0].issue(request, now).await.expect("issued");
+    let device_code = codes.device_code.expose_secret();
+    let kept_of_it = kept(&*one.store).await;
+    assert!(
+        !kept_of_it.contains(device_code) && !kept_of_it.contains(&codes.user_code.shown().replace('-', ""))
+    );
+    let typed = UserCode::parse(&codes.user_code.shown()).expect("a code");
+    let pending = nodes[1].find(&typed, now).await.expect("read").expect("it waits");
+    let approval = Approval {
+        identity: identity("1"),
+        session: "s".into(),
+        authenticated_at: now,
+        scopes: scopes(&["mcp"]),
+    };
+    assert!(nodes[1].decide(&pending, Some(approval), now).await.expect("decided"));
+    assert!(nodes[0].find(&typed, now).await.expect("read").is_none());
+    let mut takers = JoinSet::new();
+    for taker in 0..10 {
+        let (devices, code) = (nodes[taker % 2].clone(), codes.device_code.clone());
+        takers.spawn(async move {
+            match devices.poll(code.expose_secret(), "tv", now).await.expect("asked") {
+                Poll::Ready(ready) => devices.take(&ready, now).await.expect("asked"),
+                // Somebody was faster.
+                Poll::Unknown => false,
+                other => panic!("{other:?}"),
+            }
+        });
+    }
+    assert_eq!(takers.join_all().await.into_iter().filter(|taken| *taken).count(), 1);
+    assert!(!kept(&*one.store).await.contains("a@example.com"), "what was taken is not kept");
+}
+
 async fn a_code_that_is_presented_twice_ends_what_it_yielded([one, two]: [Node; 2]) {
     let now = Timestamp::now();
     // Both orders: the loser may come before the winner has made the grant.
@@ -250,6 +303,50 @@ async fn a_code_that_is_presented_twice_ends_what_it_yielded([one, two]: [Node; 
         assert_eq!(grants.count(Filter::All).await.expect("counted"), 0);
         assert_eq!(grants.count_access(Filter::All).await.expect("counted"), 0);
     }
+}
+
+async fn a_code_that_comes_twice_at_once_yields_tokens_once([one, two]: [Node; 2]) {
+    let now = Timestamp::now();
+    for _ in 0..5 {
+        let new = new_grant("1", "c");
+        let code = Codes::new(one.store.clone()).issue(authorization(&new.id), now).await.expect("issued");
+        let mut clients = JoinSet::new();
+        for node in [&one, &two, &one, &two] {
+            let (codes, grants, new, code) =
+                (Codes::new(node.store.clone()), node.grants(), new.clone(), code.clone());
+            clients.spawn(async move {
+                match codes.find(code.expose_secret(), now).await.expect("asked") {
+                    Presented::Fresh(fresh) => {
+                        match grants.create_with(new, ALL, Some(fresh.used), now).await {
+                            Ok(issued) => Some(issued),
+                            Err(grants::Error::Taken) => None,
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                    Presented::Replayed { grant } => {
+                        // There is something to end by now.
+                        assert!(grants.get(&grant, now).await.expect("read").is_some());
+                        None
+                    }
+                    Presented::Unknown => panic!("it was issued"),
+                }
+            });
+        }
+        let issued: Vec<_> = clients.join_all().await.into_iter().flatten().collect();
+        assert_eq!(issued.len(), 1, "one of them wins");
+        two.grants().forbid(&new.id, now).await.expect("ended");
+        assert!(one.refuses(&issued[0]).await);
+    }
+    // Who may have nothing has not used the code.
+    let new = NewGrant { session: Some("none".into()), ..new_grant("1", "c") };
+    let codes = Codes::new(one.store.clone());
+    let code = codes.issue(authorization(&new.id), now).await.expect("issued");
+    let Presented::Fresh(fresh) = codes.find(code.expose_secret(), now).await.expect("asked") else {
+        panic!("it is fresh")
+    };
+    let refused = one.grants().create_with(new, ALL, Some(fresh.used), now).await.expect_err("no session");
+    assert!(matches!(refused, grants::Error::SessionEnded), "{refused}");
+    assert!(matches!(codes.find(code.expose_secret(), now).await.expect("asked"), Presented::Fresh(_)));
 }
 
 async fn a_code_expires([one, two]: [Node; 2]) {
@@ -466,14 +563,48 @@ async fn access_tokens_of_a_grant_are_bounded([one, two]: [Node; 2]) {
     let now = Timestamp::now();
     let grants = one.grants();
     let (first, mut token) = create(&grants, new_grant("1", "c"), now).await;
-    let mut last = None;
-    for _ in 0..70 {
-        let (issued, next) = refresh(&grants, &token, now).await.expect("refreshed");
-        (token, last) = (next, Some(issued));
+    for _ in 0..63 {
+        token = refresh(&grants, &token, now).await.expect("refreshed").1;
     }
-    assert_eq!(grants.count_access(Filter::Grant(&first.grant.id)).await.expect("counted"), 64);
-    assert!(two.refuses(&first).await, "the oldest one has ended");
-    assert!(!two.refuses(&last.expect("some")).await);
+    let of_grant = Filter::Grant(&first.grant.id);
+    assert_eq!(grants.count_access(of_grant).await.expect("counted"), 64);
+    let refused = refresh(&two.grants(), &token, now).await.expect_err("too many");
+    let grants::Error::Full { retry_after } = refused else { panic!("{refused}") };
+    assert!(retry_after > Duration::from_secs(1700) && retry_after < Duration::from_secs(2000));
+    assert!(!two.refuses(&first).await, "nothing is revoked to make room");
+    assert_eq!(one.revocations.revoked().len(), 0);
+    // To revoke them makes no room either, or the list of revocations could be filled that way.
+    grants.revoke_access(&first.access.jti, first.access.expires_at).await.expect("revoked");
+    assert!(two.refuses(&first).await);
+    assert_eq!(grants.get_access(&first.access.jti, now).await.expect("read"), None);
+    assert_eq!(grants.count_access(of_grant).await.expect("counted"), 63);
+    assert_eq!(grants.count_access(Filter::All).await.expect("counted"), 63);
+    let refused = refresh(&grants, &token, now).await.expect_err("still too many");
+    assert_eq!(refused.code(), Some("temporarily_unavailable"));
+    // The token was not rotated: it is the current one.
+    assert!(two.grants().find_refresh(token.expose_secret(), now).await.expect("read").is_some());
+    grants.revoke(&first.grant.id, now).await.expect("ended");
+    assert_eq!(one.revocations.revoked().len(), 64);
+    assert_eq!(grants.count_access(Filter::All).await.expect("counted"), 0);
+}
+
+async fn what_can_be_taken_can_be_revoked([one, two]: [Node; 2]) {
+    let now = Timestamp::now();
+    let new = NewGrant { refreshable: false, ..new_grant("1", "c") };
+    let issued = one.grants().create(new, ALL, now).await.expect("made");
+    let leeway = 60_000;
+    let ends = u64::try_from(issued.access.expires_at.as_millisecond()).expect("after 1970");
+    for key in [
+        RecordKey::new(RecordKind::Access, &issued.access.jti),
+        RecordKey::new(RecordKind::Grant, &issued.grant.id),
+    ] {
+        let record = one.store.get_record(&key).await.expect("read").expect("it is there");
+        assert!(record.until.expect("it ends") >= ends + leeway, "{key}");
+    }
+    let late = later(now, 1830);
+    assert_eq!(two.grants().get(&issued.grant.id, late).await.expect("read"), None, "it has ended");
+    assert!(two.grants().revoke(&issued.grant.id, late).await.expect("ended"));
+    assert!(one.refuses(&issued).await);
 }
 
 async fn grants_are_listed_and_ended_by_owner([one, two]: [Node; 2]) {

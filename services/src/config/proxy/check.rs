@@ -1,9 +1,10 @@
 //! What can be wrong between the fields of a proxy.
 
+use portcullis_layers::auth::{Audience, SESSION_PATH};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::Proxy;
+use super::{OUR_COOKIES, Proxy};
 use crate::config::field::FieldError;
 use crate::config::names::{Scope, UserPattern};
 
@@ -23,6 +24,18 @@ impl Proxy {
                 cookie.as_str(),
                 "expected a cookie name of letters, digits, '-', '_' and the like (RFC 6265, section 4.1.1)",
             ));
+        }
+        if self.session_cookie().starts_with(OUR_COOKIES) {
+            problems.push(FieldError::new(
+                "auth_cookie_name",
+                cookie.as_str(),
+                "belongs to the login itself: expected a name that does not begin with `portcullis-`",
+            ));
+        }
+        if let Some(endpoint) = &self.resource_endpoint
+            && is_of_session(endpoint.as_str())
+        {
+            problems.push(FieldError::new("resource_endpoint", endpoint.as_str(), OF_SESSION));
         }
         if let Err(detail) = check_prefix(&self.auth_header_prefix) {
             problems.push(FieldError::new("auth_header_prefix", self.auth_header_prefix.as_str(), detail));
@@ -51,6 +64,9 @@ impl Proxy {
                     audience.as_str(),
                     "expected a URI or a name without blanks",
                 ));
+            } else if is_of_session(audience) {
+                let field = format!("auth_allowed_audiences[{index}]");
+                problems.push(FieldError::new(field, audience.as_str(), OF_SESSION));
             }
         }
         for (field, text) in
@@ -121,6 +137,14 @@ impl Proxy {
             }
         }
     }
+}
+
+const OF_SESSION: &str =
+    "is what tokens in browsers' cookies are for, which no client may use: expected another one";
+
+/// Whether this is, or ends as, the audience of a session on a host.
+fn is_of_session(audience: &str) -> bool {
+    Audience::new(audience).as_str().trim_end_matches('/').ends_with(SESSION_PATH)
 }
 
 const QUOTABLE: &str = "expected up to 512 printable ASCII characters without '\"' and '\\'";

@@ -79,6 +79,18 @@ impl<T, E> HttpCache<T, E> {
         self.get_newer(url, Timestamp::MIN, now).await
     }
 
+    /// Whether [`get`](Self::get) would answer without another fetch: by what is fresh, by a failure that is not
+    /// tried again yet, or by the fetch that is under way.
+    pub(super) fn is_known(&self, url: &HttpsUrl, now: Timestamp) -> bool {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.get(url.as_str()).is_some_and(|slot| {
+            slot.state.try_lock().map_or(true, |state| {
+                state.good.as_ref().is_some_and(|good| now < good.fresh_until)
+                    || state.failed.as_ref().is_some_and(|(until, _)| now < *until)
+            })
+        })
+    }
+
     /// The value at a URL, fetched unless one was since `since`. If that fails, what is fresh still counts.
     pub(super) async fn get_newer(
         &self,

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -26,6 +27,16 @@ pub struct ConfiguredClient {
     /// Whether it is a part of this deployment, so that its users need not be asked.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub first_party: bool,
+    /// Whether it is a resource server of this deployment, which may introspect all access tokens (RFC 7662). It
+    /// has to have a secret or a key: one that can't prove who it is may not introspect.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub introspect: bool,
+    /// When it was set up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<Timestamp>,
+    /// Who did that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     secret_sha256: Option<Hashed>,
 }
@@ -54,9 +65,21 @@ impl ConfiguredClient {
         first_party: bool,
     ) -> Result<(Self, Option<SecretString>), InvalidMetadata> {
         let metadata = Metadata::read(fields, Source::Configuration)?;
-        let mut client = Self { metadata, first_party, secret_sha256: None };
+        let mut client = Self {
+            metadata,
+            first_party,
+            introspect: false,
+            created_at: None,
+            created_by: None,
+            secret_sha256: None,
+        };
         let secret = client.renew_secret();
         Ok((client, secret))
+    }
+
+    /// Whether it has a secret.
+    pub const fn has_secret(&self) -> bool {
+        self.secret_sha256.is_some()
     }
 
     /// Replaces the secret; the old one is good no more. None if the method needs none.
@@ -98,6 +121,7 @@ impl ConfiguredClient {
             origin: Origin::Configured,
             metadata: Arc::new(client.metadata),
             first_party: client.first_party,
+            introspects: client.introspect,
             secret: client.secret_sha256,
             // Administrators type id and secret into clients that choose for themselves how to send them.
             any_secret_method: true,

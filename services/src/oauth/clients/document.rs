@@ -105,6 +105,11 @@ impl Documents {
         Self { cache: HttpCache::new(guard, CAPACITY, read) }
     }
 
+    /// Whether [`get`](Self::get) would answer without a fetch.
+    pub fn is_known(&self, client: &ClientUrl, now: Timestamp) -> bool {
+        self.cache.is_known(&client.0, now)
+    }
+
     /// What a client says about itself, from the cache or from its URL.
     ///
     /// # Errors

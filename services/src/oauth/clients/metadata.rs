@@ -58,7 +58,7 @@ impl AuthMethod {
 }
 
 /// What a client may send to the token endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum GrantType {
     /// A code from the authorization endpoint.
     #[serde(rename = "authorization_code")]
@@ -90,6 +90,11 @@ impl GrantType {
         Self::JwtBearer,
         Self::TokenExchange,
     ];
+
+    /// The grant of a name on the wire.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|grant| grant.as_str() == text)
+    }
 
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
@@ -197,6 +202,9 @@ pub struct Metadata {
     /// On a server or on the user's machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub application_type: Option<ApplicationType>,
+    /// Where it may send the browser after a logout (OpenID Connect RP-Initiated Logout 1.0, section 3.1).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub post_logout_redirect_uris: Vec<RedirectUri>,
 }
 
 /// Why metadata is refused. The text is for the client's developer.
@@ -261,6 +269,7 @@ impl Metadata {
         if code && redirect_uris.is_empty() {
             return Err(InvalidRedirectUri::None.into());
         }
+        let after_logout = fields.list("post_logout_redirect_uris")?.unwrap_or_default();
         let (jwks, jwks_uri) = fields.keys(method)?;
         let contacts = fields.list("contacts")?.unwrap_or_default();
         let contacts = contacts.into_iter().take(MAX_CONTACTS).filter_map(|text| clean(text, MAX_TEXT));
@@ -285,6 +294,7 @@ impl Metadata {
                 Some("native") => Some(ApplicationType::Native),
                 _ => None,
             }),
+            post_logout_redirect_uris: redirect::parse_all(after_logout)?,
         })
     }
 }

@@ -8,7 +8,7 @@
 //! - [`ssrf`]: fetches from URLs that strangers choose.
 //! - [`assertion`]: signed assertions of clients (RFC 7523).
 //! - [`auth`]: a client's proof at the token, introspection and revocation endpoints.
-//! - [`store`]: what registrations need of a store.
+//! - [`store`], [`records`]: what registrations need of a store, and how records give it.
 //!
 //! What a user allows a client is not here, nor what a host's lists allow a user.
 
@@ -18,6 +18,7 @@ mod cache;
 pub mod configured;
 pub mod document;
 pub mod metadata;
+pub mod records;
 pub mod redirect;
 pub mod registration;
 mod secret;
@@ -36,8 +37,9 @@ pub use self::cache::CacheError;
 pub use self::configured::ConfiguredClient;
 pub use self::document::{ClientUrl, DocumentError, Documents, InvalidDocument};
 pub use self::metadata::{AuthMethod, GrantType, InvalidMetadata, Metadata};
+pub use self::records::{ClientGrants, ClientRecords, REGISTERED};
 pub use self::redirect::{Place, RedirectUri};
-pub use self::registration::{EndGrants, Information, RegistrationError, Registrations};
+pub use self::registration::{EndGrants, Information, Registered, RegistrationError, Registrations};
 pub use self::secret::Hashed;
 pub use self::ssrf::{Exceptions, Guard};
 pub use self::store::{ClientStore, Kept};
@@ -65,6 +67,8 @@ pub struct Client {
     pub metadata: Arc<Metadata>,
     /// Whether it is a part of this deployment, so that its users need not be asked.
     pub first_party: bool,
+    /// Whether it is a resource server of this deployment: it may introspect tokens of other clients.
+    pub introspects: bool,
     secret: Option<Hashed>,
     /// Whether the secret may come in the header or in the body. A client that registered was told which.
     any_secret_method: bool,
@@ -109,12 +113,14 @@ impl Client {
             software_id: None,
             software_version: None,
             application_type: None,
+            post_logout_redirect_uris: Vec::new(),
         };
         Ok(Self {
             id: id.to_owned(),
             origin: Origin::Configured,
             metadata: Arc::new(metadata),
             first_party: true,
+            introspects: false,
             secret: None,
             any_secret_method: false,
         })
@@ -127,6 +133,7 @@ impl Client {
             origin: Origin::Document,
             metadata,
             first_party: false,
+            introspects: false,
             secret: None,
             any_secret_method: false,
         }
@@ -145,6 +152,12 @@ impl Client {
     /// The registered URI that lets a request name this one (OAuth 2.1, section 4.1.1).
     pub fn redirect(&self, requested: &str) -> Option<&RedirectUri> {
         redirect::find(&self.metadata.redirect_uris, requested)
+    }
+
+    /// Whether a browser may be sent there after a logout (OpenID Connect RP-Initiated Logout 1.0, section 3): only
+    /// to what was registered for that, byte for byte.
+    pub fn may_log_out_to(&self, requested: &str) -> bool {
+        self.metadata.post_logout_redirect_uris.iter().any(|uri| uri.as_str() == requested)
     }
 
     /// Whether any program on the user's machine can claim to be this client: the consent page warns.
@@ -181,6 +194,11 @@ impl Clients {
         Self { store, registrations, documents, built_in }
     }
 
+    /// Those that are a part of portcullis.
+    pub fn built_in(&self) -> &[Client] {
+        &self.built_in
+    }
+
     /// The client of an id. Which kind it is follows from the id alone, so that none can pass for another.
     ///
     /// # Errors
@@ -199,6 +217,12 @@ impl Clients {
             return Ok(self.registrations.find(id, now).await?);
         }
         Ok(ConfiguredClient::find(&*self.store, id).await?)
+    }
+
+    /// Whether [`find`](Self::find) would call a host that whoever names the client chooses.
+    pub fn needs_fetch(&self, id: &str, now: Timestamp) -> bool {
+        let url = Some(id).filter(|id| ClientUrl::is_meant(id)).and_then(|id| id.parse::<ClientUrl>().ok());
+        url.is_some_and(|url| !self.documents.is_known(&url, now))
     }
 
     /// Notes that a user has signed in with a client, or that it has refreshed a token. `false` when the client has ended.

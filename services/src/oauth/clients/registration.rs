@@ -30,6 +30,9 @@ pub const PREFIX: &str = "dyn_";
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How many networks' shares a site has, which may have 256 networks: else it could use up what all share.
+const OF_SITE: u64 = 2;
+
 /// How often a change that another node was faster with is tried again.
 const ATTEMPTS: usize = 5;
 
@@ -210,7 +213,7 @@ impl Registrations {
         let metadata = Metadata::read(&fields, Source::Registration)?;
         self.count(&metadata, from).await?;
         let id = random::<16>(PREFIX);
-        let token = random::<32>("pcr_");
+        let token = random::<32>("pcm_");
         let secret = new_secret(&metadata);
         let record = Record {
             metadata,
@@ -325,6 +328,7 @@ impl Registrations {
             secret: record.secret,
             any_secret_method: false,
             first_party: false,
+            introspects: false,
         }))
     }
 
@@ -353,7 +357,17 @@ impl Registrations {
         Err(contended(id))
     }
 
-    /// Registrations by id behind `after`, those that nobody used among them, and where the next page begins.
+    /// A registration as administrators see it.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn get(&self, id: &str, now: Timestamp) -> store::Result<Option<Registered>> {
+        let kept = self.kept(id, now).await?.filter(|(_, record)| !record.ending);
+        Ok(kept.map(|(_, record)| self.registered(id.to_owned(), record)))
+    }
+
+    /// Registrations behind `after`, those that nobody used among them, and where the next page begins.
     ///
     /// # Errors
     ///
@@ -364,18 +378,21 @@ impl Registrations {
         limit: usize,
         now: Timestamp,
     ) -> store::Result<(Vec<Registered>, Option<String>)> {
-        let page = self.store.list(after, limit).await?;
-        let next = page.last().filter(|_| page.len() == limit).map(|kept| kept.id.clone());
+        let (page, next) = self.store.list(after, limit).await?;
         let mut registered = Vec::with_capacity(page.len());
         for kept in page {
             let (_, record) = from_kept(&kept)?;
-            let expires_at = self.expires_at(&record);
-            if now < expires_at && !record.ending {
-                let Record { metadata, issued_at, used_at, .. } = record;
-                registered.push(Registered { client_id: kept.id, metadata, issued_at, used_at, expires_at });
+            if now < self.expires_at(&record) && !record.ending {
+                registered.push(self.registered(kept.id, record));
             }
         }
         Ok((registered, next))
+    }
+
+    fn registered(&self, client_id: String, record: Record) -> Registered {
+        let expires_at = self.expires_at(&record);
+        let Record { metadata, issued_at, used_at, .. } = record;
+        Registered { client_id, metadata, issued_at, used_at, expires_at }
     }
 
     /// Counts a registration before it is stored. The network comes first: who is stopped there uses up
@@ -385,6 +402,11 @@ impl Registrations {
         let too_many = || RegistrationError::TooMany { retry_after: settings.window };
         let count = |counter: String| async move { self.store.count(&counter, settings.window).await };
         if count(bucket("network", &network(from), 16)).await? > settings.per_network {
+            return Err(too_many());
+        }
+        if let Some(site) = site(from)
+            && count(bucket("site", &site, 16)).await? > settings.per_network.saturating_mul(OF_SITE)
+        {
             return Err(too_many());
         }
         let hosts = redirect::places(&metadata.redirect_uris);
@@ -492,6 +514,16 @@ fn network(address: IpAddr) -> String {
         IpAddr::V4(address) => format!("{}/24", std::net::Ipv4Addr::from_bits(address.to_bits() & !0xff)),
         IpAddr::V6(address) => {
             format!("{}/56", std::net::Ipv6Addr::from_bits(address.to_bits() & (!0 << 72)))
+        }
+    }
+}
+
+/// The prefix of a large site; IPv4 has none.
+fn site(address: IpAddr) -> Option<String> {
+    match address.to_canonical() {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => {
+            Some(format!("{}/48", std::net::Ipv6Addr::from_bits(address.to_bits() & (!0 << 80))))
         }
     }
 }

@@ -5,6 +5,7 @@
 //! changes nothing. Redirects and environment proxies are not followed, time and size are bounded, and only JSON
 //! is read. What is fetched is not trusted for coming from there: that is the caller's to judge.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use portcullis_layers::forward::{
 };
 use portcullis_layers::{Body, BoxError, HostName};
 use smol_str::SmolStr;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// From looking the name up until the last byte.
@@ -33,6 +34,12 @@ const MAX_URL: usize = 1024;
 
 /// How many fetches run at once: strangers can cause them.
 const AT_ONCE: usize = 32;
+
+/// How many of them go to the same host: none is to be flooded from here, nor may one that is slow hold all turns.
+const AT_ONCE_EACH: usize = 4;
+
+/// Hosts that are told apart at a time. Others share a place, and nobody can choose with whom.
+const PLACES: usize = 1024;
 
 /// How many of a name's addresses are tried.
 const MAX_ADDRESSES: usize = 4;
@@ -175,13 +182,24 @@ pub struct Guard {
     ca: Option<Arc<str>>,
     exceptions: Exceptions,
     turns: Arc<Semaphore>,
+    hasher: RandomState,
+    hosts: Vec<Arc<Semaphore>>,
+}
+
+/// The right to call a host. Whoever waits for its host holds nothing that others wait for.
+#[derive(Debug)]
+struct Turn {
+    _host: OwnedSemaphorePermit,
+    _any: OwnedSemaphorePermit,
 }
 
 impl Guard {
     /// Calls with this client. Certificates must be good for the platform's authorities, or for those
     /// in `ca` (PEM) alone.
     pub fn new(client: Client, ca: Option<Arc<str>>, exceptions: Exceptions) -> Self {
-        Self { client, ca, exceptions, turns: Arc::new(Semaphore::new(AT_ONCE)) }
+        let hosts = (0..PLACES).map(|_| Arc::new(Semaphore::new(AT_ONCE_EACH))).collect();
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        Self { client, ca, exceptions, turns, hasher: RandomState::new(), hosts }
     }
 
     /// Fetches a document, or learns that the one with this tag still is what is there.
@@ -200,6 +218,18 @@ impl Guard {
         tokio::time::timeout(LIMIT, fetch).await.map_err(|_| FetchError::Slow)?
     }
 
+    async fn turn(&self, host: &HostName) -> Result<Turn, FetchError> {
+        let own = Arc::clone(&self.hosts[self.place(host)]);
+        let host = own.acquire_owned().await.map_err(|_| FetchError::Slow)?;
+        let any = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| FetchError::Slow)?;
+        Ok(Turn { _host: host, _any: any })
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the remainder is smaller than a usize")]
+    fn place(&self, host: &HostName) -> usize {
+        (self.hasher.hash_one(host.as_str()) % PLACES as u64) as usize
+    }
+
     /// The addresses that may be connected to.
     async fn addresses(&self, url: &HttpsUrl) -> Result<Vec<SocketAddr>, FetchError> {
         let host = url.host.as_str();
@@ -207,7 +237,7 @@ impl Guard {
         let found = match bare.parse::<IpAddr>() {
             Ok(address) => vec![SocketAddr::new(address, url.port)],
             Err(_) => {
-                let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| FetchError::Slow)?;
+                let turn = self.turn(&url.host).await?;
                 let port = url.port;
                 // A lookup can't be called off: its turn ends with it, not with those who wait for it.
                 let lookup = tokio::spawn(async move {
@@ -243,7 +273,7 @@ impl Guard {
         addresses: &[SocketAddr],
         etag: Option<&HeaderValue>,
     ) -> Result<Answer, FetchError> {
-        let _turn = self.turns.acquire().await.map_err(|_| FetchError::Slow)?;
+        let _turn = self.turn(&url.host).await?;
         let upstreams =
             addresses.iter().take(MAX_ADDRESSES).map(|address| self.pinned(url, *address)).collect();
         let target = Target { upstreams, preserve_host: true, timeouts: TIMEOUTS, protected: Vec::new() };

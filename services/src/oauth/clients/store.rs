@@ -33,8 +33,8 @@ pub trait ClientStore: Send + Sync + fmt::Debug + 'static {
     /// Removes a value, if there is one.
     async fn delete(&self, id: &str) -> Result<()>;
 
-    /// Values in the order of their names behind `after`.
-    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Kept>>;
+    /// Registrations behind `after`, and where the next part begins, if there is one.
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<(Vec<Kept>, Option<String>)>;
 
     /// Adds one to a counter, which ends `window` after it was first added to, and returns the sum.
     async fn count(&self, counter: &str, window: Duration) -> Result<u64>;
@@ -98,10 +98,12 @@ pub(crate) mod memory {
             Ok(())
         }
 
-        async fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Kept>> {
+        async fn list(&self, after: Option<&str>, limit: usize) -> Result<(Vec<Kept>, Option<String>)> {
             let state = self.state();
             let behind = state.values.iter().filter(|(id, _)| after.is_none_or(|after| id.as_str() > after));
-            Ok(behind.take(limit).map(|(_, (kept, _))| kept.clone()).collect())
+            let page: Vec<_> = behind.take(limit).map(|(_, (kept, _))| kept.clone()).collect();
+            let next = page.last().filter(|_| page.len() == limit).map(|kept| kept.id.clone());
+            Ok((page, next))
         }
 
         async fn count(&self, counter: &str, window: Duration) -> Result<u64> {

@@ -35,12 +35,6 @@ impl Fields {
         self.0.get(name).and_then(Value::as_str)
     }
 
-    /// A number, which is text in a form.
-    pub(super) fn number(&self, name: &str) -> Option<u64> {
-        let value = self.0.get(name)?;
-        value.as_u64().or_else(|| value.as_str()?.parse().ok())
-    }
-
     /// An error, when the answer is one.
     pub(super) fn refusal(&self) -> Result<(), Error> {
         match self.0.get("error") {
@@ -85,7 +79,7 @@ mod tests {
             ("application/x-www-form-urlencoded; charset=utf-8", "scope=a%2Cb+c&interval=5&&"),
         ] {
             let Ok(fields) = read(200, kind, body) else { panic!("{kind}") };
-            assert_eq!((fields.text("scope"), fields.number("interval")), (Some("a,b c"), Some(5)));
+            assert_eq!(fields.text("scope"), Some("a,b c"));
             assert!(fields.refusal().is_ok());
         }
     }

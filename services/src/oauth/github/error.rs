@@ -36,15 +36,6 @@ pub enum Refusal {
     /// GitHub suspended the app.
     #[error("the app is suspended")]
     ApplicationSuspended,
-    /// The device code is none.
-    #[error("the device code is wrong")]
-    IncorrectDeviceCode,
-    /// The device code has expired.
-    #[error("the device code has expired")]
-    ExpiredToken,
-    /// The app does not take part in the device flow.
-    #[error("the device flow is not enabled for the app")]
-    DeviceFlowDisabled,
     /// Something else.
     #[error("the code {0:?}")]
     Other(SmolStr),
@@ -60,24 +51,13 @@ impl Refusal {
             "unverified_user_email" => Self::UnverifiedUserEmail,
             "access_denied" => Self::AccessDenied,
             "application_suspended" => Self::ApplicationSuspended,
-            "incorrect_device_code" => Self::IncorrectDeviceCode,
-            // The second is how it was called before RFC 8628.
-            "expired_token" | "token_expired" => Self::ExpiredToken,
-            "device_flow_disabled" => Self::DeviceFlowDisabled,
             other => Self::Other(word(other)),
         }
     }
 
     /// Whether the user can do something about it: all others are for an admin.
     pub const fn is_users(&self) -> bool {
-        matches!(
-            self,
-            Self::BadVerificationCode
-                | Self::UnverifiedUserEmail
-                | Self::AccessDenied
-                | Self::IncorrectDeviceCode
-                | Self::ExpiredToken
-        )
+        matches!(self, Self::BadVerificationCode | Self::UnverifiedUserEmail | Self::AccessDenied)
     }
 }
 

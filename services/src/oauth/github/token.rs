@@ -24,16 +24,6 @@ impl Token {
         &self.scopes
     }
 
-    /// The token itself: for the vault, when a host's configuration says that it is kept.
-    pub fn into_secret(self) -> SecretString {
-        self.secret
-    }
-
-    /// The token again, out of the vault: to end it.
-    pub const fn from_secret(secret: SecretString) -> Self {
-        Self { secret, scopes: Vec::new() }
-    }
-
     pub(super) fn expose(&self) -> &str {
         self.secret.expose_secret()
     }

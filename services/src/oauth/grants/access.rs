@@ -6,14 +6,19 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
-use super::{Error, Grant, Grants, Wanted};
+use super::{Error, Grant, Grants, Wanted, index};
 use crate::oauth::claims::{Claims, InvalidClaims, token_id};
 use crate::oauth::state::{Filter, Identity, Scopes, after, left, seconds};
 use crate::store::{self, Expect, MAX_PAGE, Page, RecordCursor, RecordKey, RecordKind, RecordWrite};
 
-/// About how many access tokens of a grant are good at the same time; the oldest ones are revoked. A
-/// client that refreshes without end must not fill the store.
-pub(super) const PER_GRANT: usize = 64;
+/// About how many access tokens of a grant there are at a time. Those that were revoked count until they
+/// would have ended: a client that refreshes, or refreshes and revokes, without end must not fill the store
+/// or the list of revocations.
+const PER_GRANT: u64 = 64;
+
+/// How long a token is remembered after its end. Verifiers take it a minute longer, and clocks differ: until
+/// nobody takes it, it can be revoked.
+pub(super) const GRACE: Duration = Duration::from_secs(120);
 
 /// An access token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +42,9 @@ pub struct Access {
     pub issued_at: Timestamp,
     /// When it ends.
     pub expires_at: Timestamp,
+    /// Whether it was revoked alone: then it is only counted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    revoked: bool,
 }
 
 impl Access {
@@ -75,6 +83,7 @@ impl Access {
             scopes: scopes.clone(),
             issued_at,
             expires_at: after(issued_at, lifetime).min(grant.expires_at),
+            revoked: false,
         })
     }
 
@@ -105,11 +114,19 @@ impl Access {
     }
 
     pub(super) fn write(&self, expect: Expect, now: Timestamp) -> store::Result<RecordWrite> {
-        let mut filters =
-            vec![Filter::Grant(&self.grant), Filter::Client(&self.client_id), Filter::Subject(&self.subject)];
-        filters.extend(self.resources.iter().map(|resource| Filter::Resource(resource)));
-        let indexes = filters.into_iter().filter_map(Filter::index).collect();
-        RecordWrite::put(key(&self.jti), self, Some(left(self.expires_at, now)), expect, indexes)
+        let mut indexes = vec![counted(&self.grant)];
+        if !self.revoked {
+            let filters = [
+                Filter::All,
+                Filter::Grant(&self.grant),
+                Filter::Client(&self.client_id),
+                Filter::Subject(&self.subject),
+            ];
+            let resources = self.resources.iter().map(|resource| Filter::Resource(resource));
+            indexes.extend(filters.into_iter().chain(resources).map(index));
+        }
+        let life = left(self.expires_at, now) + GRACE;
+        RecordWrite::put(key(&self.jti), self, Some(life), expect, indexes)
     }
 }
 
@@ -122,11 +139,11 @@ impl Grants {
     pub async fn get_access(&self, jti: &str, now: Timestamp) -> store::Result<Option<Access>> {
         let Some(record) = self.store.get_record(&key(jti)).await? else { return Ok(None) };
         let access: Access = record.read()?;
-        Ok((now < access.expires_at).then_some(access))
+        Ok((now < access.expires_at && !access.revoked).then_some(access))
     }
 
-    /// Access tokens that have not ended, newest first: all, or those of a grant, client, subject or
-    /// resource.
+    /// Access tokens that have not ended, or just now, newest first: all, or those of a grant, client,
+    /// subject or resource.
     ///
     /// # Errors
     ///
@@ -137,18 +154,17 @@ impl Grants {
         after: Option<RecordCursor>,
         limit: usize,
     ) -> store::Result<Page<Access>> {
-        let index = filter.index();
-        let page = self.store.list_records(RecordKind::Access, index.as_deref(), after, limit).await?;
+        let page = self.store.list_records(RecordKind::Access, Some(&index(filter)), after, limit).await?;
         Ok(page.read())
     }
 
-    /// How many access tokens have not ended.
+    /// How many access tokens have not ended, or just now.
     ///
     /// # Errors
     ///
     /// When the store fails.
     pub async fn count_access(&self, filter: Filter<'_>) -> store::Result<u64> {
-        self.store.count_records(RecordKind::Access, filter.index().as_deref()).await
+        self.store.count_records(RecordKind::Access, Some(&index(filter))).await
     }
 
     /// Revokes one access token (RFC 7009); its grant goes on. The caller has verified that there is
@@ -159,58 +175,60 @@ impl Grants {
     /// When the store fails: then other nodes may still take it.
     pub async fn revoke_access(&self, jti: &str, expires_at: Timestamp) -> store::Result<()> {
         self.revocations.revoke(jti, seconds(expires_at)).await?;
-        let delete = RecordWrite::Delete { key: key(jti), expect: Expect::Any };
-        self.store.commit_records(vec![delete]).await
+        let Some(record) = self.store.get_record(&key(jti)).await? else { return Ok(()) };
+        let expect = Expect::Version(record.version);
+        let write = match record.read::<Access>() {
+            Ok(access) => Access { revoked: true, ..access }.write(expect, Timestamp::now())?,
+            Err(_) => RecordWrite::Delete { key: record.key, expect },
+        };
+        match self.store.commit_records(vec![write]).await {
+            // Its grant has ended at the same time, or it was revoked twice.
+            Err(store::Error::RecordConflict { .. }) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Whether a grant may have one more access token.
+    pub(super) async fn check_room(&self, grant: &str, now: Timestamp) -> Result<(), Error> {
+        let index = counted(grant);
+        if self.store.count_records(RecordKind::Access, Some(&index)).await? < PER_GRANT {
+            return Ok(());
+        }
+        let page = self.store.list_records(RecordKind::Access, Some(&index), None, MAX_PAGE).await?;
+        let first = page.read::<Access>().items.into_iter().map(|access| access.expires_at).min();
+        Err(Error::Full { retry_after: left(after(first.unwrap_or(now), GRACE), now) })
     }
 
     /// Revokes all access tokens of a grant.
     pub(super) async fn revoke_access_of(&self, grant: &str, now: Timestamp) -> store::Result<()> {
-        self.revoke_pages(grant, None, now).await
-    }
-
-    /// Makes room for one more access token of a grant: the oldest ones are revoked.
-    pub(super) async fn trim_access(&self, grant: &str, now: Timestamp) -> store::Result<()> {
-        let filter = Filter::Grant(grant);
-        if self.count_access(filter).await? < PER_GRANT as u64 {
-            return Ok(());
-        }
-        let index = filter.index();
-        let kept = self.store.list_records(RecordKind::Access, index.as_deref(), None, PER_GRANT - 1).await?;
-        match kept.next {
-            Some(next) => self.revoke_pages(grant, Some(next), now).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn revoke_pages(
-        &self,
-        grant: &str,
-        mut after: Option<RecordCursor>,
-        now: Timestamp,
-    ) -> store::Result<()> {
-        let index = Filter::Grant(grant).index();
+        let index = index(Filter::Grant(grant));
+        let mut next = None;
         loop {
-            let page = self.store.list_records(RecordKind::Access, index.as_deref(), after, MAX_PAGE).await?;
+            let page = self.store.list_records(RecordKind::Access, Some(&index), next, MAX_PAGE).await?;
             let tokens = page.records.iter().map(|record| {
                 // What can't be read was issued within the longest life.
                 let expires_at = record
                     .read::<Access>()
-                    .map_or_else(|_| super::after(now, self.lifetimes.access), |access| access.expires_at);
+                    .map_or_else(|_| after(now, self.lifetimes.access), |access| access.expires_at);
                 (SmolStr::new(&record.key.id), seconds(expires_at))
             });
             self.revocations.revoke_all(&tokens.collect::<Vec<_>>()).await?;
             let delete = |key| RecordWrite::Delete { key, expect: Expect::Any };
-            let next = page.next;
+            next = page.next;
             let writes = page.records.into_iter().map(|record| delete(record.key)).collect();
             self.store.commit_records(writes).await?;
             if next.is_none() {
                 return Ok(());
             }
-            after = next;
         }
     }
 }
 
 fn key(jti: &str) -> RecordKey {
     RecordKey::new(RecordKind::Access, jti)
+}
+
+/// The index of all access tokens that a grant has yielded and that would not have ended.
+fn counted(grant: &str) -> String {
+    format!("counted:{grant}")
 }

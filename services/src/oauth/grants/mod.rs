@@ -6,7 +6,8 @@
 //! - `refresh.rs`: rotation (OAuth 2.1, section 4.3.1; RFC 9700, section 4.14.2).
 //!
 //! A family ends in two steps: first it is marked, so that nothing can be added to it, then the access
-//! tokens that it still has are revoked on all nodes by their `jti`. Who repeats what failed between
+//! tokens that it still has are revoked on all nodes by their `jti`. It has a bounded number of them, for
+//! each revocation takes a place that all share. Who repeats what failed between
 //! the two finishes it. Codes, consents and lists of users are not looked at here; access tokens are
 //! counted, not signed.
 
@@ -38,6 +39,9 @@ const MEMORY: Duration = super::codes::REPLAY_MEMORY;
 
 /// The index of the families that have not ended.
 const LIVE: &str = "live";
+
+/// The index of those of them that have a refresh token; behind it may stand a client.
+const REFRESHABLE: &str = "refreshable";
 
 /// How long tokens live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +98,9 @@ pub struct Grant {
     /// The browser session in which it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
+    /// Whether it has a refresh token. One without ends with its access token.
+    #[serde(default)]
+    pub refreshable: bool,
     /// When it was made.
     pub created_at: Timestamp,
     /// When its refresh token was last rotated.
@@ -165,6 +172,15 @@ pub enum Error {
     /// A resource beyond those of the grant, or none at all.
     #[error("a resource was not granted")]
     Target,
+    /// The code that the grant comes from was used at the same time.
+    #[error("the code was used before, so what it yielded has ended")]
+    Taken,
+    /// As many access tokens of the grant are good as may be. Nothing was rotated.
+    #[error("the grant has too many access tokens that have not ended")]
+    Full {
+        /// When the first of them will have ended.
+        retry_after: Duration,
+    },
     /// The store failed: nothing was issued. A refresh may be asked for again, if there is a window: its
     /// token may or may not have been rotated.
     #[error(transparent)]
@@ -175,9 +191,10 @@ impl Error {
     /// The error code (RFC 6749, section 5.2; RFC 8707, section 2); none when the fault is ours.
     pub const fn code(&self) -> Option<&'static str> {
         match self {
-            Self::Invalid | Self::Replayed { .. } | Self::SessionEnded => Some("invalid_grant"),
+            Self::Invalid | Self::Replayed { .. } | Self::SessionEnded | Self::Taken => Some("invalid_grant"),
             Self::Scope => Some("invalid_scope"),
             Self::Target => Some("invalid_target"),
+            Self::Full { .. } => Some("temporarily_unavailable"),
             Self::Store(_) => None,
         }
     }
@@ -210,6 +227,23 @@ impl Grants {
     /// [`Error::Invalid`] if there is or was a grant of this id: the code that it comes from was
     /// presented twice. Otherwise see [`Error`].
     pub async fn create(&self, new: NewGrant, wanted: Wanted<'_>, now: Timestamp) -> Result<Issued, Error> {
+        self.create_with(new, wanted, None, now).await
+    }
+
+    /// Makes a grant as [`Self::create`] does, and takes the [code](super::codes::Fresh::used) that it comes
+    /// from in the same step.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Taken`] if somebody was faster: then the grant has to [end](Self::forbid). Otherwise see
+    /// [`Error`].
+    pub async fn create_with(
+        &self,
+        new: NewGrant,
+        wanted: Wanted<'_>,
+        code: Option<RecordWrite>,
+        now: Timestamp,
+    ) -> Result<Issued, Error> {
         let life = if new.refreshable { self.lifetimes.absolute } else { self.lifetimes.access };
         let grant = Grant {
             id: new.id,
@@ -219,6 +253,7 @@ impl Grants {
             resources: new.resources,
             scopes: new.scopes,
             session: new.session,
+            refreshable: new.refreshable,
             created_at: now,
             used_at: now,
             expires_at: after(now, life),
@@ -227,8 +262,10 @@ impl Grants {
         let first = RefreshToken::first(&grant.id).ok_or(Error::Invalid)?;
         let refresh = new.refreshable.then_some(first);
         let family = Family::new(grant, refresh.as_ref());
-        let mut writes =
-            vec![self.write_family(&family, Expect::Absent, now)?, access.write(Expect::Absent, now)?];
+        // The code comes first: that it is taken is why there may be such a grant.
+        let mut writes: Vec<RecordWrite> = code.into_iter().collect();
+        writes.push(self.write_family(&family, Expect::Absent, now)?);
+        writes.push(access.write(Expect::Absent, now)?);
         if let Some(session) = &family.grant.session {
             writes.push(RecordWrite::Check { key: sessions::key(session), expect: Expect::Present });
         }
@@ -236,6 +273,9 @@ impl Grants {
             Ok(()) => {}
             Err(store::Error::RecordConflict { key }) if key.kind == RecordKind::Session => {
                 return Err(Error::SessionEnded);
+            }
+            Err(store::Error::RecordConflict { key }) if key.kind == RecordKind::Code => {
+                return Err(Error::Taken);
             }
             Err(store::Error::RecordConflict { .. }) => return Err(Error::Invalid),
             Err(error) => return Err(error.into()),
@@ -265,13 +305,7 @@ impl Grants {
         after: Option<RecordCursor>,
         limit: usize,
     ) -> store::Result<Page<Grant>> {
-        let page = self.store.list_records(RecordKind::Grant, Some(&index(filter)), after, limit).await?;
-        let Page { items, next } = page.read::<Stored>();
-        let live = items.into_iter().filter_map(|stored| match stored {
-            Stored::Live(family) => Some(family.grant),
-            Stored::Ended => None,
-        });
-        Ok(Page { items: live.collect(), next })
+        self.list_index(&index(filter), after, limit).await
     }
 
     /// How many grants have not ended.
@@ -281,6 +315,44 @@ impl Grants {
     /// When the store fails.
     pub async fn count(&self, filter: Filter<'_>) -> store::Result<u64> {
         self.store.count_records(RecordKind::Grant, Some(&index(filter))).await
+    }
+
+    /// Those that have a refresh token, newest first: all, or those of a client.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn list_refreshable(
+        &self,
+        client: Option<&str>,
+        after: Option<RecordCursor>,
+        limit: usize,
+    ) -> store::Result<Page<Grant>> {
+        self.list_index(&refreshable(client), after, limit).await
+    }
+
+    /// How many have a refresh token.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn count_refreshable(&self, client: Option<&str>) -> store::Result<u64> {
+        self.store.count_records(RecordKind::Grant, Some(&refreshable(client))).await
+    }
+
+    async fn list_index(
+        &self,
+        index: &str,
+        after: Option<RecordCursor>,
+        limit: usize,
+    ) -> store::Result<Page<Grant>> {
+        let page = self.store.list_records(RecordKind::Grant, Some(index), after, limit).await?;
+        let Page { items, next } = page.read::<Stored>();
+        let live = items.into_iter().filter_map(|stored| match stored {
+            Stored::Live(family) => Some(family.grant),
+            Stored::Ended => None,
+        });
+        Ok(Page { items: live.collect(), next })
     }
 
     /// Ends a grant with all its tokens; tells whether there was one.
@@ -346,17 +418,27 @@ impl Grants {
     fn write_family(&self, family: &Family, expect: Expect, now: Timestamp) -> store::Result<RecordWrite> {
         let grant = &family.grant;
         let mut indexes = vec![LIVE.to_owned()];
+        if grant.refreshable {
+            indexes.extend([None, Some(grant.client.id.as_str())].map(refreshable));
+        }
         let filters = [Filter::Client(&grant.client.id), Filter::Subject(&grant.subject)];
         indexes.extend(filters.into_iter().map(index));
         indexes.extend(grant.session.as_deref().map(|id| index(Filter::Session(id))));
         indexes.extend(grant.resources.iter().map(|resource| index(Filter::Resource(resource))));
         let stored = Stored::Live(Box::new(family.clone()));
-        RecordWrite::put(key(&grant.id), &stored, Some(left(self.ends(family), now)), expect, indexes)
+        // As long as one of its access tokens is taken somewhere, it can be revoked.
+        let life = left(self.ends(family), now) + access::GRACE;
+        RecordWrite::put(key(&grant.id), &stored, Some(life), expect, indexes)
     }
 }
 
 fn key(id: &str) -> RecordKey {
     RecordKey::new(RecordKind::Grant, id)
+}
+
+/// The index of the grants that have a refresh token: of all clients, or of one.
+fn refreshable(client: Option<&str>) -> String {
+    client.map_or_else(|| REFRESHABLE.to_owned(), |client| format!("{REFRESHABLE}:{client}"))
 }
 
 fn index(filter: Filter<'_>) -> String {

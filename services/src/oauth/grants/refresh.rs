@@ -16,6 +16,8 @@ impl Grants {
     ///
     /// The token is rotated. If it was rotated just now, within the window, its successor is returned
     /// once more, with an access token of its own; if it was rotated before that, the family ends.
+    /// A family that has as many access tokens as it may has to wait: to revoke one for each new one would
+    /// let a single client fill the list of revocations.
     /// The scopes of a request narrow the access token, not the grant.
     ///
     /// # Errors
@@ -51,7 +53,7 @@ impl Grants {
             }
             let access = Access::new(&family.grant, wanted, self.lifetimes.access, now)?;
             // Before the rotation: what fails after it would cost the client its token.
-            self.trim_access(&id, now).await?;
+            self.check_room(&id, now).await?;
             let expect = Expect::Version(record.version);
             let (successor, step) = match standing {
                 Standing::Predecessor(successor) => (successor, RecordWrite::Check { key: key(&id), expect }),
@@ -80,6 +82,17 @@ impl Grants {
         let Some((token, family)) = self.family_of(token).await? else { return Ok(None) };
         let current = matches!(family.standing(&token, self.lifetimes.window, now), Standing::Current);
         Ok((current && now < self.ends(&family)).then_some(family.grant))
+    }
+
+    /// The grant that a refresh token is or was of: to look at it before [`Self::refresh`] decides.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn of_refresh(&self, token: &str, now: Timestamp) -> store::Result<Option<Grant>> {
+        let Some((token, family)) = self.family_of(token).await? else { return Ok(None) };
+        let foreign = matches!(family.standing(&token, self.lifetimes.window, now), Standing::Foreign);
+        Ok((!foreign && now < self.ends(&family)).then_some(family.grant))
     }
 
     /// Ends the grant of a refresh token (RFC 7009, section 2.1) of a client that was authenticated;

@@ -22,9 +22,6 @@ pub const SESSION: &str = "__Host-portcullis-session";
 /// What the names of the cookies of transactions start with; the id follows.
 const TRANSACTION: &str = "__Host-portcullis-login.";
 
-/// The cookie that binds the device page's form to a browser before there is a session.
-pub const DEVICE: &str = "__Host-portcullis-device";
-
 /// The most transactions of one browser: tabs that were opened and forgotten.
 pub const MAX_TRANSACTIONS: usize = 8;
 
@@ -53,6 +50,27 @@ pub fn set(name: &str, value: &SecretString, max_age: Option<Duration>) -> Heade
     debug_assert!(is_ours(value, MAX_VALUE), "a value for {name} that could not be read back");
     let age = max_age.map(|age| format!("; Max-Age={}", age.as_secs())).unwrap_or_default();
     header(&format!("{name}={value}{age}"))
+}
+
+/// The longest token in a cookie; browsers keep about 4 KiB of each.
+const MAX_TOKEN: usize = 3_800;
+
+/// A cookie that holds a signed token: three parts with dots between.
+pub fn read_token(headers: &HeaderMap, name: &str) -> Option<SecretString> {
+    let mut values = all(headers).filter(|(own, _)| *own == name).map(|(_, value)| value);
+    let value = values.next()?;
+    let alone = values.next().is_none();
+    (alone && !value.is_empty() && value.len() <= MAX_TOKEN && is_token(value)).then(|| value.into())
+}
+
+/// Whether a cookie can hold a signed token.
+pub fn holds(token: &SecretString) -> bool {
+    token.expose_secret().len() <= MAX_TOKEN
+}
+
+/// The header that sets a cookie with a signed token.
+pub fn set_token(name: &str, token: &str, max_age: Duration) -> HeaderValue {
+    header(&format!("{name}={token}; Max-Age={}", max_age.as_secs()))
 }
 
 /// The header that removes a cookie.

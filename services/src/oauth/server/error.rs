@@ -49,22 +49,12 @@ pub enum ErrorCode {
     InvalidRedirectUri,
     /// RFC 7591, section 3.2.2.
     InvalidClientMetadata,
-    /// RFC 7591, section 3.2.2.
-    InvalidSoftwareStatement,
-    /// RFC 7591, section 3.2.2.
-    UnapprovedSoftwareStatement,
     /// RFC 6750, section 3.1.
     InvalidToken,
     /// RFC 6750, section 3.1.
     InsufficientScope,
-    /// RFC 7009, section 2.2.1.
-    UnsupportedTokenType,
-    /// OpenID Connect Core 1.0, section 3.1.2.6.
-    InteractionRequired,
     /// OpenID Connect Core 1.0, section 3.1.2.6.
     LoginRequired,
-    /// OpenID Connect Core 1.0, section 3.1.2.6.
-    AccountSelectionRequired,
     /// OpenID Connect Core 1.0, section 3.1.2.6.
     ConsentRequired,
     /// OpenID Connect Core 1.0, section 3.1.2.6.
@@ -118,14 +108,9 @@ impl ErrorCode {
             Self::ExpiredToken => "expired_token",
             Self::InvalidRedirectUri => "invalid_redirect_uri",
             Self::InvalidClientMetadata => "invalid_client_metadata",
-            Self::InvalidSoftwareStatement => "invalid_software_statement",
-            Self::UnapprovedSoftwareStatement => "unapproved_software_statement",
             Self::InvalidToken => "invalid_token",
             Self::InsufficientScope => "insufficient_scope",
-            Self::UnsupportedTokenType => "unsupported_token_type",
-            Self::InteractionRequired => "interaction_required",
             Self::LoginRequired => "login_required",
-            Self::AccountSelectionRequired => "account_selection_required",
             Self::ConsentRequired => "consent_required",
             Self::RequestNotSupported => "request_not_supported",
             Self::RequestUriNotSupported => "request_uri_not_supported",
@@ -263,14 +248,9 @@ mod tests {
             (ErrorCode::ExpiredToken, "expired_token", 400),
             (ErrorCode::InvalidRedirectUri, "invalid_redirect_uri", 400),
             (ErrorCode::InvalidClientMetadata, "invalid_client_metadata", 400),
-            (ErrorCode::InvalidSoftwareStatement, "invalid_software_statement", 400),
-            (ErrorCode::UnapprovedSoftwareStatement, "unapproved_software_statement", 400),
             (ErrorCode::InvalidToken, "invalid_token", 401),
             (ErrorCode::InsufficientScope, "insufficient_scope", 403),
-            (ErrorCode::UnsupportedTokenType, "unsupported_token_type", 400),
-            (ErrorCode::InteractionRequired, "interaction_required", 400),
             (ErrorCode::LoginRequired, "login_required", 400),
-            (ErrorCode::AccountSelectionRequired, "account_selection_required", 400),
             (ErrorCode::ConsentRequired, "consent_required", 400),
             (ErrorCode::RequestNotSupported, "request_not_supported", 400),
             (ErrorCode::RequestUriNotSupported, "request_uri_not_supported", 400),

@@ -43,6 +43,8 @@ pub mod path {
     pub const USERINFO: &str = "/userinfo";
     /// OpenID Connect RP-Initiated Logout 1.0.
     pub const LOGOUT: &str = "/logout";
+    /// Where other proxies ask whether a request may pass.
+    pub const VERIFY: &str = "/verify";
     /// Where GitHub sends browsers back to.
     pub const CALLBACK: &str = "/callback";
 }
@@ -294,18 +296,6 @@ impl Additions {
     }
 }
 
-/// Whether the metadata is served at a path of a host. `inner` is the path that clients insert there or
-/// append it to: the issuer's on the issuer's host, the resource's (`/mcp`) on a resource's. Clients try
-/// `/.well-known/X`, `/.well-known/X/inner` (RFC 8414, section 3.1) and `/inner/.well-known/X`.
-pub fn is_served_at(path: &str, inner: &str) -> bool {
-    let inner = inner.trim_end_matches('/');
-    let path = path.strip_suffix('/').unwrap_or(path);
-    [OAUTH_WELL_KNOWN, OPENID_WELL_KNOWN].into_iter().any(|known| {
-        let inserted = path.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest == inner);
-        inserted || path.strip_suffix(known).is_some_and(|rest| rest == inner)
-    })
-}
-
 /// The answer of a well-known path: the document, for all origins, and good for a minute, so that a change
 /// is seen soon.
 pub fn answer(method: &Method, document: &Bytes) -> Response<Bytes> {
@@ -504,30 +494,6 @@ mod tests {
             let issuer = Issuer::parse(text);
             let read = issuer.as_ref().ok().map(|issuer| (issuer.authority(), issuer.path()));
             assert_eq!(read, parts, "{text}");
-        }
-    }
-
-    #[test]
-    fn the_well_known_paths_are_the_ones_that_clients_try() {
-        for (path, inner, served) in [
-            ("/.well-known/oauth-authorization-server", "", true),
-            ("/.well-known/oauth-authorization-server/", "", true),
-            ("/.well-known/openid-configuration", "", true),
-            ("/.well-known/oauth-authorization-server/mcp", "/mcp", true),
-            ("/.well-known/oauth-authorization-server/mcp", "/mcp/", true),
-            ("/.well-known/openid-configuration/mcp", "/mcp", true),
-            ("/mcp/.well-known/openid-configuration", "/mcp", true),
-            ("/.well-known/oauth-authorization-server", "/mcp", true),
-            ("/.well-known/oauth-authorization-server/mcp", "", false),
-            ("/.well-known/oauth-authorization-server/mcpx", "/mcp", false),
-            ("/.well-known/oauth-authorization-serverx", "", false),
-            ("/x/.well-known/openid-configuration", "/mcp", false),
-            ("/x/.well-known/openid-configuration", "", false),
-            ("/.well-known/oauth-protected-resource", "", false),
-            ("/", "", false),
-            ("", "", false),
-        ] {
-            assert_eq!(is_served_at(path, inner), served, "{path} {inner}");
         }
     }
 

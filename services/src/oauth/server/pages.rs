@@ -5,7 +5,6 @@
 //! | --- | --- |
 //! | [`Consent`] | before GitHub is asked anything for a client |
 //! | [`DeviceEntry`], [`DeviceConfirm`] | to who connects a device (RFC 8628, section 3.3) |
-//! | [`Login`] | to choose who says who one is |
 //! | [`Logout`] | before a session ends that another site wants ended |
 //! | [`Notice`] | when something is done |
 //! | [`ErrorPage`] | where a redirect would go to nobody known |
@@ -36,9 +35,6 @@ pub const APPROVE: &str = "approve";
 
 /// The field with the code of a device.
 pub const USER_CODE: &str = "user_code";
-
-/// The field with the chosen provider.
-pub const PROVIDER: &str = "provider";
 
 /// The longest name of a user that is shown.
 const MAX_USER: usize = 64;
@@ -104,28 +100,6 @@ pub struct DeviceConfirm<'a> {
     pub form: Form<'a>,
 }
 
-/// The choice of a provider.
-#[derive(Debug, Clone, Copy)]
-pub struct Login<'a> {
-    /// What the login is for: the host, or the name of the client.
-    pub purpose: Option<&'a str>,
-    /// Who can say who one is.
-    pub providers: &'a [Provider<'a>],
-    /// Where the choice goes.
-    pub form: Form<'a>,
-    /// Where the browser may be sent after it: the providers, and where it goes from there.
-    pub next: &'a [&'a str],
-}
-
-/// One who says who somebody is.
-#[derive(Debug, Clone, Copy)]
-pub struct Provider<'a> {
-    /// The value of the field [`PROVIDER`].
-    pub id: &'a str,
-    /// Its name.
-    pub name: &'a str,
-}
-
 /// Whether to end the session.
 #[derive(Debug, Clone, Copy)]
 pub struct Logout<'a> {
@@ -160,6 +134,8 @@ pub struct ErrorPage<'a> {
     pub error: &'a OAuthError,
     /// What to look for in the log.
     pub request_id: Option<&'a str>,
+    /// The URL where who has the wrong account signs out.
+    pub sign_out: Option<&'a str>,
 }
 
 /// What the outer template shows.
@@ -252,28 +228,6 @@ impl DeviceConfirm<'_> {
 }
 
 #[derive(Template)]
-#[template(path = "oauth/login.html")]
-struct LoginTemplate<'a> {
-    page: Page<'a>,
-    purpose: Option<String>,
-    providers: &'a [Provider<'a>],
-    form: Form<'a>,
-}
-
-impl Login<'_> {
-    /// The page.
-    pub fn response(&self, site: &Site) -> Response<Bytes> {
-        let template = LoginTemplate {
-            page: site.page(),
-            purpose: self.purpose.map(|purpose| bounded(purpose, 128)),
-            providers: self.providers,
-            form: self.form,
-        };
-        answer(StatusCode::OK, &template, Some(self.next.iter().copied()))
-    }
-}
-
-#[derive(Template)]
 #[template(path = "oauth/logout.html")]
 struct LogoutTemplate<'a> {
     page: Page<'a>,
@@ -327,6 +281,7 @@ struct ErrorTemplate<'a> {
     code: &'static str,
     description: &'a str,
     request_id: Option<String>,
+    sign_out: Option<&'a str>,
 }
 
 impl ErrorPage<'_> {
@@ -362,6 +317,7 @@ impl ErrorPage<'_> {
             code: code.as_str(),
             description: self.error.description(),
             request_id: self.request_id.map(|id| bounded(id, MAX_USER)),
+            sign_out: self.sign_out.filter(|_| code == ErrorCode::AccessDenied),
         };
         answer(status, &template, None::<[&str; 0]>)
     }

@@ -49,24 +49,35 @@ impl RedirectTarget {
     }
 
     fn location(&self, params: &[(&str, &str)]) -> String {
-        // A fragment is not allowed in the URI (RFC 6749, section 3.1.2), and would swallow the parameters.
-        let uri = self.uri.split('#').next().unwrap_or_default();
-        let mut location: String = utf8_percent_encode(uri, NOT_URI).collect();
         let state = self.state.as_deref().map(|state| ("state", state));
-        let mut separator = match uri.split_once('?') {
-            None => "?",
-            Some((_, query)) if query.is_empty() || query.ends_with('&') => "",
-            Some(_) => "&",
-        };
-        for (name, value) in params.iter().copied().chain(state).chain([("iss", self.issuer.as_str())]) {
-            location.push_str(separator);
-            location.push_str(name);
-            location.push('=');
-            location.extend(utf8_percent_encode(value, COMPONENT));
-            separator = "&";
-        }
-        location
+        located(&self.uri, params.iter().copied().chain(state).chain([("iss", self.issuer.as_str())]))
     }
+}
+
+/// The answer after a logout (OpenID Connect RP-Initiated Logout 1.0, section 3). `uri` must have been compared with
+/// what the client registered.
+pub fn logged_out(uri: &str, state: Option<&str>) -> Response<Bytes> {
+    see_other(&located(uri, state.map(|state| ("state", state))))
+}
+
+/// A URI with further parameters in its query.
+fn located<'a>(uri: &str, params: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    // A fragment is not allowed in the URI (RFC 6749, section 3.1.2), and would swallow the parameters.
+    let uri = uri.split('#').next().unwrap_or_default();
+    let mut location: String = utf8_percent_encode(uri, NOT_URI).collect();
+    let mut separator = match uri.split_once('?') {
+        None => "?",
+        Some((_, query)) if query.is_empty() || query.ends_with('&') => "",
+        Some(_) => "&",
+    };
+    for (name, value) in params {
+        location.push_str(separator);
+        location.push_str(name);
+        location.push('=');
+        location.extend(utf8_percent_encode(value, COMPONENT));
+        separator = "&";
+    }
+    location
 }
 
 impl fmt::Debug for RedirectTarget {

@@ -2,19 +2,19 @@
 //! and without a look at any client or grant.
 
 mod authorize;
-mod credentials;
 mod device;
 pub mod pkce;
 mod token;
 mod token_state;
 
 pub use authorize::{AuthorizeRequest, Prompt, Requester};
-pub use credentials::{Credentials, Proof};
 pub use device::DeviceRequest;
-pub use token::{GrantType, TokenExchange, TokenRequest};
+pub use token::{TokenExchange, TokenRequest};
 pub use token_state::{IntrospectRequest, RevokeRequest, TokenTypeHint};
 
 use secrecy::SecretString;
+
+pub use crate::oauth::clients::GrantType;
 
 use super::error::{ErrorCode, OAuthError};
 use super::params::{Params, ParamsError};

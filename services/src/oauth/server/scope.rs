@@ -95,12 +95,6 @@ impl Scopes {
         Self(self.iter().filter(|scope| keep(scope)).map(str::to_owned).collect())
     }
 
-    /// Those that are not among the others: what a consent does not cover yet.
-    #[must_use]
-    pub fn difference(&self, others: &Self) -> Self {
-        self.only(|scope| !others.contains(scope))
-    }
-
     /// Whether an ID token is asked for.
     pub fn has_openid(&self) -> bool {
         self.contains(OPENID)
@@ -219,7 +213,6 @@ mod tests {
     #[test]
     fn sets_are_compared_and_joined() {
         assert_eq!(scopes("a b").union(&scopes("b c")), scopes("a b c"));
-        assert_eq!(scopes("a b c").difference(&scopes("b")), scopes("a c"));
         assert!(scopes("").is_subset(&scopes("a")) && scopes("a").is_subset(&scopes("b a")));
         assert!(!scopes("a b").is_subset(&scopes("a")));
         assert!(scopes("a openid").has_openid() && !scopes("OpenID").has_openid());

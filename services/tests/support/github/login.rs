@@ -9,7 +9,6 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::json;
 
-use super::device::device_token;
 use super::wire::{escape, field, granted, not_found, pairs, random, redirect, reply, wrong};
 use super::{App, Github, Grant, Inner, Person};
 
@@ -122,9 +121,6 @@ pub(super) async fn access_token(State(github): State<Github>, headers: HeaderMa
     let Some(app) = inner.apps.get(field(&asked, "client_id")).cloned() else {
         return (StatusCode::NOT_FOUND, Json(json!({ "error": "Not Found" }))).into_response();
     };
-    if field(&asked, "grant_type") == "urn:ietf:params:oauth:grant-type:device_code" {
-        return device_token(&mut inner, &app, &headers, field(&asked, "device_code"));
-    }
     if app.suspended {
         return wrong(&headers, "application_suspended", "Your application has been suspended.");
     }

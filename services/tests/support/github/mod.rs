@@ -1,5 +1,5 @@
 //! A server on a free port that speaks GitHub's wire protocol: sign-in pages, the token endpoint with
-//! its errors of status 200, the device flow, the REST API with its pages, scopes and limits.
+//! its errors of status 200, the REST API with its pages, scopes and limits.
 //!
 //! It serves the site and the API at one address; the API also below `/api/v3`, as a server of one's
 //! own has it. The daemon's tests include this file, too.
@@ -7,14 +7,13 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of the support")]
 
 mod api;
-mod device;
 mod login;
 mod wire;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -23,6 +22,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{delete, get, post};
 
+#[allow(unused_imports, reason = "each test binary uses its own part of the support")]
 pub use wire::{field, pairs};
 
 /// An OAuth app.
@@ -33,7 +33,6 @@ pub struct App {
     /// The callback URL that the app is registered with; redirect URIs must be it or below it.
     pub callback: String,
     pub suspended: bool,
-    pub device_flow: bool,
 }
 
 impl App {
@@ -43,7 +42,6 @@ impl App {
             client_secret: client_secret.to_owned(),
             callback: callback.to_owned(),
             suspended: false,
-            device_flow: true,
         }
     }
 
@@ -127,26 +125,6 @@ struct Grant {
     challenge: Option<String>,
 }
 
-#[derive(Clone, Debug)]
-struct Device {
-    client_id: String,
-    user_code: String,
-    scopes: Vec<String>,
-    interval: u64,
-    asked: Option<Instant>,
-    state: DeviceState,
-}
-
-/// What became of a device flow.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DeviceState {
-    Pending,
-    /// The user with this id agreed.
-    Approved(u64),
-    Denied,
-    Expired,
-}
-
 #[derive(Debug, Default)]
 struct Inner {
     apps: HashMap<String, App>,
@@ -154,11 +132,9 @@ struct Inner {
     person: Person,
     codes: HashMap<String, Grant>,
     tokens: HashMap<String, Grant>,
-    devices: HashMap<String, Device>,
     forms: Vec<String>,
     faults: HashMap<String, Fault>,
     seen: Vec<Seen>,
-    device_interval: u64,
 }
 
 /// The server; it ends with the test's runtime. A clone is the same one.
@@ -172,8 +148,7 @@ impl Github {
     pub async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let inner = Inner { device_interval: 5, ..Inner::default() };
-        let github = Self { address, inner: Arc::new(Mutex::new(inner)) };
+        let github = Self { address, inner: Arc::default() };
         let api = Router::new()
             .route("/user", get(api::user))
             .route("/user/emails", get(api::emails))
@@ -185,8 +160,6 @@ impl Github {
         let router = Router::new()
             .route("/login/oauth/authorize", get(login::authorize).post(login::decide))
             .route("/login/oauth/access_token", post(login::access_token))
-            .route("/login/device/code", post(device::device_code))
-            .route("/login/device", get(device::device_page).post(device::device_decide))
             .nest("/api/v3", api.clone())
             .merge(api)
             .layer(from_fn_with_state(github.clone(), watch))
@@ -244,18 +217,6 @@ impl Github {
     /// Ten minutes have passed.
     pub fn expire_codes(&self) {
         self.inner().codes.clear();
-    }
-
-    /// The seconds that a device must wait between two questions; 0: none.
-    pub fn device_interval(&self, seconds: u64) {
-        self.inner().device_interval = seconds;
-    }
-
-    /// What the user does with a device flow, without the page.
-    pub fn decide_device(&self, user_code: &str, state: DeviceState) {
-        let mut inner = self.inner();
-        let device = inner.devices.values_mut().find(|device| device.user_code == user_code);
-        device.expect("a known code").state = state;
     }
 
     /// The tokens that are good.

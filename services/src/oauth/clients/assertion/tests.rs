@@ -71,6 +71,7 @@ fn client(keys: &Value) -> Client {
         first_party: false,
         secret: None,
         any_secret_method: false,
+        introspects: false,
     }
 }
 

@@ -130,3 +130,25 @@ async fn places_are_bounded_and_failures_go_first() {
         assert!(task.await.expect("no panic"));
     }
 }
+
+#[tokio::test]
+async fn it_is_told_whether_a_fetch_is_due() {
+    let site = Site::start().await;
+    let (cache, url) = (cache(&site, 2), url(&site, "/"));
+    says(&site, "cache-control: max-age=300\r\n", "one");
+    assert!(!cache.is_known(&url, at(0)) && cache.len() == 0, "asking takes no place");
+    cache.get(&url, at(0)).await.expect("fetched");
+    assert!(cache.is_known(&url, at(299)) && !cache.is_known(&url, at(300)));
+    says(&site, "", "bad");
+    cache.get(&url, at(300)).await.expect_err("bad");
+    assert!(cache.is_known(&url, at(309)) && !cache.is_known(&url, at(310)), "a failure is not tried again");
+    site.gate.forget_permits(1000);
+    let fetching = tokio::spawn({
+        let (cache, url) = (Arc::clone(&cache), url.clone());
+        async move { cache.get(&url, at(400)).await.map(drop) }
+    });
+    until("a fetch", || site.requests().len() == 3).await;
+    assert!(cache.is_known(&url, at(400)), "who comes now waits for that fetch");
+    site.gate.add_permits(1);
+    fetching.await.expect("no panic").expect_err("bad");
+}

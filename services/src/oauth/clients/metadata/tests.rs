@@ -216,3 +216,16 @@ fn only_a_bounded_object_is_read() {
     assert_eq!(object(deep.as_bytes(), MAX_BODY), Err(InvalidMetadata::NotAnObject));
     assert_eq!(object(&vec![b' '; MAX_BODY + 1], MAX_BODY), Err(InvalidMetadata::TooLong));
 }
+
+#[test]
+fn where_a_logout_leads_is_registered_like_where_a_code_goes() {
+    const MEMBER: &str = "post_logout_redirect_uris";
+    let metadata = read(&with(MEMBER, json!(["https://app.example/bye"])), Source::Document).expect("valid");
+    assert_eq!(serde_json::to_value(&metadata).expect("JSON")[MEMBER], json!(["https://app.example/bye"]));
+    for bad in ["http://app.example/bye", "javascript:alert(1)", "https://app.example/#x", "/bye"] {
+        let error = read(&with(MEMBER, json!([bad])), Source::Registration).expect_err(bad);
+        assert_eq!(error.code(), "invalid_redirect_uri", "{bad}");
+    }
+    let none = serde_json::to_value(read(&with(MEMBER, Value::Null), Source::Registration).expect("valid"));
+    assert!(none.expect("JSON").get(MEMBER).is_none());
+}

@@ -158,6 +158,21 @@ async fn registrations_are_limited_by_network_host_and_in_all() {
     assert!(register("c.example", [198, 51, 100, 1]).await, "another window");
 }
 
+#[tokio::test]
+async fn the_networks_of_a_site_do_not_use_up_what_all_share() {
+    let world = world(|settings| settings.per_network = 2);
+    let register = async |from: String| {
+        let from = from.parse().expect("an address");
+        world.registrations.register(&body("none"), from, at(0)).await.is_ok()
+    };
+    let mut passed = 0;
+    for network in 0..32 {
+        passed += usize::from(register(format!("2001:db8:0:{network:x}00::1")).await);
+    }
+    assert_eq!(passed, 4, "twice what one network may");
+    assert!(register("2001:db8:1::1".to_owned()).await, "another site");
+}
+
 #[test]
 fn counters_are_bounded_and_by_network() {
     let names: std::collections::BTreeSet<_> =

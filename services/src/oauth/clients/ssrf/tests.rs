@@ -312,3 +312,20 @@ async fn a_fetch_that_gets_no_turn_ends() {
     let outcome = fetch(&guard, "https://app.example/").await;
     assert!(matches!(outcome, Err(FetchError::Slow)), "{outcome:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_host_does_not_take_all_turns() {
+    let guard = guard(Exceptions::default());
+    let host = |number: usize| -> HostName { format!("h{number}.example").parse().expect("valid") };
+    let slow = host(0);
+    let mut held = Vec::new();
+    for _ in 0..AT_ONCE_EACH {
+        held.push(guard.turn(&slow).await.expect("open"));
+    }
+    let outcome = fetch(&guard, "https://h0.example/").await;
+    assert!(matches!(outcome, Err(FetchError::Slow)), "{outcome:?}");
+    let other = (1..).map(host).find(|other| guard.place(other) != guard.place(&slow)).expect("another");
+    assert!(tokio::time::timeout(LIMIT, guard.turn(&other)).await.is_ok());
+    held.pop();
+    assert!(tokio::time::timeout(LIMIT, guard.turn(&slow)).await.is_ok());
+}

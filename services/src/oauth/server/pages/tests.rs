@@ -31,7 +31,6 @@ fn pages() -> Vec<(&'static str, Response<Bytes>)> {
     let rights = Rights { scopes: &scopes, resources: &resources };
     let client =
         Client { name: Some(ATTACK), id: ATTACK, kind: ClientKind::Dynamic, redirect_uri: Some(ATTACK) };
-    let providers = [Provider { id: ATTACK, name: ATTACK }];
     let error = OAuthError::new(ErrorCode::InvalidRequest, ATTACK);
     vec![
         (
@@ -47,16 +46,12 @@ fn pages() -> Vec<(&'static str, Response<Bytes>)> {
             "device_confirm",
             DeviceConfirm { user_code: ATTACK, client, rights, user: ATTACK, form: form() }.response(&site()),
         ),
-        (
-            "login",
-            Login { purpose: Some(ATTACK), providers: &providers, form: form(), next: &[] }.response(&site()),
-        ),
         ("logout", Logout { user: ATTACK, form: form(), next: &[] }.response(&site())),
         ("signed_in", Notice::SignedIn { user: ATTACK }.response(&site())),
         ("signed_out", Notice::SignedOut.response(&site())),
         ("device_approved", Notice::DeviceApproved.response(&site())),
         ("device_denied", Notice::DeviceDenied.response(&site())),
-        ("error", ErrorPage { error: &error, request_id: Some(ATTACK) }.response(&site())),
+        ("error", ErrorPage { error: &error, request_id: Some(ATTACK), sign_out: None }.response(&site())),
     ]
 }
 
@@ -207,12 +202,14 @@ fn an_error_page_has_a_status_and_never_a_location() {
         (ErrorCode::TemporarilyUnavailable, 503),
     ] {
         let error = OAuthError::new(code, "client_id is not known");
-        let response = ErrorPage { error: &error, request_id: Some("w1-42") }.response(&site());
+        let page = ErrorPage { error: &error, request_id: Some("w1-42"), sign_out: Some("/logout") };
+        let response = page.response(&site());
         assert_eq!(response.status(), status, "{code}");
         assert!(!response.headers().contains_key(http::header::LOCATION));
         let page = html(&response);
         assert!(page.contains(code.as_str()) && page.contains("client_id is not known"), "{page}");
         assert!(page.contains("w1-42"));
+        assert_eq!(page.contains("href=\"/logout\""), code == ErrorCode::AccessDenied, "{page}");
     }
 }
 

@@ -2,27 +2,10 @@
 
 use secrecy::SecretString;
 
-use super::{graphic, invalid_request, scopes, secret};
+use super::{GrantType, graphic, invalid_request, scopes, secret};
 use crate::oauth::server::error::{ErrorCode, OAuthError};
 use crate::oauth::server::params::Params;
 use crate::oauth::server::scope::Scopes;
-
-/// The grant types that we know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum GrantType {
-    /// OAuth 2.1, section 4.1.
-    AuthorizationCode,
-    /// OAuth 2.1, section 4.3.
-    RefreshToken,
-    /// RFC 8628.
-    DeviceCode,
-    /// OAuth 2.1, section 4.2.
-    ClientCredentials,
-    /// RFC 7523, section 2.1.
-    JwtBearer,
-    /// RFC 8693.
-    TokenExchange,
-}
 
 /// What the token endpoint is asked. Secrets don't show in `Debug`.
 #[derive(Debug, Clone)]
@@ -91,35 +74,6 @@ pub struct TokenExchange {
     pub resources: Vec<String>,
     /// The scopes.
     pub scope: Option<Scopes>,
-}
-
-impl GrantType {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::AuthorizationCode,
-        Self::RefreshToken,
-        Self::DeviceCode,
-        Self::ClientCredentials,
-        Self::JwtBearer,
-        Self::TokenExchange,
-    ];
-
-    /// The value of `grant_type`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::AuthorizationCode => "authorization_code",
-            Self::RefreshToken => "refresh_token",
-            Self::DeviceCode => "urn:ietf:params:oauth:grant-type:device_code",
-            Self::ClientCredentials => "client_credentials",
-            Self::JwtBearer => "urn:ietf:params:oauth:grant-type:jwt-bearer",
-            Self::TokenExchange => "urn:ietf:params:oauth:grant-type:token-exchange",
-        }
-    }
-
-    /// Reads a value of `grant_type`.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|grant| grant.as_str() == text)
-    }
 }
 
 impl TokenRequest {

@@ -1,0 +1,412 @@
+//! The tokens that clients have: what is known of them. Access tokens go by their `jti`, refresh tokens by their
+//! grant; neither opens anything.
+
+use std::collections::BTreeMap;
+
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::clients::name_of;
+use super::paging::{self, Pagination, Paging, fill};
+use crate::control::operation::{delete, get};
+use crate::control::{Access, Context, Control, Done, Endpoint, Error, Operation, Surface};
+use crate::oauth::grants::{self, Grant};
+use crate::oauth::{AuthorizationServer, Filter};
+use crate::store::MAX_PAGE;
+
+/// Adds the operations of tokens.
+pub fn register(surface: &mut impl Surface) {
+    surface.add::<ListOauthTokens>();
+    surface.add::<ShowOauthToken>();
+    surface.add::<RevokeOauthToken>();
+}
+
+/// What a token is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenType {
+    /// For resources.
+    Access,
+    /// For the next access token.
+    Refresh,
+}
+
+/// A token.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct TokenEntry {
+    /// Its id; of a refresh token that of its grant.
+    pub jti: String,
+    /// What it is.
+    pub token_type: TokenType,
+    /// The grant that it is of.
+    pub grant_id: String,
+    /// The client that has it.
+    pub client_id: String,
+    /// What that calls itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_name: Option<String>,
+    /// Its subject.
+    pub user_id: String,
+    /// The login name of the person.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// When it was issued; of a refresh token, when the first one of its grant was.
+    pub issued_at: Timestamp,
+    /// When it ends at the latest.
+    pub expires_at: Timestamp,
+    /// How many seconds that is from now.
+    pub time_remaining: i64,
+    /// Its scopes, parted by blanks.
+    pub scope: String,
+    /// The resources that it is for.
+    pub audience: Vec<String>,
+    /// When a refresh token was last used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_used: Option<Timestamp>,
+}
+
+/// Tokens in numbers.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct TokenSummary {
+    /// All that are good, of the client if one was named.
+    pub total_tokens: u64,
+    /// Access tokens.
+    pub access_tokens: u64,
+    /// Refresh tokens: one for each grant that has one.
+    pub refresh_tokens: u64,
+}
+
+/// A page of tokens.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct TokenPage {
+    /// The tokens: access tokens first, the newest of each kind first.
+    pub tokens: Vec<TokenEntry>,
+    /// Which page.
+    pub pagination: Pagination,
+    /// How many there are.
+    pub summary: TokenSummary,
+}
+
+/// List the tokens that are good: what is known of them, never the tokens. Those that have ended are not kept.
+#[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
+#[serde(deny_unknown_fields)]
+pub struct ListOauthTokens {
+    /// Only these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[arg(long, value_enum)]
+    pub token_type: Option<TokenType>,
+    /// Only those of a person (login or subject).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[arg(long)]
+    pub username: Option<String>,
+    /// Only those of a client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[arg(long)]
+    pub client_id: Option<String>,
+    /// Which page.
+    #[serde(default = "paging::first")]
+    #[arg(long, default_value_t = 1)]
+    pub page: u32,
+    /// How many on a page, 1 to 100.
+    #[serde(default = "paging::fifty")]
+    #[arg(long, default_value_t = 50)]
+    pub per_page: u32,
+}
+
+impl Operation for ListOauthTokens {
+    const NAME: &'static str = "list_oauth_tokens";
+    const COMMAND: &'static [&'static str] = &["oauth", "token", "list"];
+    const HTTP: Endpoint = get("/oauth/tokens");
+    const SCOPE: Access = Access::Admin;
+    type Output = TokenPage;
+
+    async fn run(self, control: &Control, _: &Context) -> Result<TokenPage, Error> {
+        let server = control.oauth()?;
+        let now = Timestamp::now();
+        let filter = self.client_id.as_deref().map_or(Filter::All, Filter::Client);
+        let wanted =
+            |user_id: &str, username: Option<&str>| is_user(self.username.as_deref(), user_id, username);
+        let access_tokens = server.grants.count_access(filter).await?;
+        let refresh_tokens = server.grants.count_refreshable(self.client_id.as_deref()).await?;
+        let mut window = Paging::new(self.page, self.per_page)?.window();
+        let mut truncated = false;
+        if self.token_type != Some(TokenType::Refresh) {
+            let total = self.username.is_none().then_some(access_tokens);
+            let read = |after| server.grants.list_access(filter, after, MAX_PAGE);
+            let row = |access: grants::Access| {
+                wanted(&access.subject, access.username.as_deref())
+                    .then(|| TokenEntry::of_access(access, now))
+            };
+            truncated |= fill(&mut window, total, read, row).await?;
+        }
+        if self.token_type != Some(TokenType::Access) {
+            let total = self.username.is_none().then_some(refresh_tokens);
+            let read = |after| server.grants.list_refreshable(self.client_id.as_deref(), after, MAX_PAGE);
+            let row = |grant: Grant| {
+                let username = grant.identity.as_ref().map(|identity| identity.login.as_str());
+                wanted(&grant.subject, username).then(|| TokenEntry::of_grant(grant, now))
+            };
+            truncated |= fill(&mut window, total, read, row).await?;
+        }
+        let (mut tokens, pagination) = window.counted(truncated);
+        add_names(server, &mut tokens, now).await?;
+        let total_tokens = access_tokens + refresh_tokens;
+        Ok(TokenPage {
+            tokens,
+            pagination,
+            summary: TokenSummary { total_tokens, access_tokens, refresh_tokens },
+        })
+    }
+}
+
+/// Whether somebody is meant: by login, in whatever case, or by subject.
+pub(super) fn is_user(wanted: Option<&str>, subject: &str, login: Option<&str>) -> bool {
+    wanted.is_none_or(|wanted| {
+        wanted == subject || login.is_some_and(|login| login.eq_ignore_ascii_case(wanted))
+    })
+}
+
+/// Says what clients call themselves, each asked for once.
+async fn add_names(
+    server: &AuthorizationServer,
+    tokens: &mut [TokenEntry],
+    now: Timestamp,
+) -> Result<(), Error> {
+    let mut names: BTreeMap<String, Option<String>> = BTreeMap::new();
+    for token in tokens {
+        let name = match names.get(&token.client_id) {
+            Some(known) => known.clone(),
+            None => name_of(server, &token.client_id, &token.grant_id, now).await?,
+        };
+        names.insert(token.client_id.clone(), name.clone());
+        token.client_name = name;
+    }
+    Ok(())
+}
+
+impl TokenEntry {
+    fn of_access(access: grants::Access, now: Timestamp) -> Self {
+        Self {
+            jti: access.jti,
+            token_type: TokenType::Access,
+            grant_id: access.grant,
+            client_id: access.client_id,
+            client_name: None,
+            user_id: access.subject,
+            username: access.username,
+            issued_at: access.issued_at,
+            expires_at: access.expires_at,
+            time_remaining: access.expires_at.as_second() - now.as_second(),
+            scope: access.scopes.into_iter().collect::<Vec<_>>().join(" "),
+            audience: access.resources,
+            last_used: None,
+        }
+    }
+
+    pub(super) fn of_grant(grant: Grant, now: Timestamp) -> Self {
+        Self {
+            jti: grant.id.clone(),
+            token_type: TokenType::Refresh,
+            grant_id: grant.id,
+            client_id: grant.client.id,
+            client_name: None,
+            user_id: grant.subject,
+            username: grant.identity.map(|identity| identity.login),
+            issued_at: grant.created_at,
+            expires_at: grant.expires_at,
+            time_remaining: grant.expires_at.as_second() - now.as_second(),
+            scope: grant.scopes.into_iter().collect::<Vec<_>>().join(" "),
+            audience: grant.resources,
+            last_used: Some(grant.used_at),
+        }
+    }
+}
+
+/// What an access token says, as far as it is kept.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct KnownClaims {
+    /// The issuer.
+    pub iss: String,
+    /// The subject.
+    pub sub: String,
+    /// The resources.
+    pub aud: Vec<String>,
+    /// When it ends, in seconds since 1970.
+    pub exp: i64,
+    /// When it was made.
+    pub iat: i64,
+    /// Its id.
+    pub jti: String,
+    /// Its scopes.
+    pub scope: String,
+    /// The client.
+    pub client_id: String,
+}
+
+/// A token in full.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct TokenDetails {
+    /// What lists say of it.
+    #[serde(flatten)]
+    pub token: TokenEntry,
+    /// What an access token says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claims: Option<KnownClaims>,
+    /// The browser session in which it was granted, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+}
+
+/// Show what is known of a token: never the token.
+#[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
+#[serde(deny_unknown_fields)]
+pub struct ShowOauthToken {
+    /// Its id; of a refresh token that of its grant.
+    pub jti: String,
+}
+
+impl Operation for ShowOauthToken {
+    const NAME: &'static str = "show_oauth_token";
+    const COMMAND: &'static [&'static str] = &["oauth", "token", "show"];
+    const HTTP: Endpoint = get("/oauth/tokens/{jti}");
+    const SCOPE: Access = Access::Admin;
+    type Output = TokenDetails;
+
+    async fn run(self, control: &Control, _: &Context) -> Result<TokenDetails, Error> {
+        let server = control.oauth()?;
+        let now = Timestamp::now();
+        let access = server.grants.get_access(&self.jti, now).await?;
+        let grant_id = access.as_ref().map_or(&self.jti, |access| &access.grant);
+        let grant = server.grants.get(grant_id, now).await?;
+        let session_id = grant.as_ref().and_then(|grant| grant.session.clone());
+        let (token, claims) = match (access, grant) {
+            (Some(access), _) => {
+                let token = TokenEntry::of_access(access, now);
+                let claims = KnownClaims {
+                    iss: server.issuer.as_str().to_owned(),
+                    sub: token.user_id.clone(),
+                    aud: token.audience.clone(),
+                    exp: token.expires_at.as_second(),
+                    iat: token.issued_at.as_second(),
+                    jti: token.jti.clone(),
+                    scope: token.scope.clone(),
+                    client_id: token.client_id.clone(),
+                };
+                (token, Some(claims))
+            }
+            (None, Some(grant)) if grant.refreshable => (TokenEntry::of_grant(grant, now), None),
+            _ => return Err(not_found(&self.jti)),
+        };
+        let mut tokens = [token];
+        add_names(server, &mut tokens, now).await?;
+        let [token] = tokens;
+        Ok(TokenDetails { token, claims, session_id })
+    }
+}
+
+/// Revoke a token on all nodes. A refresh token takes its grant with it, and all that came of that.
+#[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeOauthToken {
+    /// Its id; of a refresh token that of its grant.
+    pub jti: String,
+}
+
+impl Operation for RevokeOauthToken {
+    const NAME: &'static str = "revoke_oauth_token";
+    const COMMAND: &'static [&'static str] = &["oauth", "token", "revoke"];
+    const HTTP: Endpoint = delete("/oauth/tokens/{jti}");
+    const SCOPE: Access = Access::Admin;
+    type Output = Done;
+
+    fn subject(&self) -> Option<String> {
+        Some(self.jti.clone())
+    }
+
+    async fn run(self, control: &Control, _: &Context) -> Result<Done, Error> {
+        let server = control.oauth()?;
+        let now = Timestamp::now();
+        if let Some(access) = server.grants.get_access(&self.jti, now).await? {
+            server.grants.revoke_access(&access.jti, access.expires_at).await?;
+            return Ok(Done::new("revoked", access.jti));
+        }
+        if server.grants.revoke(&self.jti, now).await? {
+            return Ok(Done::new("revoked", self.jti));
+        }
+        Err(not_found(&self.jti))
+    }
+}
+
+fn not_found(id: &str) -> Error {
+    Error::NotFound { what: "token", id: id.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::control::oauth::clients::TokensOfOauthClient;
+    use crate::control::oauth::testing::{admin, given, person};
+
+    fn users(page: &Value) -> Vec<&str> {
+        page["tokens"].as_array().expect("a list").iter().filter_map(|one| one["username"].as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn tokens_are_listed_by_type_person_and_client_and_never_shown() {
+        let given = given().await;
+        let (ann, ben) = (person(1, "Ann"), person(2, "ben"));
+        let issued = given.grant("https://a.example/client", &ann, None).await;
+        given.grant("https://b.example/client", &ben, None).await;
+        let page = given.ask::<ListOauthTokens>(json!({})).await;
+        assert_eq!(users(&page), ["ben", "Ann", "ben", "Ann"], "access tokens first, the newest first");
+        assert_eq!(page["summary"], json!({ "total_tokens": 4, "access_tokens": 2, "refresh_tokens": 2 }));
+        let secret = issued.refresh.expect("a refresh token");
+        assert!(!page.to_string().contains(secret.expose_secret()) && !page.to_string().contains("pcr_"));
+        let refresh = page["tokens"].as_array().expect("a list").last().expect("one");
+        assert_eq!(
+            (&refresh["jti"], &refresh["token_type"], &refresh["client_name"], &refresh["scope"]),
+            (&json!(issued.grant.id), &json!("refresh"), &json!("Snapped"), &json!("read"))
+        );
+        for (asked, expected) in [
+            (json!({ "token_type": "access" }), vec!["ben", "Ann"]),
+            (json!({ "username": "ann" }), vec!["Ann", "Ann"]),
+            (json!({ "username": "2", "token_type": "refresh" }), vec!["ben"]),
+            (json!({ "client_id": "https://a.example/client" }), vec!["Ann", "Ann"]),
+            (json!({ "client_id": "https://a.example/client", "username": "ben" }), vec![]),
+            (json!({ "page": 2, "per_page": 3 }), vec!["Ann"]),
+            (json!({ "page": 2, "per_page": 2 }), vec!["ben", "Ann"]),
+            (json!({ "page": 3, "per_page": 2 }), vec![]),
+        ] {
+            assert_eq!(users(&given.ask::<ListOauthTokens>(asked.clone()).await), expected, "{asked}");
+        }
+        let id = json!({ "client_id": "https://b.example/client" });
+        let page = given.ask::<TokensOfOauthClient>(id).await;
+        assert_eq!(users(&page), ["ben", "ben"]);
+        assert_eq!(page["pagination"]["total"], 2);
+    }
+
+    #[tokio::test]
+    async fn one_token_is_revoked_and_its_grant_goes_on() {
+        let given = given().await;
+        let issued = given.grant("c", &person(1, "ann"), None).await;
+        let access = json!({ "jti": issued.access.jti });
+        let shown = given.ask::<ShowOauthToken>(access.clone()).await;
+        assert_eq!(shown["claims"]["sub"], "1");
+        assert_eq!(shown["claims"]["aud"], json!([crate::control::oauth::testing::RESOURCE]));
+        given.ask::<RevokeOauthToken>(access.clone()).await;
+        assert!(given.is_revoked(&issued));
+        let refresh = json!({ "jti": issued.grant.id });
+        assert_eq!(given.ask::<ShowOauthToken>(refresh.clone()).await["token_type"], "refresh");
+        given.ask::<RevokeOauthToken>(refresh.clone()).await;
+        for gone in [access, refresh, json!({ "jti": "none" })] {
+            let shown = given.call::<ShowOauthToken>(gone.clone(), &admin()).await;
+            let revoked = given.call::<RevokeOauthToken>(gone, &admin()).await;
+            assert!(matches!((shown, revoked), (Err(Error::NotFound { .. }), Err(Error::NotFound { .. }))));
+        }
+    }
+}
