@@ -45,7 +45,7 @@ fn main() -> Outcome<()> {
         let answer = ask(TcpStream::connect(addresses.http)?, "GET /hello", "app.localhost", "")?;
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"path\":\"/hello\""), "{answer}");
         let info = ask(UnixStream::connect(data.join(SOCKET))?, "GET /system/info", "localhost", "")?;
-        assert!(info.contains("\"hosts\":2"), "{info}");
+        assert!(info.contains("\"hosts\":3"), "{info}");
         stop.cancel();
     } else {
         println!("  curl -i -H 'Host: app.localhost' http://{}/hello", addresses.http);

@@ -1,12 +1,14 @@
-//! What a deployment needs before it can serve: signing keys, a fallback certificate, the host of the API.
+//! What a deployment needs before it can serve: signing keys, a fallback certificate, the hosts of the API and of the
+//! authorization server.
 
 use jiff::Timestamp;
-use portcullis_services::config::Config;
+use portcullis_layers::HostName;
 use portcullis_services::config::access::LOCALHOST;
 use portcullis_services::config::view::View;
+use portcullis_services::config::{Config, TargetUrl};
 use portcullis_services::control::logs::LEVELS;
 use portcullis_services::logs::{LevelSettings, Levels};
-use portcullis_services::oauth::{Keys, SigningKey, keys};
+use portcullis_services::oauth::{Keys, SigningKey, keys, rotation};
 use portcullis_services::store::{self, Document, Expect, Key, Kind, Store, Write};
 use portcullis_services::vault::{self, Vault};
 use serde::Deserialize;
@@ -80,7 +82,8 @@ pub async fn run(store: &dyn Store, vault: &Vault, settings: &Settings) -> Resul
     let imported = settings.identity.oauth_jwt_private_key_b64.as_ref().map(SigningKey::import);
     let imported = imported.transpose().map_err(BootstrapError::Import)?;
     let now = Timestamp::now();
-    let keys = Keys::ensure_active(store, vault, imported, signed_until(store, now).await?, now).await;
+    let until = rotation::signed_until(store, settings.oauth.longest_token(), now).await?;
+    let keys = Keys::ensure_active(store, vault, imported, until, now).await;
     let keys = keys.map_err(|error| match error {
         keys::Error::Vault(error) => BootstrapError::Vault(error),
         other => other.into(),
@@ -105,14 +108,21 @@ pub async fn run(store: &dyn Store, vault: &Vault, settings: &Settings) -> Resul
             store.commit(vec![Write::Put { key, value: localhost(), expect: Expect::Absent }]).await,
         )?;
     }
+    make_issuer_host(store, settings).await?;
     Ok(Ready { keys, fresh })
 }
 
-/// Until when tokens of a key that is replaced now may live: the latest end of a named token.
-async fn signed_until(store: &dyn Store, now: Timestamp) -> Result<Timestamp, store::Error> {
-    let ends = store.list(Kind::Token).await?;
-    let ends = ends.iter().filter_map(|token| token.value.get("expires_at")?.as_str()?.parse().ok());
-    Ok(ends.max().unwrap_or(now).max(now))
+/// Makes the host of the authorization server, where nobody has made another one of it. Not only on an empty store:
+/// older ones have none.
+async fn make_issuer_host(store: &dyn Store, settings: &Settings) -> Result<(), store::Error> {
+    // An issuer that is no URL is refused before anything is served.
+    let Ok(issuer) = settings.issuer().parse::<TargetUrl>() else { return Ok(()) };
+    let key = Key::new(Kind::Proxy, issuer.host.as_str());
+    if issuer.host.as_str() == LOCALHOST || store.get(&key).await?.is_some() {
+        return Ok(());
+    }
+    let value = issuer_host(&issuer.host);
+    ignore_conflict(store.commit(vec![Write::Put { key, value, expect: Expect::Absent }]).await)
 }
 
 async fn check_issuer(store: &dyn Store, settings: &Settings) -> Result<(), BootstrapError> {
@@ -169,6 +179,11 @@ fn localhost() -> Value {
         "resource_server_info": { "name": "Portcullis API", "version": env!("CARGO_PKG_VERSION") },
         "created_at": Timestamp::now(),
     })
+}
+
+/// The issuer's host: open to everybody, because its endpoints ask for themselves who calls.
+fn issuer_host(host: &HostName) -> Value {
+    json!({ "proxy_hostname": host, "target_url": "builtin:oauth", "created_at": Timestamp::now() })
 }
 
 /// Applies the levels of diagnostics that the nodes share.

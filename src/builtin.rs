@@ -1,11 +1,13 @@
-//! Targets that are built in: the API and the echo, called in memory instead of over a connection.
+//! Targets that are built in: the API, the echo, and the rest of the issuer's host, called in memory instead of over
+//! a connection.
 
 use std::collections::HashMap;
 
 use axum::Router;
+use http::StatusCode;
 use portcullis_layers::deadline::Ticker;
 use portcullis_layers::forward::{Tunnels, is_event_stream};
-use portcullis_layers::{Body, BoxError, HttpService, Request, RequestContext, Response};
+use portcullis_layers::{Body, BoxError, HttpService, Rejection, Request, RequestContext, Response};
 use portcullis_services::config::Builtin;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
@@ -22,10 +24,16 @@ pub(crate) struct Streams {
 /// it does holds up the requests of a worker.
 pub(crate) fn all(api: Router, control: Handle, streams: &Streams) -> HashMap<Builtin, HttpService> {
     let echo = here(crate::echo::router(streams.clone()), streams.clone());
-    HashMap::from([(Builtin::Api, elsewhere(api, control, streams.clone())), (Builtin::Echo, echo)])
+    // The endpoints are in front of routing: whatever comes as far as here is none.
+    let nothing = HttpService::from_fn(async |_| {
+        Err(Rejection::new(StatusCode::NOT_FOUND, "not_found", "There is nothing at this address.").into())
+    });
+    let api = elsewhere(api, control, streams.clone());
+    HashMap::from([(Builtin::Api, api), (Builtin::Echo, echo), (Builtin::OAuth, nothing)])
 }
 
-fn elsewhere(router: Router, runtime: Handle, streams: Streams) -> HttpService {
+/// A router that works with the store: it runs on the control plane's runtime.
+pub(crate) fn elsewhere(router: Router, runtime: Handle, streams: Streams) -> HttpService {
     HttpService::from_fn(move |mut request: Request| {
         let (router, streams) = (router.clone(), streams.clone());
         let context = RequestContext::of(request.extensions_mut()).clone();

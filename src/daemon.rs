@@ -14,7 +14,7 @@ use portcullis_services::control::{self, Applied, Control, Judge, Writers};
 use portcullis_services::logs::{self, Levels, Writer, parse_level};
 use portcullis_services::mirror::Mirror;
 use portcullis_services::oauth::jwks::JwksFetcher;
-use portcullis_services::oauth::{Minter, Revocations, Trust, keys};
+use portcullis_services::oauth::{IdentitySigner, Minter, Revocations, Rotation, Trust, endpoints, keys};
 use portcullis_services::store::connect::ConnectError;
 use portcullis_services::store::snapshot_file::{self, SnapshotFile};
 use portcullis_services::store::{Keep, Store, Stream};
@@ -25,6 +25,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::authorization;
 use crate::bootstrap::BootstrapError;
 use crate::builtin::{self, Streams};
 use crate::edge::Edge;
@@ -245,7 +246,20 @@ async fn serve(
     })?;
     let jwks = JwksFetcher::new(client.clone(), None);
     let verifiers = Arc::new(Verifiers::new(trust, jwks.clone()));
-    let operations = Arc::new(Control::new(control::Parts {
+    let authorization = authorization::build(
+        settings,
+        &authorization::Parts {
+            mirror: &mirror,
+            vault: &vault,
+            site: &site,
+            client: &client,
+            keys: &first.keys,
+            revocations: &revocations,
+            verifiers: &verifiers,
+            writers: &writers,
+        },
+    )?;
+    let operations = Control::new(control::Parts {
         mirror: mirror.clone(),
         vault: Arc::clone(&vault),
         issuer,
@@ -255,11 +269,15 @@ async fn serve(
         writers: writers.clone(),
         applied: applied.subscribe(),
         site: site.clone(),
+        github_app: settings.oauth.github_client_id.clone(),
+        key_policy: settings.oauth.key_policy(),
         accept: Arc::clone(&accept),
         draining: draining.clone(),
-    }));
+    });
+    let operations = Arc::new(operations.with_oauth(Arc::clone(&authorization)));
     let api = api::router(Arc::clone(&operations));
     let limits = &settings.limits;
+    let identity = Arc::new(IdentitySigner::new(site.issuer.as_str(), Arc::clone(&first.keys)));
     let runtime = Arc::new(Runtime::new(Parts {
         client,
         verifiers,
@@ -272,14 +290,23 @@ async fn serve(
         },
         max_body: limits.max_body,
         public_https_port: settings.public_https_port(),
+        oauth: Some(builtin::elsewhere(
+            endpoints::router(&authorization),
+            tokio::runtime::Handle::current(),
+            streams.clone(),
+        )),
+        identity,
+        workers: workers + 1,
         builtins: builtin::all(api.clone(), tokio::runtime::Handle::current(), &streams),
     }));
     let live = Live::default();
     live::judge_late(&tunnels, &live, Arc::clone(revocations.revoked()));
+    let rotation = Rotation::new(mirror.clone(), Arc::clone(&vault), settings.oauth.key_policy());
     let reconcile = Reconcile {
         mirror,
         live: live.clone(),
         runtime: Arc::clone(&runtime),
+        authorization,
         levels,
         copy,
         copying: Arc::default(),
@@ -320,6 +347,7 @@ async fn serve(
         None => None,
     };
     tokio::spawn(count_hosts(reconcile.applied.subscribe(), metrics, live.clone(), background.clone()));
+    tokio::spawn(rotation.run(reconcile.applied.subscribe(), background.clone()));
     tokio::spawn(reconcile.run(background.clone()));
     tokio::spawn(live::end_revoked(Arc::clone(&revocations), tunnels.clone(), background.clone()));
     tokio::spawn(revocations.run(background.clone()));

@@ -14,6 +14,7 @@ use portcullis_layers::{Accepted, BoxError};
 use tokio::net::TcpStream;
 use tower::{Layer, Service, ServiceBuilder};
 
+use crate::forward_auth::ForwardAuthLayer;
 use crate::live::Live;
 use crate::local::LocalAdminLayer;
 use crate::settings::{LocalAdmin, Settings};
@@ -120,16 +121,17 @@ impl<K: Sink> Edge<K> {
             .layer(self.access_log.clone())
             // Below here failures are errors.
             .layer(RespondLayer::new())
-            // Before the firewall removes the headers that it looks for.
+            // Before the firewall removes the headers that they look for.
             .layer(self.local_admin.clone())
+            .layer(ForwardAuthLayer)
             // Before anything compares a host or a path.
             .layer(self.normalize.clone())
             .service(Hosts::new(self.live.clone()))
     }
 }
 
-type HttpEdge<K> = <AccessLogLayer<K> as Layer<
-    <RespondLayer as Layer<
-        <LocalAdminLayer as Layer<<NormalizeLayer as Layer<Hosts<Live>>>::Service>>::Service,
-    >>::Service,
+type HttpEdge<K> = <AccessLogLayer<K> as Layer<<RespondLayer as Layer<Inner>>::Service>>::Service;
+
+type Inner = <LocalAdminLayer as Layer<
+    <ForwardAuthLayer as Layer<<NormalizeLayer as Layer<Hosts<Live>>>::Service>>::Service,
 >>::Service;

@@ -11,17 +11,21 @@
 pub use portcullis_layers as layers;
 pub use portcullis_services as services;
 
+mod authorization;
 pub mod bootstrap;
 mod builtin;
 pub mod cli;
+mod cors;
 pub mod daemon;
 pub mod demo;
 mod echo;
 pub mod edge;
+mod forward_auth;
 pub mod listen;
 pub mod live;
 pub mod local;
 pub mod metrics;
+mod oauth_paths;
 mod observe;
 mod prepare;
 mod recent;

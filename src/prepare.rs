@@ -28,7 +28,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What is known before anything is served.
 pub(crate) struct FirstLook {
-    pub(crate) keys: Keys,
+    pub(crate) keys: Arc<Keys>,
     pub(crate) view: Arc<View>,
     pub(crate) from_copy: bool,
     pub(crate) fresh: bool,
@@ -46,7 +46,7 @@ impl Kept {
     fn serve(self, settings: &Settings, replaced: Option<Revision>) -> Result<FirstLook, DaemonError> {
         let Self { keys, view } = self;
         bootstrap::check_view(&view, settings)?;
-        Ok(FirstLook { keys, view: Arc::new(view), from_copy: true, fresh: false, replaced })
+        Ok(FirstLook { keys: Arc::new(keys), view: Arc::new(view), from_copy: true, fresh: false, replaced })
     }
 
     /// Whether a store may not stand in its place without an admin's word.
@@ -116,7 +116,7 @@ async fn from_store(
     if let Some(kept) = kept.take_if(|kept| kept.is_replaced_by(&view)) {
         return kept.serve(settings, Some(view.revision.clone()));
     }
-    let (keys, fresh) = (ready.keys, ready.fresh);
+    let (keys, fresh) = (Arc::new(ready.keys), ready.fresh);
     Ok(FirstLook { keys, view, from_copy: false, fresh, replaced: None })
 }
 

@@ -10,7 +10,7 @@ use portcullis_services::config::view::View;
 use portcullis_services::control::Applied;
 use portcullis_services::logs::Levels;
 use portcullis_services::mirror::Mirror;
-use portcullis_services::oauth::Keys;
+use portcullis_services::oauth::{AuthorizationServer, Keys};
 use portcullis_services::store::snapshot_file::SnapshotFile;
 use portcullis_services::store::{self, Revision};
 use tokio::sync::{Notify, watch};
@@ -39,6 +39,8 @@ pub struct Reconcile {
     pub live: Live,
     /// What the stacks are built with.
     pub runtime: Arc<Runtime>,
+    /// Signs with the keys that it is given.
+    pub authorization: Arc<AuthorizationServer>,
     /// Levels of diagnostics.
     pub levels: Levels,
     /// This node's own copy of the configuration, for a start without the store.
@@ -246,8 +248,14 @@ impl Reconcile {
                 return;
             }
         };
-        if let Err(error) = self.runtime.verifiers.trust.replace_keys(&keys) {
-            warn!(%error, "the signing keys in the store can't be used: the ones before stay");
+        // Verified before it is signed with: nobody may get a token that this node does not take.
+        match self.runtime.verifiers.trust.replace_keys(&keys) {
+            Ok(()) => {
+                let keys = Arc::new(keys);
+                self.runtime.identity.replace_keys(Arc::clone(&keys));
+                self.authorization.replace_keys(keys);
+            }
+            Err(error) => warn!(%error, "the signing keys in the store can't be used: the ones before stay"),
         }
     }
 

@@ -8,6 +8,7 @@ use portcullis_layers::HttpService;
 use portcullis_layers::forward::{Client, Timeouts};
 use portcullis_services::config::Builtin;
 use portcullis_services::config::access::Site;
+use portcullis_services::oauth::IdentitySigner;
 use portcullis_services::vault::Vault;
 
 use crate::verifiers::Verifiers;
@@ -28,6 +29,12 @@ pub struct Runtime {
     pub max_body: u64,
     /// The HTTPS port that clients see.
     pub public_https_port: u16,
+    /// The authorization server, where there is one.
+    pub oauth: Option<HttpService>,
+    /// Signs statements of who calls, for upstreams.
+    pub identity: Arc<IdentitySigner>,
+    /// The number of threads that serve, and one for all others.
+    pub workers: usize,
     builtins: HashMap<Builtin, HttpService>,
 }
 
@@ -48,6 +55,12 @@ pub struct Parts {
     pub max_body: u64,
     /// See [`Runtime::public_https_port`].
     pub public_https_port: u16,
+    /// See [`Runtime::oauth`].
+    pub oauth: Option<HttpService>,
+    /// See [`Runtime::identity`].
+    pub identity: Arc<IdentitySigner>,
+    /// See [`Runtime::workers`].
+    pub workers: usize,
     /// The built-in targets.
     pub builtins: HashMap<Builtin, HttpService>,
 }
@@ -55,8 +68,22 @@ pub struct Parts {
 impl Runtime {
     /// Collects the handles.
     pub fn new(parts: Parts) -> Self {
-        let Parts { client, verifiers, vault, site, timeouts, max_body, public_https_port, builtins } = parts;
-        Self { client, verifiers, vault, site, timeouts, max_body, public_https_port, builtins }
+        let Parts { client, verifiers, vault, site, timeouts, max_body, public_https_port, .. } = parts;
+        let (oauth, identity, workers, builtins) =
+            (parts.oauth, parts.identity, parts.workers, parts.builtins);
+        Self {
+            client,
+            verifiers,
+            vault,
+            site,
+            timeouts,
+            max_body,
+            public_https_port,
+            oauth,
+            identity,
+            workers,
+            builtins,
+        }
     }
 
     /// A built-in target.

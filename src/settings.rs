@@ -10,6 +10,10 @@ use clap::{Args, FromArgMatches};
 use ipnet::IpNet;
 use secrecy::SecretString;
 
+mod oauth;
+
+pub use self::oauth::{FetchEntry, OAuth, OrNever, Registration};
+
 /// The name of the admin socket in the data folder.
 pub const SOCKET: &str = "admin.sock";
 
@@ -22,6 +26,8 @@ pub struct Settings {
     pub storage: Storage,
     #[command(flatten)]
     pub identity: Identity,
+    #[command(flatten)]
+    pub oauth: OAuth,
     #[command(flatten)]
     pub limits: Limits,
     #[command(flatten)]

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
-use http::{Method, StatusCode};
-use portcullis_layers::allowlist::AllowlistLayer;
+use http::StatusCode;
+use portcullis_layers::allowlist::{Allowlist, AllowlistLayer};
 use portcullis_layers::auth::{self, AuthLayer, Mode, Policy};
 use portcullis_layers::body::BoxFuture;
 use portcullis_layers::body_limit::BodyLimitLayer;
@@ -12,8 +12,7 @@ use portcullis_layers::forward::{Forward, InvalidTarget, LiveStream, Target};
 use portcullis_layers::forwarded::ForwardedLayer;
 use portcullis_layers::header_prefix::HeaderPrefix;
 use portcullis_layers::headers::{
-    Allowed, Cors, CorsLayer, Credentials, HeadersLayer, Identity, IdentityStripLayer, Origins,
-    ResponseRulesLayer,
+    Attest, Credentials, HeadersLayer, Identity, IdentityStripLayer, IdentityToken, ResponseRulesLayer,
 };
 use portcullis_layers::https_redirect::HttpsRedirectLayer;
 use portcullis_layers::resource_metadata::ResourceMetadataLayer;
@@ -21,7 +20,7 @@ use portcullis_layers::route::{HostRoutes, Place, RewriteLayer, RouteLayer, Rout
 use portcullis_layers::{BoxError, HostName, HttpService, Principal, Rejection, Request, Response};
 use portcullis_services::config::access::{Access, access, metadata};
 use portcullis_services::config::auth::RouteAuth;
-use portcullis_services::config::headers as rules;
+use portcullis_services::config::proxy::OUR_COOKIES;
 use portcullis_services::config::resolve::{Destination, EffectiveHost, EffectiveRoute, Globals, header_ops};
 use portcullis_services::config::{Proxy, Route};
 use portcullis_services::control::Caller;
@@ -29,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 use tower::util::option_layer;
 use tower::{Layer, Service, ServiceBuilder};
 
+use crate::cors::cors;
+use crate::oauth_paths::{OAuthPathsLayer, Paths};
 use crate::recent::Recent;
 use crate::runtime::Runtime;
 use crate::scheme::SchemesLayer;
@@ -170,10 +171,9 @@ impl HostStack {
             Access::Protected(policy, list) => {
                 let same = before.is_some_and(|before| excepted(proxy) == excepted(&before.effective.proxy));
                 let open = stream.open && same && !policy.excepted.is_empty();
-                let known = stream
-                    .principal
-                    .as_ref()
-                    .is_some_and(|who| list.check_identity(who).is_ok() && has_scopes(&policy, who));
+                let known = stream.principal.as_ref().is_some_and(|who| {
+                    is_trusted(proxy, who) && list.check_identity(who).is_ok() && has_scopes(&policy, who)
+                });
                 list.check_network(stream.client).is_ok() && (known || open || policy.mode == Mode::Pass)
             }
         }
@@ -217,14 +217,14 @@ impl HostStack {
             ServiceBuilder::new()
                 // Outermost: rules hold for refusals, too.
                 .layer(ResponseRulesLayer::new(header_ops(&proxy.response_rules())?)?)
-                // Before anybody asks for a token, which a preflight never carries.
-                .layer(option_layer(proxy.cors.as_ref().map(cors).transpose()?))
                 // The firewall in front of all hosts knows the usual prefix only.
                 .layer(option_layer((!prefixes.is_empty()).then(|| IdentityStripLayer::all(prefixes))))
-                .layer(SchemesLayer { http: proxy.enable_http, https: proxy.enable_https })
-                .layer(option_layer(
-                    self.redirect.then(|| HttpsRedirectLayer::new(runtime.public_https_port)),
-                ))
+                // Each endpoint has its own rules about other origins and bodies.
+                .layer(option_layer(self.oauth(host)))
+                // Before anybody asks for a token, which a preflight never carries.
+                .layer(option_layer(cors(&runtime.site, proxy, host)?))
+                .layer(self.schemes())
+                .layer(option_layer(self.https_redirect()))
                 .layer(BodyLimitLayer::new(proxy.max_body_bytes.unwrap_or(runtime.max_body)))
                 // Before authentication: it tells clients how to get a token.
                 .layer(option_layer(metadata.map(|metadata| ResourceMetadataLayer::new(&metadata, endpoint))))
@@ -232,6 +232,29 @@ impl HostStack {
                 .layer(RouteLayer::new(effective.routes.clone()))
                 .service(self.dispatch(host)?),
         ))
+    }
+
+    fn schemes(&self) -> SchemesLayer {
+        let proxy = &self.effective.proxy;
+        SchemesLayer { http: proxy.enable_http, https: proxy.enable_https }
+    }
+
+    fn https_redirect(&self) -> Option<HttpsRedirectLayer> {
+        self.redirect.then(|| HttpsRedirectLayer::new(self.runtime.public_https_port))
+    }
+
+    /// Hands what is for the authorization server to it, by the rules of the host that are about connections.
+    fn oauth(&self, host: &HostName) -> Option<OAuthPathsLayer> {
+        let Self { effective, runtime, .. } = self;
+        let service = runtime.oauth.clone()?;
+        let paths = Paths::of(&runtime.site, &effective.proxy, host)?;
+        let networks = networks(&effective.proxy);
+        let service = ServiceBuilder::new()
+            .layer(self.schemes())
+            .layer(option_layer(self.https_redirect()))
+            .layer(option_layer(networks.map(AllowlistLayer::new)))
+            .service(service);
+        Some(OAuthPathsLayer::new(HttpService::new(service), paths))
     }
 
     /// Everything below the choice of a route.
@@ -328,11 +351,24 @@ impl Gates {
             headers = headers.with_identity(Identity::new(proxy.auth_header_prefix.parse()?).detailed(true));
         }
         let is_protected = matches!(access, Access::Protected(..));
-        // Clients send token and session to open routes of a protected host, too: no upstream there may have them.
-        if (is_protected || proxy.auth_enabled) && !proxy.forward_authorization.unwrap_or(false) {
-            let cookies = vec![proxy.auth_cookie_name.as_str().into()];
-            headers = headers.without(Credentials { authorization: true, cookies });
+        if proxy.auth_identity_jwt && is_protected {
+            let attest = Arc::clone(&runtime.identity) as Arc<dyn Attest>;
+            let (prefix, audience) = (proxy.auth_header_prefix.parse()?, runtime.site.resource(proxy, host));
+            let token = IdentityToken::new(&prefix, audience, attest, runtime.workers);
+            headers = headers.with_identity_token(Arc::new(token));
         }
+        // Browsers send their session to open routes and after a host was opened, too: no upstream may have it.
+        let mut credentials = Credentials {
+            authorization: false,
+            cookies: vec![proxy.session_cookie().into()],
+            cookie_prefixes: vec![OUR_COOKIES.into()],
+        };
+        // The same holds for the token, and for the cookie of older clients, unless the host says otherwise.
+        if (is_protected || proxy.auth_enabled) && !proxy.forward_authorization.unwrap_or(false) {
+            credentials.authorization = true;
+            credentials.cookies.push(proxy.auth_cookie_name.as_str().into());
+        }
+        headers = headers.without(credentials);
         // Headers after the allowlist: only who may pass is announced. Forwarded last: nobody edits it.
         let inner = ServiceBuilder::new().layer(headers).layer(ForwardedLayer::new()).service(inner);
         Ok(match access {
@@ -348,6 +384,12 @@ impl Gates {
     }
 }
 
+/// The networks that may connect to a host, if it says.
+fn networks(proxy: &Proxy) -> Option<Allowlist> {
+    let networks = proxy.allowed_networks.as_ref()?.iter().map(|network| network.0).collect();
+    Some(Allowlist { networks: Some(networks), ..Allowlist::default() })
+}
+
 /// Whether a principal still has the scopes that all requests need. What only some paths need was asked when the
 /// stream began.
 fn has_scopes(policy: &Policy, principal: &Arc<Principal>) -> bool {
@@ -360,6 +402,12 @@ fn has_scopes(policy: &Policy, principal: &Arc<Principal>) -> bool {
         policy.scopes.iter().filter(|rule| rule.on.methods.is_none() && rule.on.path == everywhere);
     (policy.any_scope.is_empty() || policy.any_scope.iter().any(|scope| now.has_scope(scope)))
         && rules.all(|rule| rule.scopes.iter().all(|scope| now.has_scope(scope)))
+}
+
+/// Whether tokens of the principal's issuer are still taken.
+fn is_trusted(proxy: &Proxy, principal: &Principal) -> bool {
+    let is_its = |issuer: &str| principal.issuer == issuer;
+    !principal.foreign || proxy.trusted_issuers.iter().any(|trusted| is_its(trusted.issuer.as_str()))
 }
 
 /// A host that somebody has switched off: it exists, so that neither 404 nor a wildcard may answer for it.
@@ -436,21 +484,4 @@ fn leaf(one: &EffectiveRoute, runtime: &Runtime) -> Option<HttpService> {
 /// Tunnels are not closed with a stack, but when their host goes or no longer lets them in: see `live`.
 fn forward(target: &Arc<Target>, runtime: &Runtime) -> Result<Forward, InvalidTarget> {
     Forward::new(&runtime.client, Arc::clone(target), CancellationToken::new())
-}
-
-fn cors(rules: &rules::Cors) -> Result<CorsLayer, BoxError> {
-    let everyone = rules.origins.iter().any(|origin| origin.as_str() == "*");
-    let origins = rules.origins.iter().map(|origin| origin.as_str().into()).collect();
-    Ok(CorsLayer::new(&Cors {
-        origins: if everyone { Origins::Any } else { Origins::List(origins) },
-        methods: rules
-            .methods
-            .iter()
-            .map(|name| name.as_str().parse::<Method>())
-            .collect::<Result<_, _>>()?,
-        headers: Allowed::List(rules.headers.iter().map(|name| name.as_str().into()).collect()),
-        expose: rules.expose.iter().map(|name| name.as_str().parse()).collect::<Result<_, _>>()?,
-        credentials: false,
-        max_age: Some(std::time::Duration::from_secs(rules.max_age.into())),
-    })?)
 }

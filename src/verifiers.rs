@@ -30,6 +30,11 @@ impl Verifiers {
         Self { trust, jwks, own, others: Mutex::default() }
     }
 
+    /// The verifier of our own tokens alone.
+    pub fn own(&self) -> Arc<Verifier> {
+        Arc::clone(&self.own)
+    }
+
     /// The verifier of a host: the shared one, or one of its own where it trusts other issuers, too. Hosts that
     /// trust the same ones share it, and it outlives reloads, because its cache of tokens is worth keeping.
     pub fn of(&self, proxy: &Proxy) -> Arc<Verifier> {

@@ -1,23 +1,19 @@
 //! Calls a gateway's REST API: over the admin socket of this machine, or over HTTP(S).
 
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
-use http::uri::Scheme;
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
+
+use super::web::{Web, exchange};
 
 /// The largest answer that a command reads; exports of thousands of documents fit.
 const MAX_ANSWER: usize = 256 << 20;
@@ -32,7 +28,7 @@ pub(crate) enum Gateway {
 }
 
 /// A client of one gateway.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Client {
     pub(crate) gateway: Gateway,
     pub(crate) token: Option<SecretString>,
@@ -97,6 +93,11 @@ pub(crate) enum ClientError {
 }
 
 impl Client {
+    /// Calls of URLs beside the API's, with the same patience and trust.
+    pub(crate) fn web(&self) -> Web {
+        Web::new(self.timeout, self.cacert.clone())
+    }
+
     /// Sends a request and reads the whole answer.
     pub(crate) async fn send(
         &self,
@@ -146,68 +147,7 @@ impl Client {
                     .map_err(|source| ClientError::Socket { path: path.clone(), source })?;
                 exchange(stream, request).await
             }
-            Gateway::Url(url) => self.over_tcp(url, request).await,
+            Gateway::Url(url) => self.web().open(url, request).await,
         }
     }
-
-    async fn over_tcp(
-        &self,
-        url: &Uri,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, ClientError> {
-        let tls = match url.scheme() {
-            Some(scheme) if *scheme == Scheme::HTTPS => true,
-            Some(scheme) if *scheme == Scheme::HTTP => false,
-            _ => return Err(ClientError::Url(url.clone())),
-        };
-        let host = url.host().ok_or_else(|| ClientError::Url(url.clone()))?;
-        let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let authority = format!("{host}:{port}");
-        // `*.localhost` is this machine (RFC 6761, section 6.3), also where the resolver does not know it.
-        let reach = if host == "localhost" || host.ends_with(".localhost") { "127.0.0.1" } else { host };
-        let fail = |source| ClientError::Connect { authority: authority.clone(), source };
-        let stream = TcpStream::connect((reach.trim_matches(['[', ']']), port)).await.map_err(fail)?;
-        if !tls {
-            return exchange(stream, request).await;
-        }
-        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
-            .map_err(|_| ClientError::Url(url.clone()))?;
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(self.tls()?));
-        let stream =
-            connector.connect(name, stream).await.map_err(|source| ClientError::Tls { authority, source })?;
-        exchange(stream, request).await
-    }
-
-    fn tls(&self) -> Result<rustls::ClientConfig, ClientError> {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if let Some(path) = &self.cacert {
-            for certificate in read_roots(path)? {
-                roots.add(certificate).map_err(|error| bad_roots(path, error))?;
-            }
-        }
-        Ok(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
-    }
-}
-
-fn read_roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let roots = read.map_err(|error| bad_roots(path, error))?;
-    if roots.is_empty() { Err(bad_roots(path, "no certificate in the file")) } else { Ok(roots) }
-}
-
-fn bad_roots(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
-    ClientError::Roots { path: path.to_owned(), source: source.into() }
-}
-
-async fn exchange<I>(stream: I, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError>
-where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let broken = |error: hyper::Error| ClientError::Broken(error.into());
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    // What goes wrong on the connection shows in the exchange, too.
-    tokio::spawn(connection);
-    sender.send_request(request).await.map_err(broken)
 }

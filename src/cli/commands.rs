@@ -15,19 +15,31 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove
 const SEGMENTS: &AsciiSet = &UNRESERVED.remove(b'/').remove(b':');
 
 /// What the words are about that only lead to commands.
-const ABOUT: [(&str, &str); 14] = [
+const ABOUT: [(&str, &str); 26] = [
+    ("admin", "Where the endpoints of the protocol are served"),
     ("auth", "Whether a proxy needs a token, and whose"),
     ("cert", "Certificates that are supplied"),
+    ("client", "Who may ask the authorization server for tokens"),
     ("config", "The configuration as a whole: export, import, validate"),
+    ("consent", "What users have agreed to"),
+    ("event", "What happened at the authorization server"),
     ("external", "Upstreams that are registered by name"),
+    ("github", "Whose GitHub app people sign in through"),
+    ("grant", "What an authorization yielded, and ends as a whole"),
     ("headers", "What a proxy changes in headers"),
+    ("keys", "The keys that sign tokens"),
     ("level", "How much the daemon says of itself, changed while it runs"),
     ("log", "Requests, the daemon's own diagnostics, and what admins did"),
+    ("login", "Which accounts the logins on lists mean"),
+    ("oauth proxy", "Protected hosts, and who has a session there"),
+    ("oauth token", "Access and refresh tokens: what is known of them"),
+    ("oauth", "The authorization server: clients, tokens, sessions, events"),
     ("proxy", "Public hosts and where their requests go"),
     ("resource", "Protected resources: what tokens are for"),
     ("route", "Paths that go elsewhere than their host"),
     ("routes", "Which routes a proxy takes"),
     ("service", "Upstreams that routes can name"),
+    ("session", "Browsers of people who have signed in"),
     ("system", "Health, facts, and the configuration as a whole"),
     ("token", "Named tokens for services"),
 ];
@@ -80,7 +92,7 @@ impl Commands {
 impl Surface for Commands {
     fn add<O: Operation>(&mut self) {
         let Some((noun, rest)) = O::COMMAND.split_first() else { return };
-        let tree = self.nouns.remove(noun).unwrap_or_else(|| noun_command(noun));
+        let tree = self.nouns.remove(noun).unwrap_or_else(|| noun_command("", noun));
         self.nouns.insert(noun, grow::<O>(tree, rest));
         self.entries.push(Entry {
             words: O::COMMAND,
@@ -100,8 +112,10 @@ pub(crate) fn words(matches: &ArgMatches) -> Vec<&str> {
         .collect()
 }
 
-fn noun_command(noun: &'static str) -> Command {
-    let about = ABOUT.iter().find(|(known, _)| *known == noun).map_or("", |(_, about)| about);
+/// A word that only leads to commands. Below another word it may mean something else than at the top.
+fn noun_command(above: &str, noun: &'static str) -> Command {
+    let about = |words: &str| ABOUT.iter().find(|(known, _)| *known == words).map(|(_, about)| *about);
+    let about = about(&format!("{above} {noun}")).or_else(|| about(noun)).unwrap_or_default();
     Command::new(noun).about(about).subcommand_required(true).arg_required_else_help(true)
 }
 
@@ -115,7 +129,8 @@ fn grow<O: Operation>(tree: Command, words: &[&'static str]) -> Command {
             } else if rest.is_empty() {
                 tree.subcommand(O::augment_args(Command::new(*word)))
             } else {
-                tree.subcommand(grow::<O>(noun_command(word), rest))
+                let noun = noun_command(tree.get_name(), word);
+                tree.subcommand(grow::<O>(noun, rest))
             }
         }
     }

@@ -4,9 +4,11 @@ mod client;
 mod commands;
 mod follow;
 mod login;
+mod oauth;
 mod output;
 mod profile;
 mod progress;
+mod web;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,6 +22,7 @@ use serde_json::Value;
 
 use self::client::{Answer, Client, ClientError, Gateway};
 use self::commands::{Call, Commands};
+use self::oauth::LoginError;
 use self::output::Format;
 use self::profile::{Profile, ProfileError, Profiles};
 use crate::settings::Settings;
@@ -165,17 +168,22 @@ fn command(commands: &Commands) -> Command {
     let completions = Command::new("completions")
         .about("Print completions for a shell")
         .arg(Arg::new("shell").required(true).value_parser(value_parser!(clap_complete::Shell)));
+    let mut nouns: Vec<Command> = commands.subcommands().collect();
+    if nouns.iter().all(|noun| noun.get_name() != oauth::NOUN) {
+        nouns.push(oauth::noun());
+    }
+    let nouns = nouns.into_iter().map(|noun| match noun.get_name() {
+        "log" => follow::extend(noun),
+        oauth::NOUN => oauth::extend(noun),
+        _ => noun,
+    });
     let root = Command::new("portcullis")
         .version(env!("CARGO_PKG_VERSION"))
         .subcommand_required(true)
         .arg_required_else_help(true)
         .infer_long_args(true)
         .subcommands([serve, demo])
-        .subcommands(
-            commands
-                .subcommands()
-                .map(|noun| if noun.get_name() == "log" { follow::extend(noun) } else { noun }),
-        )
+        .subcommands(nouns)
         .subcommands(login::commands())
         .subcommand(completions);
     // The documentation of the options would stand in its place.
@@ -203,16 +211,22 @@ fn client(commands: &Commands, matches: &ArgMatches) -> ExitCode {
 
 async fn answer(commands: &Commands, matches: &ArgMatches) -> Result<(), Failure> {
     let global = Global::from_arg_matches(matches).map_err(Failure::Arguments)?;
-    let (mut profiles, path) = profiles(&global)?;
+    let (profiles, path) = profiles(&global)?;
     let profile = profiles.profiles.get(&global.profile);
-    let client = connect(&global, profile)?;
+    let mut client = connect(&global, profile)?;
     let login = login::Login::of(matches);
     if profile.is_none() && login.is_none() && global.profile != profile::DEFAULT {
         let known = profiles.profiles.into_keys().collect::<Vec<_>>().join(", ");
         return Err(Failure::NoProfile { name: global.profile, known, path });
     }
     if let Some(command) = login {
-        return command.run(client, &mut profiles, &global.profile, &path, global.format).await;
+        return command.run(client, &global.profile, &path, global.format).await;
+    }
+    if client.token.is_none() && !global.dry_run {
+        client.token = oauth::session::token(&client, profile, &global.profile, &path).await?;
+    }
+    if let Some(command) = oauth::Asked::of(matches).map_err(Failure::Arguments)? {
+        return command.run(client, &global.profile, &path, global.format).await;
     }
     if let Some(query) = follow::query(matches) {
         return follow::run(&client, &query, global.format).await;
@@ -300,6 +314,14 @@ enum Failure {
     Refused(Answer),
     #[error("the gateway is degraded: it serves, but `store` is away, or `problems` are not in force")]
     Degraded,
+    #[error(transparent)]
+    Login(#[from] LoginError),
+    #[error(
+        "over the admin socket everybody is admin: name a gateway to log in at with --base-url https://HOST[:PORT]"
+    )]
+    NoLogin,
+    #[error("{0} of the checks failed")]
+    Unwell(usize),
     #[error("the answer can't be shown in this format: {0}")]
     Render(String),
     #[error("the system refuses")]
@@ -321,6 +343,9 @@ impl Failure {
             | Self::NoProfile { .. }
             | Self::Profile(_)
             | Self::Client(_)
+            | Self::Login(_)
+            | Self::NoLogin
+            | Self::Unwell(_)
             | Self::Degraded
             | Self::Render(_)
             | Self::System(_) => {}
@@ -332,7 +357,10 @@ impl Failure {
             source = cause.source();
         }
         ExitCode::from(match self {
-            Self::BadUrl(_) | Self::NoProfile { .. } | Self::Profile(_) | Self::Unknown => MISUSED,
+            Self::BadUrl(_) | Self::NoProfile { .. } | Self::Profile(_) | Self::Unknown | Self::NoLogin => {
+                MISUSED
+            }
+            Self::Login(LoginError::Ended(_)) => UNAUTHENTICATED,
             _ => FAILED,
         })
     }
@@ -369,7 +397,7 @@ fn refusal(answer: &Answer, words: &[&str]) -> ExitCode {
 fn hint(status: StatusCode, words: &[&str]) -> Option<String> {
     Some(match status {
         StatusCode::UNAUTHORIZED => {
-            "on the gateway's machine set PORTCULLIS_DATA; else: portcullis login --setup TOKEN, or --token"
+            "on the gateway's machine set PORTCULLIS_DATA; else: portcullis login, portcullis login --setup TOKEN, or --token"
                 .to_owned()
         }
         StatusCode::FORBIDDEN => {

@@ -170,7 +170,7 @@ fn summary(object: &Map<String, Value>, rows: &[Value]) -> String {
 }
 
 /// A terminal must not obey what an attacker wrote into a user agent.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 

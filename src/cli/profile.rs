@@ -1,16 +1,27 @@
-//! Profiles: which gateway a name stands for, and the token for it. One file in the home folder, mode 0600.
+//! Profiles: which gateway a name stands for, and the token or the login for it. One file in the home folder, mode
+//! 0600. Who changes it holds a lock meanwhile: of two commands at once none loses what the other has written.
 
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::oauth::session::Session;
+
 /// The profile that is used when none is named.
 pub(crate) const DEFAULT: &str = "default";
+
+/// How long another command may hold the file: as long as a token takes to be renewed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often the lock is tried.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// All profiles of the file.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -29,7 +40,14 @@ pub(crate) struct Profile {
     pub(crate) token: Option<SecretString>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cacert: Option<PathBuf>,
+    /// Tokens of a login; in place of `token`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) session: Option<Session>,
 }
+
+/// Keeps other commands from changing the profiles until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Lock(#[allow(dead_code, reason = "closing it ends the lock")] File);
 
 /// The one place where a token is written down: the owner's own file.
 #[allow(clippy::ref_option, reason = "serde asks for a reference to the field")]
@@ -50,6 +68,8 @@ pub(crate) enum ProfileError {
     Format { path: PathBuf, detail: String },
     #[error("{}: others may read it; run: chmod 600 {}", .0.display(), .0.display())]
     Open(PathBuf),
+    #[error("{}: another command has held it for {} s", path.display(), PATIENCE.as_secs())]
+    Busy { path: PathBuf },
 }
 
 impl Profiles {
@@ -85,11 +105,49 @@ impl Profiles {
             fs::create_dir_all(folder).map_err(fail)?;
         }
         let fresh = path.with_extension("new");
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        options.open(&fresh).and_then(|mut file| file.write_all(text.as_bytes())).map_err(fail)?;
+        private(&fresh, true).and_then(|mut file| file.write_all(text.as_bytes())).map_err(fail)?;
         fs::rename(&fresh, path).map_err(fail)
     }
+
+    /// Waits until no other command changes the profiles. The lock is on a file beside them, because they are
+    /// replaced as a whole.
+    pub(crate) async fn lock(path: &Path) -> Result<Lock, ProfileError> {
+        let path = path.with_extension("lock");
+        let fail = |source| ProfileError::File { path: path.clone(), source };
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(fail)?;
+        }
+        let file = private(&path, false).map_err(fail)?;
+        let begun = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Lock(file)),
+                Err(TryLockError::Error(source)) => return Err(fail(source)),
+                Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => {
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(TryLockError::WouldBlock) => return Err(ProfileError::Busy { path }),
+            }
+        }
+    }
+
+    /// Changes one profile, made if there is none of that name, as the file has it now.
+    pub(crate) async fn change(
+        path: &Path,
+        name: &str,
+        change: impl FnOnce(&mut Profile),
+    ) -> Result<(), ProfileError> {
+        let _lock = Self::lock(path).await?;
+        let mut profiles = Self::read(path)?;
+        change(profiles.profiles.entry(name.to_owned()).or_default());
+        profiles.write(path)
+    }
+}
+
+/// Opens a file for writing that nobody else may read.
+fn private(path: &Path, empty: bool) -> io::Result<File> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(empty).mode(0o600).open(path)
 }
 
 #[cfg(test)]

@@ -1,0 +1,90 @@
+//! Makes the authorization server of the settings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use portcullis_layers::forward::Client;
+use portcullis_services::config::access::Site;
+use portcullis_services::control::Writers;
+use portcullis_services::mirror::Mirror;
+use portcullis_services::oauth::authorization_server::{self, AuthorizationServer};
+use portcullis_services::oauth::clients::Guard;
+use portcullis_services::oauth::clients::registration;
+use portcullis_services::oauth::github::{Apps, Github};
+use portcullis_services::oauth::server::Issuer;
+use portcullis_services::oauth::server::metadata::path;
+use portcullis_services::oauth::{Keys, Revocations, grants, sessions};
+use portcullis_services::vault::Vault;
+
+use crate::daemon::DaemonError;
+use crate::settings::{OAuth, Registration, Settings};
+use crate::verifiers::Verifiers;
+
+/// As good as for ever.
+const NEVER: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
+/// What the authorization server is made of beside the settings.
+pub(crate) struct Parts<'a> {
+    pub(crate) mirror: &'a Mirror,
+    pub(crate) vault: &'a Arc<Vault>,
+    pub(crate) site: &'a Site,
+    pub(crate) client: &'a Client,
+    pub(crate) keys: &'a Arc<Keys>,
+    pub(crate) revocations: &'a Arc<Revocations>,
+    pub(crate) verifiers: &'a Arc<Verifiers>,
+    pub(crate) writers: &'a Writers,
+}
+
+/// The authorization server of a deployment.
+pub(crate) fn build(settings: &Settings, parts: &Parts<'_>) -> Result<Arc<AuthorizationServer>, DaemonError> {
+    let oauth = &settings.oauth;
+    let wrong = |variable, detail: String| DaemonError::Setting { variable, detail };
+    let issuer = Issuer::parse(&parts.site.issuer).map_err(|error| {
+        let variable = if settings.identity.oauth_issuer.is_some() { "OAUTH_ISSUER" } else { "BASE_DOMAIN" };
+        wrong(variable, format!("{:?}: {error}", parts.site.issuer))
+    })?;
+    let ca = oauth.fetch_ca.as_ref().map(|file| {
+        let read = std::fs::read_to_string(file);
+        read.map(Arc::<str>::from)
+            .map_err(|error| wrong("PORTCULLIS_OAUTH_FETCH_CA", format!("{}: {error}", file.display())))
+    });
+    let ca = ca.transpose()?;
+    let app = oauth.github_app().map_err(|error| wrong("GITHUB_CLIENT_SECRET", error.to_string()))?;
+    let github = Github::new(parts.client, oauth.github(ca.clone()));
+    let github = github.map_err(|error| wrong("GITHUB_URL", error.to_string()))?;
+    let server = AuthorizationServer::new(authorization_server::Parts {
+        mirror: parts.mirror.clone(),
+        vault: Arc::clone(parts.vault),
+        site: parts.site.clone(),
+        revocations: Arc::clone(parts.revocations),
+        keys: Arc::clone(parts.keys),
+        verifier: parts.verifiers.own(),
+        github,
+        apps: Apps::new(Arc::clone(parts.mirror.store()), Arc::clone(parts.vault), app),
+        guard: Guard::new(parts.client.clone(), ca, oauth.fetch_exceptions()),
+        writers: parts.writers.clone(),
+        settings: of(oauth, &issuer),
+        issuer,
+    });
+    let judge = Arc::<Verifiers>::clone(parts.verifiers);
+    Ok(Arc::new(server.judged_by(judge)))
+}
+
+fn of(oauth: &OAuth, issuer: &Issuer) -> authorization_server::Settings {
+    let registration = registration::Settings {
+        idle: oauth.client_lifetime.0.unwrap_or(NEVER),
+        ..registration::Settings::new(issuer.endpoint(path::REGISTER))
+    };
+    authorization_server::Settings {
+        tokens: grants::Lifetimes {
+            access: oauth.access_token_lifetime,
+            idle: oauth.grant_idle,
+            absolute: oauth.refresh_token_lifetime,
+            window: oauth.refresh_window,
+        },
+        sessions: sessions::Lifetimes { idle: oauth.session_idle, absolute: oauth.session_lifetime },
+        host_session: oauth.host_session_lifetime,
+        login: oauth.session_timeout,
+        registration: (oauth.registration == Registration::Open).then_some(registration),
+    }
+}
