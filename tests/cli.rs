@@ -84,12 +84,12 @@ fn a_terminal_gets_a_table_and_a_program_what_it_asks_for() {
 
     let piped = daemon.cli(&["proxy", "list"]);
     let piped: Value = serde_json::from_str(&out(&piped)).expect("JSON where nobody reads along");
-    assert_eq!(piped.as_array().map(Vec::len), Some(2));
+    assert_eq!(piped.as_array().map(Vec::len), Some(3), "with those of the API and the issuer");
     let yaml = out(&daemon.cli(&["--format", "yaml", "proxy", "show", "app.example.com"]));
     assert!(yaml.contains("proxy_hostname: app.example.com\n"), "{yaml}");
     let csv = out(&daemon.cli(&["proxy", "list", "--format", "csv"]));
     let header = csv.lines().next().unwrap();
-    assert!(header.contains("proxy_hostname,") && csv.lines().count() == 3, "{csv}");
+    assert!(header.contains("proxy_hostname,") && csv.lines().count() == 4, "{csv}");
     assert!(out(&daemon.cli(&["proxy", "list", "--format", "table"])).contains('┆'));
 }
 

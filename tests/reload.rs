@@ -397,12 +397,12 @@ async fn a_host_that_is_switched_off_is_not_counted_as_served() {
     });
     daemon.host("a.test", "builtin:echo", json!({})).await;
     let hosts = async || daemon.api(Method::GET, "/health", Value::Null).await["hosts"].clone();
-    assert_eq!(hosts().await, 2, "with that of the API");
+    assert_eq!(hosts().await, 3, "with those of the API and the issuer");
     daemon.change("a.test", json!({ "enabled": false })).await;
-    assert_eq!(hosts().await, 1);
+    assert_eq!(hosts().await, 2);
     let metrics = plain(daemon.metrics(), get("localhost", "/metrics")).await.body;
     let metrics = String::from_utf8_lossy(&metrics);
-    for state in ["hosts{state=\"enabled\"} 1", "hosts{state=\"disabled\"} 1"] {
+    for state in ["hosts{state=\"enabled\"} 2", "hosts{state=\"disabled\"} 1"] {
         assert!(metrics.contains(state), "{metrics}");
     }
 }

@@ -282,7 +282,7 @@ async fn an_emptied_store_takes_no_host_away_until_an_admin_accepts_it() {
     })
     .await;
     let report = eventually_healthy(&api, true).await;
-    assert_eq!(report["hosts"], 1, "the host of the API is there again: {report}");
+    assert_eq!(report["hosts"], 2, "the hosts of the API and the issuer are there again: {report}");
     assert_eq!(create(&api, "new.localhost", &upstream.url()).await, 201);
     assert_eq!(status(daemon.http, "new.localhost").await, 200);
     let remote = Api::remote(&daemon, "ci", "admin");

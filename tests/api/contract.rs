@@ -126,6 +126,71 @@ async fn the_openapi_document_lists_every_operation_and_is_sound() {
 }
 
 #[tokio::test]
+async fn the_authorization_server_is_for_admins_and_answers_at_every_place() {
+    let daemon = Daemon::start();
+    let admin = Api::remote(&daemon, "ci", "admin");
+    let user = Api::remote(&daemon, "reader", "user");
+    let made = json!({ "client_id": "ci-client", "grant_types": ["client_credentials"] });
+    let made = admin.call("POST", "/oauth/clients", made).await;
+    assert_eq!(made.status, 201, "{}", told(&made));
+    assert!(made.json()["client_secret"].as_str().is_some_and(|secret| secret.starts_with("pcs_")));
+    for (path, status) in [
+        ("/oauth/clients", 200),
+        ("/oauth/clients/", 200),
+        ("/oauth/clients?active_only=false&sort_by=last_used&order=asc&page=1&per_page=100", 200),
+        ("/oauth/clients?per_page=101", 422),
+        ("/oauth/clients/ci-client", 200),
+        ("/oauth/clients/ci-client/tokens", 200),
+        ("/oauth/clients/none", 404),
+        ("/oauth/tokens?token_type=refresh&username=octocat&per_page=50", 200),
+        ("/oauth/tokens/none", 404),
+        ("/oauth/grants", 200),
+        ("/oauth/grants/none", 404),
+        ("/oauth/sessions", 200),
+        ("/oauth/sessions/none", 404),
+        ("/oauth/metrics", 200),
+        ("/oauth/health", 200),
+        ("/oauth/proxies", 200),
+        ("/oauth/proxies/localhost/sessions", 200),
+        ("/oauth/admin/setup-status?domain=localhost", 200),
+        ("/oauth/events?hours=24&limit=1000", 200),
+        ("/oauth/events/ip/192.0.2.1", 200),
+        ("/oauth/events/proxy/localhost", 200),
+        ("/oauth/events/user/octocat", 200),
+        ("/oauth/consents", 200),
+        ("/api/v1/oauth/clients", 200),
+    ] {
+        let answer = admin.get(path).await;
+        assert_eq!(answer.status, status, "{path}: {}", told(&answer));
+        assert!(
+            !told(&answer).contains("pcs_") && !told(&answer).contains(":null"),
+            "{path}: {}",
+            told(&answer)
+        );
+        assert_eq!(Api::anonymous(&daemon).get(path).await.status, 401, "{path}");
+        let own = path.starts_with("/oauth/consents");
+        assert_eq!(user.get(path).await.status, if own { 200 } else { 403 }, "{path}");
+    }
+    assert_eq!(user.get("/oauth/events/user/service:reader").await.status, 200, "its own");
+    for (method, path, status) in [
+        ("DELETE", "/oauth/tokens/none", 404),
+        ("DELETE", "/oauth/grants/none", 404),
+        ("DELETE", "/oauth/sessions/none", 404),
+        ("DELETE", "/oauth/users/1/sessions", 404),
+        ("POST", "/oauth/admin/setup-routes", 200),
+        ("POST", "/oauth/clients/ci-client/secret", 200),
+        ("DELETE", "/oauth/clients/ci-client", 200),
+        ("DELETE", "/oauth/clients/ci-client", 404),
+    ] {
+        assert_eq!(user.call(method, path, json!(null)).await.status, 403, "{method} {path}");
+        let answer = admin.call(method, path, json!(null)).await;
+        assert_eq!(answer.status, status, "{method} {path}: {}", told(&answer));
+    }
+    let shown = daemon.run(&["oauth", "client", "list", "--sort-by", "client_name"]);
+    assert!(shown["clients"].as_array().is_some_and(|clients| clients.len() >= 2), "{shown}");
+}
+
+#[tokio::test]
 async fn the_page_of_the_api_runs_nothing_and_needs_no_token() {
     let daemon = Daemon::start();
     let page = Api::anonymous(&daemon).get("/docs").await;

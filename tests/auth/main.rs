@@ -6,15 +6,20 @@
 mod support;
 
 mod access;
+mod browsers;
+mod issuer_host;
 mod issuers;
+mod keys;
+mod origins;
 mod paths;
+mod statements;
 mod tokens;
 
 use serde_json::{Value, json};
 
 use support::client::{self, Answer, get, get_as};
 use support::daemon::Daemon;
-use support::issuer::{Key, at, jwks};
+use support::issuer::{Key, at, jwks, with};
 use support::upstream::Upstream;
 
 /// Another issuer, which the test is.
@@ -47,6 +52,29 @@ impl Site {
             change(command);
         });
         Self { daemon, upstream: Upstream::start("app").await, rsa }
+    }
+
+    /// A site whose own tokens the test can sign, because it brings the key. It has no hosts.
+    async fn own() -> Self {
+        let key = Key::rsa("own");
+        let site = Self::without_hosts(|command| {
+            command.env("OAUTH_JWT_PRIVATE_KEY_B64", key.private_b64());
+            command.env("PORTCULLIS_TRUSTED_PROXIES", "127.0.0.1");
+        })
+        .await;
+        Self { rsa: key, ..site }
+    }
+
+    /// A token of our own issuer, at a site that [`own`](Self::own) made. It names no key, because there is only one.
+    fn own_token(&self, changes: &[(&str, Value)]) -> String {
+        let mut claims = json!({
+            "iss": "https://auth.localhost", "sub": "7", "aud": RESOURCE, "exp": at(600), "username": "Alice",
+            "email": "Alice@Example.com", "groups": ["staff", "ops"],
+        });
+        for (name, value) in changes {
+            claims = with(claims, name, value.clone());
+        }
+        self.rsa.sign_text(r#"{"alg":"RS256","typ":"at+jwt"}"#, &claims.to_string())
     }
 
     fn host(&self, host: &str, fields: &Value) {

@@ -6,7 +6,8 @@ use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_2048_8192_SHA256,
+    RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey,
 };
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -83,6 +84,14 @@ impl Key {
             Pair::Ed(pair) => pair.sign(message.as_bytes()).as_ref().to_vec(),
         };
         format!("{message}.{}", encode(&signature))
+    }
+
+    /// Whether a signature over these bytes, in base64url, is this RSA key's.
+    pub fn verifies(&self, message: &str, signature: &str) -> bool {
+        let Pair::Rsa(pair) = &self.pair else { panic!("an RSA key") };
+        let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+        let key = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, pair.public_key().as_ref());
+        key.verify(message.as_bytes(), &signature).is_ok()
     }
 
     /// The public half of an RSA key in PEM: what an attacker takes for a shared secret.

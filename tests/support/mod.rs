@@ -1,18 +1,28 @@
 //! Real peers for the tests: the built daemon, a Redis server, upstreams, clients. Each on a free
 //! port with its own data, ended when it is dropped.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of the support")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "each test binary uses its own part of the support"
+)]
 
 pub mod api;
+pub mod browser;
 pub mod certificate;
 pub mod client;
 pub mod daemon;
+#[path = "../../services/tests/support/github/mod.rs"]
+pub mod github;
 pub mod handmade;
 pub mod issuer;
+pub mod programs;
 #[path = "../../services/tests/support/redis.rs"]
 pub mod redis;
 pub mod sockets;
 pub mod upstream;
+pub mod visitor;
 
 use std::time::{Duration, Instant};
 
