@@ -202,8 +202,8 @@ pub struct AllowlistLayer {
 
 impl AllowlistLayer {
     /// Lets in only whom the lists let in.
-    pub fn new(list: Allowlist) -> Self {
-        Self { list: Arc::new(list) }
+    pub fn new(list: impl Into<Arc<Allowlist>>) -> Self {
+        Self { list: list.into() }
     }
 }
 

@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::HeaderValue;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method};
 use smol_str::SmolStr;
 
 use crate::names::HostName;
@@ -108,6 +109,8 @@ pub struct RequestContext {
     /// Whether anybody may make this request: an excepted path, or a host that only takes note of who calls.
     /// Written by auth; read by allowlist, which then looks at networks only.
     pub open: bool,
+    /// What was asked for. Written by auth; read by forward, for what outlives a change of the rules about it.
+    pub asked: Option<Asked>,
     /// Which configuration the request was looked up in, or the one before. Written by hosts; read by forward,
     /// for what outlives a change.
     pub revision: u64,
@@ -144,6 +147,46 @@ impl RequestContext {
     /// Whether the client's connection to us is encrypted.
     pub fn is_tls(&self) -> bool {
         self.conn.as_ref().is_some_and(|conn| conn.tls.is_some())
+    }
+}
+
+/// What a request asks for, as rules about methods and paths see it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Asked {
+    method: Method,
+    // The request's own bytes: a path of its own would be an allocation for each request.
+    path: PathAndQuery,
+}
+
+impl Asked {
+    /// What this method and path ask for.
+    pub const fn new(method: Method, path: PathAndQuery) -> Self {
+        Self { method, path }
+    }
+
+    /// The method.
+    pub const fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// The path, without the query.
+    pub fn path(&self) -> &str {
+        self.path.path()
+    }
+
+    /// The same without the request's bytes, for who keeps it long.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        // A part of a valid path is valid.
+        let path = self.path().parse().unwrap_or_else(|_| PathAndQuery::from_static("/"));
+        Self { method: self.method.clone(), path }
+    }
+}
+
+impl fmt::Debug for Asked {
+    // A query may have secrets in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.path())
     }
 }
 
@@ -274,6 +317,8 @@ pub struct Principal {
     pub token_id: Option<SmolStr>,
     /// `exp`, seconds since 1970.
     pub expires_at: u64,
+    /// The id of the key that has signed the token, if the issuer's key has one.
+    pub key_id: Option<SmolStr>,
 }
 
 impl Principal {

@@ -36,6 +36,7 @@ pub mod per_worker;
 pub mod prefixed;
 #[cfg(feature = "proxy-protocol")]
 pub mod proxy_protocol;
+pub mod readings;
 pub mod rejection;
 #[cfg(feature = "resource-metadata")]
 pub mod resource_metadata;

@@ -2,7 +2,8 @@
 //!
 //! Answers `/.well-known/oauth-protected-resource` and the same with the resource's path behind it
 //! (section 3.1), for GET, HEAD and browsers' preflights, with CORS for everybody: the document is
-//! public. The bytes are rendered once, when the layer is built.
+//! public. The bytes are rendered once, when the layer is built; or, where the upstream may speak for itself
+//! ([`ResourceMetadataLayer::joined`]), once in a minute, when somebody asks.
 //!
 //! It does not challenge (`auth` does, and points here) and does not sign metadata. It must stand
 //! outside route and auth, so that nobody needs a token to learn where to get one.
@@ -28,9 +29,12 @@
 //! # }
 //! ```
 
+mod upstream;
+
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{
@@ -44,7 +48,9 @@ use serde_json::{Map, Value};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::body::BoxError;
+use self::upstream::Own;
+use crate::body::{BoxError, BoxFuture, HttpService};
+use crate::names::HostName;
 use crate::rejection::Rejection;
 
 /// The well-known path (RFC 9728, section 3).
@@ -119,13 +125,23 @@ struct Shared {
     document: Bytes,
     /// The resource's path without a slash at its end; empty for the root.
     endpoint: String,
+    /// What the upstream says of itself, where it is asked.
+    own: Option<Own>,
 }
 
 impl ResourceMetadataLayer {
     /// Publishes the metadata of the resource at this path of the host, `/` or `/mcp`.
     pub fn new(metadata: &Metadata, endpoint: &str) -> Self {
         let endpoint = endpoint.trim_end_matches('/').to_owned();
-        Self { shared: Arc::new(Shared { document: metadata.to_json(), endpoint }) }
+        Self { shared: Arc::new(Shared { document: metadata.to_json(), endpoint, own: None }) }
+    }
+
+    /// Publishes it with what the upstream says of itself at the same well-known URLs, if it does. It is asked as
+    /// this host, without anything of the request at hand, by whoever comes first in a minute.
+    pub fn joined(metadata: &Metadata, endpoint: &str, upstream: HttpService, host: &HostName) -> Self {
+        let endpoint = endpoint.trim_end_matches('/').to_owned();
+        let own = Some(Own::new(metadata.clone(), upstream, host, &endpoint));
+        Self { shared: Arc::new(Shared { document: metadata.to_json(), endpoint, own }) }
     }
 }
 
@@ -159,10 +175,16 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let state = if self.shared.is_asked(request.uri().path()) {
-            State::Answered { answer: Some(self.shared.answer(request.method())) }
+        if !self.shared.is_asked(request.uri().path()) {
+            return ResponseFuture { state: State::Called { future: self.inner.call(request) } };
+        }
+        let method = request.method();
+        let reads = *method == Method::GET || *method == Method::HEAD;
+        let state = if reads && self.shared.own.is_some() {
+            let (shared, method) = (Arc::clone(&self.shared), method.clone());
+            State::Asked { future: Box::pin(async move { shared.answer_with_own(&method).await }) }
         } else {
-            State::Called { future: self.inner.call(request) }
+            State::Answered { answer: Some(answer(method, &self.shared.document)) }
         };
         ResponseFuture { state }
     }
@@ -181,10 +203,20 @@ type Answer = Result<http::Response<Bytes>, ResourceMetadataError>;
 
 pin_project! {
     #[project = StateProj]
-    #[derive(Debug)]
     enum State<F> {
         Called { #[pin] future: F },
+        Asked { future: BoxFuture<Answer> },
         Answered { answer: Option<Answer> },
+    }
+}
+
+impl<F> fmt::Debug for State<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Called { .. } => "Called",
+            Self::Asked { .. } => "Asked",
+            Self::Answered { .. } => "Answered",
+        })
     }
 }
 
@@ -197,16 +229,17 @@ where
     type Output = Result<http::Response<R>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            StateProj::Called { future } => future.poll(cx).map_err(Into::into),
+        let answer = match self.project().state.project() {
+            StateProj::Called { future } => return future.poll(cx).map_err(Into::into),
+            StateProj::Asked { future } => ready!(future.as_mut().poll(cx)),
             StateProj::Answered { answer } => {
-                let answer = answer.take().expect("a future is not polled after it is ready");
-                Poll::Ready(match answer {
-                    Ok(response) => Ok(response.map(R::from)),
-                    Err(error) => Err(Rejection::from(error).into()),
-                })
+                answer.take().expect("a future is not polled after it is ready")
             }
-        }
+        };
+        Poll::Ready(match answer {
+            Ok(response) => Ok(response.map(R::from)),
+            Err(error) => Err(Rejection::from(error).into()),
+        })
     }
 }
 
@@ -240,39 +273,44 @@ impl Shared {
         })
     }
 
-    fn answer(&self, method: &Method) -> Answer {
-        let mut headers = HeaderMap::with_capacity(8);
-        let mut set = |name: HeaderName, value| {
-            headers.insert(name, HeaderValue::from_static(value));
+    async fn answer_with_own(&self, method: &Method) -> Answer {
+        let joined = match &self.own {
+            Some(own) => own.document().await,
+            None => None,
         };
-        set(ACCESS_CONTROL_ALLOW_ORIGIN, "*");
-        let (status, body) = match *method {
-            Method::GET | Method::HEAD => {
-                set(CONTENT_TYPE, "application/json");
-                // Short, so that a change of the host's scopes is seen soon.
-                set(CACHE_CONTROL, "public, max-age=60");
-                headers.insert(CONTENT_LENGTH, self.document.len().into());
-                let body = if method == Method::GET { self.document.clone() } else { Bytes::new() };
-                (StatusCode::OK, body)
-            }
-            Method::OPTIONS => {
-                set(ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, OPTIONS");
-                // MCP clients send their version with everything, which makes a simple request none.
-                set(
-                    ACCESS_CONTROL_ALLOW_HEADERS,
-                    "accept, authorization, content-type, mcp-protocol-version",
-                );
-                set(ACCESS_CONTROL_MAX_AGE, "86400");
-                set(ALLOW, "GET, HEAD, OPTIONS");
-                (StatusCode::NO_CONTENT, Bytes::new())
-            }
-            _ => return Err(ResourceMetadataError::Method),
-        };
-        let mut response = http::Response::new(body);
-        *response.status_mut() = status;
-        *response.headers_mut() = headers;
-        Ok(response)
+        answer(method, joined.as_ref().unwrap_or(&self.document))
     }
+}
+
+fn answer(method: &Method, document: &Bytes) -> Answer {
+    let mut headers = HeaderMap::with_capacity(8);
+    let mut set = |name: HeaderName, value| {
+        headers.insert(name, HeaderValue::from_static(value));
+    };
+    set(ACCESS_CONTROL_ALLOW_ORIGIN, "*");
+    let (status, body) = match *method {
+        Method::GET | Method::HEAD => {
+            set(CONTENT_TYPE, "application/json");
+            // Short, so that a change of the host's scopes is seen soon.
+            set(CACHE_CONTROL, "public, max-age=60");
+            headers.insert(CONTENT_LENGTH, document.len().into());
+            let body = if method == Method::GET { document.clone() } else { Bytes::new() };
+            (StatusCode::OK, body)
+        }
+        Method::OPTIONS => {
+            set(ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, OPTIONS");
+            // MCP clients send their version with everything, which makes a simple request none.
+            set(ACCESS_CONTROL_ALLOW_HEADERS, "accept, authorization, content-type, mcp-protocol-version");
+            set(ACCESS_CONTROL_MAX_AGE, "86400");
+            set(ALLOW, "GET, HEAD, OPTIONS");
+            (StatusCode::NO_CONTENT, Bytes::new())
+        }
+        _ => return Err(ResourceMetadataError::Method),
+    };
+    let mut response = http::Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    Ok(response)
 }
 
 #[cfg(test)]

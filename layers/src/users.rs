@@ -10,6 +10,10 @@
 //!
 //! A plain name never means a user of another issuer, because anybody may be `alice` there. An
 //! empty list holds nobody.
+//!
+//! A token of our own may speak for a user of another issuer, whose assertion it was issued for: then its
+//! subject is `https://issuer.example/name`. Such a user is on a list by an entry of the last kind alone, so
+//! that nobody is let in as "everybody" whom no list of this deployment has ever named.
 
 use std::cmp::Ordering;
 
@@ -118,6 +122,9 @@ impl Users {
         if principal.subject.starts_with(SERVICE) {
             return self.names_service(principal);
         }
+        if is_address(&principal.subject) {
+            return self.foreign.iter().any(|entry| names_subject(entry, &principal.subject));
+        }
         self.everyone
             || principal.username.as_ref().is_some_and(|name| {
                 self.logins.binary_search_by(|login| compare_ignoring_case(login, name)).is_ok()
@@ -192,6 +199,13 @@ fn names(entry: &str, principal: &Principal) -> bool {
     })
 }
 
+/// Whether `ISSUER/USER` or `ISSUER/*` names a subject that is `ISSUER/USER` itself.
+fn names_subject(entry: &str, subject: &str) -> bool {
+    let Some((issuer, user)) = subject.rsplit_once('/') else { return false };
+    let named = entry.strip_prefix(issuer).and_then(|rest| rest.strip_prefix('/'));
+    !user.is_empty() && named.is_some_and(|named| named == "*" || named == user)
+}
+
 fn compare_ignoring_case(lower: &str, name: &str) -> Ordering {
     lower.bytes().cmp(name.bytes().map(|b| b.to_ascii_lowercase()))
 }
@@ -246,6 +260,32 @@ mod tests {
             let users = Users::parse(&list).expect("valid list");
             assert_eq!(users.contains(&principal), held, "{list:?} {principal:?}");
         }
+    }
+
+    #[test]
+    fn who_came_by_an_assertion_is_on_lists_as_a_user_of_that_issuer_only() {
+        let asserted = |subject: &str| Principal { subject: subject.into(), ..Principal::default() };
+        for (list, subject, held) in [
+            (vec!["https://idp.example/alice"], "https://idp.example/alice", true),
+            (vec!["https://idp.example/*"], "https://idp.example/alice", true),
+            (vec!["https://idp.example/t/*"], "https://idp.example/t/alice", true),
+            (vec!["https://idp.example/*"], "https://idp.example/t/alice", false),
+            (vec!["https://idp.example/t/*"], "https://idp.example/alice", false),
+            (vec!["https://idp.example/Alice"], "https://idp.example/alice", false),
+            (vec!["https://idp.example/alice"], "https://idp.example/alicia", false),
+            (vec!["https://idp.example/*"], "https://idp.example.evil/alice", false),
+            (vec!["https://other.example/*"], "https://idp.example/alice", false),
+            (vec!["https://idp.example/*"], "https://idp.example/", false),
+            (vec!["*"], "https://idp.example/alice", false),
+            (vec!["alice", "github:1", "service:alice"], "https://idp.example/alice", false),
+        ] {
+            let users = Users::parse(&list).expect("valid list");
+            assert_eq!(users.contains(&asserted(subject)), held, "{list:?} {subject}");
+            assert!(!users.names_service(&asserted(subject)));
+        }
+        // Whatever else the token might say, it is not one of ours.
+        let named = Principal { username: Some("alice".into()), ..asserted("https://idp.example/x") };
+        assert!(!Users::parse(["alice"]).expect("valid").contains(&named));
     }
 
     #[test]

@@ -8,12 +8,16 @@ use http::header::AUTHORIZATION;
 
 /// More than one `Authorization` header: two readers could take different ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Repeated;
+pub struct Repeated;
 
 /// The token, as it was sent; `None` when there is none or the scheme is another.
 ///
-/// The token may be empty or no `b64token`: the verifier refuses what it can't read.
-pub(super) fn token(headers: &HeaderMap) -> Result<Option<&str>, Repeated> {
+/// The token is empty where it is no `b64token`: no verifier takes that.
+///
+/// # Errors
+///
+/// When there are several headers.
+pub fn token(headers: &HeaderMap) -> Result<Option<&str>, Repeated> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {

@@ -140,6 +140,8 @@ impl Claims<'_> {
             audience: self.aud.0,
             token_id: self.jti.filter(|id| !id.is_empty()),
             expires_at,
+            // Whose signature it is, the claims don't say.
+            key_id: None,
         };
         Ok((principal, not_before))
     }

@@ -19,6 +19,7 @@ use super::claims::{Claims, Header, shorten};
 use super::keys::{Algorithm, Keys};
 use super::revoked::Revoked;
 use super::token::{TokenError, Verified, Verify};
+use crate::context::Principal;
 use crate::per_worker::PerWorker;
 
 /// Beyond the header limits of common servers: longer ones come from no honest client.
@@ -181,12 +182,14 @@ impl JwtVerifier {
             header.check_access_token()?;
         }
         let generation = issuer.keys.generation();
-        issuer.keys.with(|keys| {
+        let key_id = issuer.keys.with(|keys| {
             let key = keys.find(algorithm, header.kid.as_deref())?;
-            key.verify_sig(message.as_bytes(), &signature).map_err(|_| TokenError::Signature)
+            key.verify(message.as_bytes(), &signature)?;
+            Ok::<_, TokenError>(key.id.clone())
         })?;
 
         let (principal, not_before) = claims.into_principal(issuer.foreign)?;
+        let principal = Principal { key_id, ..principal };
         Ok((index, generation, Verified::new(principal, not_before)))
     }
 }

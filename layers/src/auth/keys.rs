@@ -59,10 +59,17 @@ impl Algorithm {
 pub struct KeySet(Vec<Key>);
 
 #[derive(Clone)]
-struct Key {
-    id: Option<SmolStr>,
+pub(super) struct Key {
+    pub(super) id: Option<SmolStr>,
     algorithm: Algorithm,
     key: ParsedPublicKey,
+}
+
+impl Key {
+    /// Verifies a signature.
+    pub(super) fn verify(&self, message: &[u8], signature: &[u8]) -> Result<(), TokenError> {
+        self.key.verify_sig(message, signature).map_err(|_| TokenError::Signature)
+    }
 }
 
 /// Why a JSON Web Key Set can't be used.
@@ -165,31 +172,27 @@ impl KeySet {
     ) -> Result<(), TokenError> {
         let known = Algorithm::from_name(algorithm);
         let known = known.ok_or_else(|| TokenError::Algorithm(super::claims::shorten(algorithm)))?;
-        self.find(known, id)?.verify_sig(message, signature).map_err(|_| TokenError::Signature)
+        self.find(known, id)?.verify(message, signature)
     }
 
     /// The key that a token names. Keys without an id can be meant by any token, but only when one alone fits.
-    pub(super) fn find(
-        &self,
-        algorithm: Algorithm,
-        id: Option<&str>,
-    ) -> Result<&ParsedPublicKey, TokenError> {
+    pub(super) fn find(&self, algorithm: Algorithm, id: Option<&str>) -> Result<&Key, TokenError> {
         let fit = || self.0.iter().filter(|key| key.algorithm == algorithm);
         let unknown =
             || TokenError::UnknownKey { kid: id.map(super::claims::shorten), algorithm: algorithm.as_str() };
         if let Some(id) = id {
             if let Some(named) = fit().find(|key| key.id.as_deref() == Some(id)) {
-                return Ok(&named.key);
+                return Ok(named);
             }
             let mut nameless = fit().filter(|key| key.id.is_none());
             return match (nameless.next(), nameless.next()) {
-                (Some(key), None) => Ok(&key.key),
+                (Some(key), None) => Ok(key),
                 _ => Err(unknown()),
             };
         }
         let mut candidates = fit();
         match (candidates.next(), candidates.next()) {
-            (Some(key), None) => Ok(&key.key),
+            (Some(key), None) => Ok(key),
             (None, _) => Err(unknown()),
             (Some(_), Some(_)) => Err(TokenError::KeyNotNamed),
         }

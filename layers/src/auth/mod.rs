@@ -6,12 +6,16 @@
 //! token goes into the [`RequestContext`], its scopes cut down to what the host's lists give it.
 //!
 //! It does not fetch keys, does not write identity headers, does not remove `Authorization`, and
-//! does not know who may use the host: that is `allowlist`, which stands inside. `OPTIONS` is a
-//! method like any other, so an answer to CORS preflights must stand outside.
+//! does not decide who may use the host: that is `allowlist`, which stands inside. `OPTIONS` is a
+//! method like any other, so an answer to CORS preflights must stand outside; only where [`Policy::readable`] says so
+//! are refusals for the scripts of every origin, and preflights of requests with a token answered here.
 //!
 //! A request without `Authorization` may have its token in the cookie of a browser's session instead, where
 //! [`Policy::session`] says so. A cookie that is no good counts as none, and a good one never stands for a
 //! request that changes something and was made by a page of another origin: that one gets 403.
+//!
+//! Who lacks a scope is told to get it only where that can help: not who is kept out by [`Policy::members`], nor from
+//! whom the lists withhold the scope. They get 403 without a challenge, which would send clients round in circles.
 //!
 //! Where it stands: inside `normalize` (excepted paths are compared with the path as it is) and
 //! `route`, outside `allowlist` and `headers`, and somewhere inside `respond`, which writes the refusal.
@@ -63,7 +67,7 @@
 //! # }).expect("served");
 //! ```
 
-mod bearer;
+pub mod bearer;
 mod cache;
 mod challenge;
 mod claims;
@@ -72,6 +76,7 @@ mod keys;
 mod login;
 mod paths;
 mod policy;
+mod readable;
 mod revoked;
 mod scopes;
 mod session;
@@ -92,13 +97,14 @@ pub use login::{Login, STATE_COOKIE};
 pub use paths::{InvalidPattern, Matcher, PathPattern};
 pub use policy::{Mode, Policy, ScopeRule};
 pub use revoked::Revoked;
-pub use scopes::{ADMIN, Grants, MCP, USER, effective};
+pub use scopes::{ADMIN, Grants, MCP, OFFLINE_ACCESS, OwnScope, USER, effective};
 pub use session::{SESSION_PATH, Session};
 pub use token::{Audience, TokenError, Verified, Verify};
 
 use self::login::Departure;
+use crate::allowlist::AllowlistError;
 use crate::body::BoxError;
-use crate::context::{Principal, RequestContext};
+use crate::context::{Asked, Principal, RequestContext};
 use crate::future::Gate;
 use crate::rejection::Rejection;
 
@@ -163,11 +169,14 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        let open = self.shared.is_open(&request);
+        let open = self.shared.policy.is_open(request.method(), request.uri().path());
         match self.shared.decide(&request) {
             Ok(principal) => {
+                let path = request.uri().path_and_query().cloned();
+                let asked = path.map(|path| Asked::new(request.method().clone(), path));
                 let context = RequestContext::of(request.extensions_mut());
                 context.open = open;
+                context.asked = asked;
                 if let Some(principal) = principal {
                     if let Some(facts) = &context.facts {
                         // The first writer wins: a request meets this layer once.
@@ -178,29 +187,29 @@ where
                 Gate::pass(self.inner.call(request))
             }
             Err(error) => {
-                if let AuthError::Scope { principal, .. } | AuthError::CrossSite { principal } = &error
+                if let Some(principal) = error.principal()
                     && let Some(facts) = &RequestContext::of(request.extensions_mut()).facts
                 {
                     let _ = facts.principal.set(Arc::clone(principal));
                 }
-                Gate::refuse(Rejection::from(error))
+                let refusal = Rejection::from(error);
+                Gate::refuse(if self.shared.policy.readable {
+                    readable::readable(refusal, request.method(), request.headers())
+                } else {
+                    refusal
+                })
             }
         }
     }
 }
 
 impl<V: Verify> Shared<V> {
-    /// Whether anybody may make this request.
-    fn is_open<B>(&self, request: &http::Request<B>) -> bool {
-        self.policy.mode == Mode::Pass || self.policy.excepts(request.method(), request.uri().path())
-    }
-
     /// Whose request it is; `None` where nobody needs to know.
     fn decide<B>(&self, request: &http::Request<B>) -> Result<Option<Arc<Principal>>, AuthError> {
         let policy = &self.policy;
         let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
         if policy.excepts(method, path) {
-            return Ok(if policy.notes { self.known(method, headers) } else { None });
+            return Ok(if policy.notes { self.known(method, path, headers) } else { None });
         }
         let pass = policy.mode == Mode::Pass;
         let Ok(token) = bearer::token(headers) else {
@@ -209,7 +218,7 @@ impl<V: Verify> Shared<V> {
             return Err(AuthError::Repeated { challenge });
         };
         let Some(token) = token else {
-            return match self.in_session(headers) {
+            return match self.in_session(path, headers) {
                 Some(principal) if self.is_vouched_for(method, headers) => {
                     self.let_in(principal, method, path)
                 }
@@ -241,7 +250,14 @@ impl<V: Verify> Shared<V> {
         if policy.mode == Mode::Pass || policy.satisfied(&principal, method, path) {
             return Ok(Some(principal));
         }
+        let members = policy.members.as_ref();
+        if let Some(Err(cause)) = members.map(|members| members.check_identity(&principal)) {
+            return Err(AuthError::Stranger { cause, principal });
+        }
         let required = policy.required(method, path);
+        if !policy.is_attainable(&principal, method, path) {
+            return Err(AuthError::Withheld { required, principal });
+        }
         let challenge = policy.challenge.insufficient_scope(&required);
         Err(AuthError::Scope { required, principal, challenge })
     }
@@ -259,16 +275,16 @@ impl<V: Verify> Shared<V> {
     }
 
     /// Who calls, where nobody has to say.
-    fn known(&self, method: &Method, headers: &HeaderMap) -> Option<Arc<Principal>> {
+    fn known(&self, method: &Method, path: &str, headers: &HeaderMap) -> Option<Arc<Principal>> {
         match bearer::token(headers).ok()? {
             Some(token) => self.verifier.verify(token).and_then(|one| self.policy.admit(&one)).ok(),
-            None => self.in_session(headers).filter(|_| self.is_vouched_for(method, headers)),
+            None => self.in_session(path, headers).filter(|_| self.is_vouched_for(method, headers)),
         }
     }
 
-    /// Whose session the browser has, if its cookie is good.
-    fn in_session(&self, headers: &HeaderMap) -> Option<Arc<Principal>> {
-        let session = self.policy.session.as_ref()?;
+    /// Whose session the browser has, if its cookie is good, and good there.
+    fn in_session(&self, path: &str, headers: &HeaderMap) -> Option<Arc<Principal>> {
+        let session = self.policy.session.as_ref().filter(|_| self.policy.takes_session(path))?;
         if headers.contains_key(AUTHORIZATION) {
             return None;
         }
@@ -315,6 +331,23 @@ pub enum AuthError {
         /// The value of `WWW-Authenticate`.
         challenge: HeaderValue,
     },
+    /// The user is on none of the host's lists.
+    #[error("the host's lists do not let the user in")]
+    Stranger {
+        /// Which list.
+        #[source]
+        cause: AllowlistError,
+        /// Who it is.
+        principal: Arc<Principal>,
+    },
+    /// The host's lists keep a scope from the user that the request needs, whatever token it has.
+    #[error("the host's lists give the user not all of the scopes {required:?}")]
+    Withheld {
+        /// All scopes that the request needs.
+        required: String,
+        /// Who it is.
+        principal: Arc<Principal>,
+    },
     /// The browser is sent to the login page.
     #[error("login is needed")]
     Login {
@@ -329,6 +362,19 @@ pub enum AuthError {
         /// Whose browser it was.
         principal: Arc<Principal>,
     },
+}
+
+impl AuthError {
+    /// Who made the request, where that is known.
+    const fn principal(&self) -> Option<&Arc<Principal>> {
+        match self {
+            Self::Scope { principal, .. }
+            | Self::Stranger { principal, .. }
+            | Self::Withheld { principal, .. }
+            | Self::CrossSite { principal } => Some(principal),
+            Self::Missing { .. } | Self::Repeated { .. } | Self::Refused { .. } | Self::Login { .. } => None,
+        }
+    }
 }
 
 impl From<AuthError> for Rejection {
@@ -357,6 +403,11 @@ impl From<AuthError> for Rejection {
                     .with_source(error);
             }
             // No challenge: another token would not help.
+            AuthError::Stranger { cause, .. } => return Self::from(cause.clone()),
+            AuthError::Withheld { .. } => {
+                let detail = "Scope not authorized";
+                return Self::new(StatusCode::FORBIDDEN, "access_denied", detail).with_source(error);
+            }
             AuthError::CrossSite { .. } => {
                 let detail = "The session does not count for a request that another site has made";
                 return Self::new(StatusCode::FORBIDDEN, "cross_site", detail).with_source(error);

@@ -3,7 +3,7 @@
 use http::Method;
 use smol_str::SmolStr;
 
-use crate::glob;
+use crate::{glob, readings};
 
 /// A pattern of paths. It is compared with the path after the one normalisation that the request had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +60,13 @@ impl PathPattern {
             Self::Glob(pattern) => glob::matches_path(pattern, path),
         }
     }
+
+    /// Whether an upstream may take a path for one that is covered: in this or another of its readings. What is
+    /// forbidden is asked so; what opens a door must be [covered](Self::covers) as it is.
+    pub fn may_cover(&self, path: &str) -> bool {
+        self.covers(path)
+            || readings::is_ambiguous(path) && readings::others(path).iter().any(|other| self.covers(other))
+    }
 }
 
 impl Matcher {
@@ -70,7 +77,16 @@ impl Matcher {
 
     /// Whether the rule is for this request.
     pub fn covers(&self, method: &Method, path: &str) -> bool {
-        self.methods.as_ref().is_none_or(|methods| methods.contains(method)) && self.path.covers(path)
+        self.is_for(method) && self.path.covers(path)
+    }
+
+    /// Whether the rule may be for this request, in one of the readings of its path.
+    pub fn may_cover(&self, method: &Method, path: &str) -> bool {
+        self.is_for(method) && self.path.may_cover(path)
+    }
+
+    fn is_for(&self, method: &Method) -> bool {
+        self.methods.as_ref().is_none_or(|methods| methods.contains(method))
     }
 }
 

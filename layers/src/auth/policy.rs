@@ -8,11 +8,12 @@ use smol_str::SmolStr;
 
 use super::challenge::Challenge;
 use super::login::{Departure, Login, is_navigation};
-use super::paths::{self, Matcher};
-use super::scopes::Grants;
+use super::paths::{self, Matcher, PathPattern};
+use super::scopes::{Grants, OFFLINE_ACCESS};
 use super::session::Session;
 use super::token::{Audience, TokenError, Verified};
-use crate::context::Principal;
+use crate::allowlist::Allowlist;
+use crate::context::{Asked, Principal};
 
 /// What happens to a request without a good token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,6 +47,9 @@ pub struct Policy {
     pub scopes: Vec<ScopeRule>,
     /// At least one of these is needed for every request; empty: none is.
     pub any_scope: Vec<SmolStr>,
+    /// Who may use the host at all. `allowlist` decides that; here it keeps who may not from being told which scopes
+    /// to ask for. `None`: everybody who lacks a scope is told.
+    pub members: Option<Arc<Allowlist>>,
     /// What this host's lists give to whom; `None`: every scope of the token holds.
     /// One value for all routes of a host.
     pub grants: Option<Arc<Grants>>,
@@ -55,6 +59,12 @@ pub struct Policy {
     pub login: Option<Login>,
     /// How browsers keep their session; `None`: no cookie is looked at.
     pub session: Option<Session>,
+    /// Where the cookie does not count, and nobody is sent to the login page: what is there is for programs, which
+    /// have their token in the header.
+    pub bearer_only: Option<PathPattern>,
+    /// Whether scripts of every origin may read refusals with a challenge. Preflights of requests with a token are
+    /// answered then, so it is for nobody who takes an answer of 2xx for a yes.
+    pub readable: bool,
 }
 
 /// The scopes that some requests need.
@@ -78,11 +88,19 @@ impl Policy {
             notes: false,
             scopes: Vec::new(),
             any_scope: Vec::new(),
+            members: None,
             grants: None,
             challenge,
             login: None,
             session: None,
+            bearer_only: None,
+            readable: false,
         }
+    }
+
+    /// Whether anybody may make this request.
+    pub(super) fn is_open(&self, method: &Method, path: &str) -> bool {
+        self.mode == Mode::Pass || self.excepts(method, path)
     }
 
     pub(super) fn excepts(&self, method: &Method, path: &str) -> bool {
@@ -131,22 +149,56 @@ impl Policy {
         }
     }
 
+    /// Whether the session of a browser may stand for a request to this path.
+    pub(super) fn takes_session(&self, path: &str) -> bool {
+        !self.bearer_only.as_ref().is_some_and(|programs| programs.may_cover(path))
+    }
+
     /// Whether the principal has all scopes that the request needs.
     pub(super) fn satisfied(&self, principal: &Principal, method: &Method, path: &str) -> bool {
         (self.any_scope.is_empty() || self.any_scope.iter().any(|scope| principal.has_scope(scope)))
             && self.scopes.iter().all(|rule| {
-                rule.scopes.iter().all(|s| principal.has_scope(s)) || !rule.on.covers(method, path)
+                rule.scopes.iter().all(|s| principal.has_scope(s)) || !rule.on.may_cover(method, path)
             })
     }
 
-    /// All scopes that the request needs, for a challenge.
+    /// Whether the lists give the principal all scopes that the request needs, so that another token could help.
+    pub(super) fn is_attainable(&self, principal: &Principal, method: &Method, path: &str) -> bool {
+        let Some(grants) = &self.grants else { return true };
+        let gives = |scope: &SmolStr| grants.give(principal, scope);
+        (self.any_scope.is_empty() || self.any_scope.iter().any(gives))
+            && self
+                .scopes
+                .iter()
+                .all(|rule| rule.scopes.iter().all(gives) || !rule.on.may_cover(method, path))
+    }
+
+    /// Whether what a request has opened may go on under this policy: as long as anybody may ask for it, or its
+    /// principal would be let in again.
+    pub fn allows(&self, asked: Option<&Asked>, principal: Option<&Arc<Principal>>) -> bool {
+        if self.mode == Mode::Pass || asked.is_some_and(|asked| self.excepts(asked.method(), asked.path())) {
+            return true;
+        }
+        let (Some(asked), Some(principal)) = (asked, principal) else { return false };
+        // Good until its own end, which is for others to watch.
+        let verified = Verified::of(Arc::clone(principal));
+        let of_session = |session: &Session| session.takes(&verified);
+        let admitted = match self.session.as_ref().filter(|session| of_session(session)) {
+            Some(_) if !self.takes_session(asked.path()) => return false,
+            Some(session) => self.admit_session(session, &verified),
+            None => self.admit(&verified),
+        };
+        admitted.is_ok_and(|now| self.satisfied(&now, asked.method(), asked.path()))
+    }
+
+    /// All scopes that the request needs, for a challenge: but `offline_access`, which no challenge may ask for.
     pub fn required(&self, method: &Method, path: &str) -> String {
         let mut required: Vec<&str> = Vec::new();
         let ruled =
-            self.scopes.iter().filter(|rule| rule.on.covers(method, path)).flat_map(|rule| &rule.scopes);
+            self.scopes.iter().filter(|rule| rule.on.may_cover(method, path)).flat_map(|rule| &rule.scopes);
         // One of these would do; the first is named, because a challenge can only say "all of these".
         for scope in ruled.chain(self.any_scope.first()) {
-            if !required.contains(&scope.as_str()) {
+            if scope != OFFLINE_ACCESS && !required.contains(&scope.as_str()) {
                 required.push(scope);
             }
         }
@@ -156,6 +208,10 @@ impl Policy {
     /// Where a request without a token is sent, if it is.
     pub(super) fn departure(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Departure> {
         let login = self.login.as_ref().filter(|_| self.mode == Mode::Redirect)?;
+        // The session that it would come back with is none there.
+        if !self.takes_session(uri.path()) {
+            return None;
+        }
         let browser = !headers.contains_key(AUTHORIZATION) && is_navigation(method, headers);
         if browser { login.departure(uri, headers) } else { None }
     }

@@ -18,6 +18,9 @@ pub const USER: &str = "user";
 /// May use the MCP server.
 pub const MCP: &str = "mcp";
 
+/// Asks for a refresh token (OpenID Connect Core 1.0, section 11). It is no right at any resource, so none asks for it.
+pub const OFFLINE_ACCESS: &str = "offline_access";
+
 /// What a host's lists give to whom.
 #[derive(Debug, Clone, Default)]
 pub struct Grants {
@@ -30,7 +33,16 @@ pub struct Grants {
     /// Who may have the host's own scopes: the users that its allowlist lets in.
     pub allowed: Users,
     /// The scopes that the host publishes as its own, e.g. `mcp:read`. No list implies them: the token must carry them.
-    pub free: Vec<SmolStr>,
+    pub free: Vec<OwnScope>,
+}
+
+/// A scope of a host's own.
+#[derive(Debug, Clone)]
+pub struct OwnScope {
+    /// Its name.
+    pub name: SmolStr,
+    /// Who of those that the host lets in may have it; none: all of them.
+    pub users: Option<Users>,
 }
 
 impl Grants {
@@ -40,7 +52,12 @@ impl Grants {
             ADMIN => self.admin.contains(principal),
             USER => self.user.contains(principal) || self.admin.contains(principal),
             MCP => self.mcp.contains(principal) || self.admin.contains(principal),
-            free => self.free.iter().any(|own| own == free) && self.allowed.contains(principal),
+            free => {
+                let own = self.free.iter().find(|own| own.name == free);
+                let listed =
+                    |own: &OwnScope| own.users.as_ref().is_none_or(|users| users.contains(principal));
+                own.is_some_and(listed) && self.allowed.contains(principal)
+            }
         }
     }
 }
@@ -81,7 +98,10 @@ mod tests {
             user: list(&["alice", "service:ci"]),
             mcp: list(&["bob"]),
             allowed: list(&["root", "alice", "bob", "service:ci"]),
-            free: vec!["mcp:read".into(), "mcp:write".into()],
+            free: vec![
+                OwnScope { name: "mcp:read".into(), users: None },
+                OwnScope { name: "mcp:write".into(), users: Some(list(&["bob", "mallory"])) },
+            ],
         };
         for (user, token, effective_scopes) in [
             ("root", "admin", "admin user mcp"),
@@ -92,8 +112,10 @@ mod tests {
             ("alice", "mcp", ""),
             ("alice", "mcp:read other:read", "mcp:read"),
             ("bob", "admin mcp:write", "mcp:write mcp"),
+            ("alice", "mcp:read mcp:write", "mcp:read"),
+            ("root", "admin mcp:write", "admin user mcp"),
             ("service:ci", "admin mcp:read", "mcp:read user"),
-            ("mallory", "admin user mcp mcp:read", ""),
+            ("mallory", "admin user mcp mcp:read mcp:write", ""),
             ("root", "offline_access Admin", ""),
             ("root", "", ""),
         ] {

@@ -2,6 +2,7 @@ use http::{Method, Request};
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::*;
+use crate::allowlist::Allowlist;
 use crate::context::Facts;
 use crate::users::Users;
 
@@ -480,4 +481,208 @@ async fn the_log_learns_who_it_was_even_when_a_scope_is_missing() {
         let principal = facts.principal.get().expect("the principal is known");
         assert_eq!(principal.username.as_deref(), Some("alice"));
     }
+}
+
+#[test]
+fn what_a_request_has_opened_goes_on_as_long_as_it_would_be_let_in_again() {
+    let session = || Session::new("__Host-s", "https://app.example");
+    let granting = |users: &[&str]| {
+        let user = Users::parse(users).expect("valid");
+        Some(Arc::new(Grants {
+            user,
+            allowed: Users::everyone(),
+            free: vec![OwnScope { name: "read".into(), users: None }],
+            ..Grants::default()
+        }))
+    };
+    let base = Policy { grants: granting(&["alice"]), session: Some(session()), ..policy() };
+    let ruled = Policy { scopes: vec![rule("/u", &["user"]), rule("/r", &["read"])], ..base.clone() };
+    let excepted = vec![Matcher::any_method(PathPattern::parse("/free").expect("valid"))];
+    let who = |token: &str| Some(Arc::clone(Plain.verify(token).expect("good").principal()));
+    let (bearer, browser) =
+        (who("alice~app.example~user.read"), who("alice~app.example/.portcullis/session~user.read"));
+    for (what, policy, path, principal, allowed) in [
+        ("as it was", base.clone(), "/u", &bearer, true),
+        ("a rule for another path", ruled.clone(), "/x", &bearer, true),
+        ("a rule that is fulfilled", ruled.clone(), "/u/1", &bearer, true),
+        (
+            "off the list of a scope",
+            Policy { grants: granting(&["bob"]), ..ruled.clone() },
+            "/u/1",
+            &bearer,
+            false,
+        ),
+        (
+            "elsewhere it is not asked for",
+            Policy { grants: granting(&["bob"]), ..ruled.clone() },
+            "/r",
+            &bearer,
+            true,
+        ),
+        (
+            "a rule for a scope that the token has not",
+            Policy { scopes: vec![rule("/", &["write"])], ..base.clone() },
+            "/u",
+            &bearer,
+            false,
+        ),
+        (
+            "one of several scopes",
+            Policy { any_scope: vec!["write".into(), "read".into()], ..base.clone() },
+            "/u",
+            &bearer,
+            true,
+        ),
+        (
+            "none of several scopes",
+            Policy { any_scope: vec!["write".into()], ..base.clone() },
+            "/u",
+            &bearer,
+            false,
+        ),
+        (
+            "another resource",
+            Policy { resources: vec![Audience::new("https://app.example/v2")], ..base.clone() },
+            "/u",
+            &bearer,
+            false,
+        ),
+        (
+            "another issuer",
+            Policy { issuers: Some(vec!["https://other.example".into()]), ..base.clone() },
+            "/u",
+            &bearer,
+            false,
+        ),
+        ("a session", base.clone(), "/u", &browser, true),
+        ("no sessions any more", Policy { session: None, ..base.clone() }, "/u", &browser, false),
+        (
+            "a session, whatever the resource is",
+            Policy { resources: Vec::new(), ..base.clone() },
+            "/u",
+            &browser,
+            true,
+        ),
+        ("nobody", base.clone(), "/u", &None, false),
+        (
+            "nobody, on an excepted path",
+            Policy { excepted: excepted.clone(), ..base.clone() },
+            "/free/x",
+            &None,
+            true,
+        ),
+        ("nobody, beside it", Policy { excepted, ..base.clone() }, "/freely", &None, false),
+        (
+            "nobody, where nobody has to be known",
+            Policy { mode: Mode::Pass, ..base.clone() },
+            "/u",
+            &None,
+            true,
+        ),
+    ] {
+        let asked = Asked::new(Method::GET, path.parse().expect("a path"));
+        assert_eq!(policy.allows(Some(&asked), principal.as_ref()), allowed, "{what}");
+    }
+    assert!(!base.allows(None, bearer.as_ref()), "what was asked for is not known");
+}
+
+#[tokio::test]
+async fn what_was_asked_for_is_noted_without_its_query() {
+    let inner = service_fn(async |mut request: Request<()>| {
+        Ok::<_, BoxError>(http::Response::new(RequestContext::of(request.extensions_mut()).asked.clone()))
+    });
+    let service = AuthLayer::new(Plain, policy()).layer(inner);
+    let request = get("/a/b?access_token=secret", Some("alice~app.example~"));
+    let asked = service.oneshot(request).await.expect("let in").into_body().expect("noted");
+    assert_eq!((asked.method(), asked.path()), (&Method::GET, "/a/b"));
+    assert_eq!(format!("{asked:?}"), "GET /a/b");
+    assert_eq!(format!("{:?}", asked.detached()), "GET /a/b");
+}
+
+/// A policy of a host for alice and bob, where only alice may write.
+fn listed_policy() -> Policy {
+    let users = |names: &[&str]| Users::parse(names).expect("valid");
+    let write = OwnScope { name: "write".into(), users: Some(users(&["alice"])) };
+    let free = vec![OwnScope { name: "read".into(), users: None }, write];
+    let allowed = users(&["alice", "bob"]);
+    let members = Allowlist { users: Some(allowed.clone()), ..Allowlist::default() };
+    Policy {
+        scopes: vec![rule("/", &["read"]), rule("/w", &["write"])],
+        members: Some(Arc::new(members)),
+        grants: Some(Arc::new(Grants { allowed, free, ..Grants::default() })),
+        ..policy()
+    }
+}
+
+#[tokio::test]
+async fn only_who_could_get_a_scope_is_told_to() {
+    for (path, token, code) in [
+        ("/", "alice~app.example~read", None),
+        ("/", "alice~app.example~", Some("insufficient_scope")),
+        ("/w", "alice~app.example~read", Some("insufficient_scope")),
+        ("/", "bob~app.example~", Some("insufficient_scope")),
+        // Whatever its token says, the lists keep the scope from bob.
+        ("/w", "bob~app.example~read", Some("access_denied")),
+        ("/w", "bob~app.example~read.write", Some("access_denied")),
+        ("/w", "bob~app.example~", Some("access_denied")),
+        // And mallory may not use the host at all.
+        ("/", "mallory~app.example~read", Some("access_denied")),
+        ("/w", "mallory~app.example~", Some("access_denied")),
+    ] {
+        let outcome = call(listed_policy(), get(path, Some(token))).await;
+        let Some(code) = code else {
+            outcome.expect("let in");
+            continue;
+        };
+        let rejection = outcome.expect_err("refused");
+        assert_eq!((rejection.status().as_u16(), rejection.code()), (403, code), "{path} {token}");
+        let is_told = rejection.headers().contains_key("www-authenticate");
+        assert_eq!(is_told, code == "insufficient_scope", "{path} {token}");
+    }
+    // One of several scopes would do, and bob may have one of them.
+    let either = Policy { scopes: vec![], any_scope: vec!["write".into(), "read".into()], ..listed_policy() };
+    let rejection = call(either, get("/", Some("bob~app.example~"))).await.expect_err("refused");
+    assert_eq!(rejection.code(), "insufficient_scope");
+    // Without lists nothing can be told, and the scopes are needed all the same.
+    let alone = Policy { members: None, grants: None, ..listed_policy() };
+    let rejection = call(alone, get("/w", Some("mallory~app.example~read"))).await.expect_err("refused");
+    assert_eq!(rejection.code(), "insufficient_scope");
+}
+
+#[tokio::test]
+async fn a_challenge_does_not_ask_for_offline_access_though_a_rule_does() {
+    let policy = || Policy { scopes: vec![rule("/", &["offline_access", "read"])], ..policy() };
+    for (token, status) in [(None, 401), (Some("alice~app.example~read"), 403)] {
+        let rejection = call(policy(), get("/", token)).await.expect_err("refused");
+        assert_eq!(rejection.status().as_u16(), status);
+        assert!(challenge(&rejection).ends_with("scope=\"read\""), "{}", challenge(&rejection));
+    }
+    let token = "alice~app.example~read.offline_access";
+    call(policy(), get("/", Some(token))).await.expect("it has both");
+}
+
+#[tokio::test]
+async fn programs_show_their_token_in_the_header() {
+    let cookie = session_cookie("alice");
+    let policy = |mode| {
+        let bearer_only = Some(PathPattern::Prefix("/mcp".into()));
+        Policy { mode, bearer_only, ..login_policy() }
+    };
+    let visit =
+        |method: &str, path: &str| sent(method, path, &[("cookie", &cookie), ("accept", "text/html")]);
+    for method in ["GET", "POST"] {
+        for path in ["/mcp", "/mcp/", "/mcp/x"] {
+            let rejection = call(policy(Mode::Redirect), visit(method, path)).await.expect_err("refused");
+            assert_eq!((rejection.status().as_u16(), rejection.code()), (401, "token_required"), "{path}");
+            assert_eq!(challenge(&rejection), "Bearer realm=\"app\"");
+            let seen = call(policy(Mode::Pass), visit(method, path)).await.expect("everybody passes");
+            assert!(seen.is_none(), "as nobody: {path}");
+        }
+        for path in ["/", "/mcpx"] {
+            let seen = call(policy(Mode::Redirect), visit(method, path)).await.expect("let in");
+            assert!(seen.is_some(), "{path}");
+        }
+    }
+    let bearer = get("/mcp", Some("alice~app.example~"));
+    assert!(call(policy(Mode::Redirect), bearer).await.expect("let in").is_some());
 }

@@ -39,8 +39,13 @@ impl Verified {
     /// 1970). Adds the scopes that the token's scopes imply: `admin` implies `user` and `mcp`.
     pub fn new(mut principal: Principal, not_before: u64) -> Self {
         scopes::add_implied(&mut principal.scopes);
+        Self { not_before, ..Self::of(Arc::new(principal)) }
+    }
+
+    /// What a token said whose principal was let in before.
+    pub(super) fn of(principal: Arc<Principal>) -> Self {
         let audience = principal.audience.iter().map(|audience| Audience::new(audience)).collect();
-        Self { principal: Arc::new(principal), audience, not_before, held: Mutex::default() }
+        Self { principal, audience, not_before: 0, held: Mutex::default() }
     }
 
     /// Who sent the token, with all scopes that it carries.

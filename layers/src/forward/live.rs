@@ -19,10 +19,14 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::body::{Body, BoxError};
-use crate::context::{OnTunnelEnd, Principal, RequestContext, TunnelEnd};
+use crate::context::{Asked, OnTunnelEnd, Principal, RequestContext, TunnelEnd};
 use crate::deadline::{Deadline, Ticker};
 use crate::names::HostName;
 use crate::per_worker::{PerWorker, current_worker};
+
+/// How often a long-lived stream looks at the clock. Deadlines don't go on while a machine sleeps, and know nothing of
+/// a clock that is set: the token's end is a time of day.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// All tunnels and event streams of the process. A clone is a reference count.
 #[derive(Debug, Clone)]
@@ -63,8 +67,8 @@ pub struct LiveStream {
     pub client: Option<IpAddr>,
     /// The route that was taken.
     pub route: Option<SmolStr>,
-    /// Whether anybody might have asked for it.
-    pub open: bool,
+    /// What was asked for, where rules about that were looked at.
+    pub asked: Option<Asked>,
     /// [`RequestContext::revision`].
     pub revision: u64,
 }
@@ -77,7 +81,8 @@ impl LiveStream {
             principal: context.principal.clone(),
             client: context.client_addr().map(|client| client.ip()),
             route: context.route.as_ref().map(|route| route.id.clone()),
-            open: context.open,
+            // Not the request's whole head, for as long as the stream lives.
+            asked: context.asked.as_ref().map(Asked::detached),
             revision: context.revision,
         }
     }
@@ -191,12 +196,13 @@ impl Tunnels {
         }
         let mut expiry = ticker.deadline();
         if expires_at != 0 {
-            expiry.arm(until(expires_at));
+            expiry.arm(until(expires_at).min(LOOK));
         }
         Registration {
             tunnels: self.clone(),
             worker,
             slot,
+            expires_at,
             expiry,
             closed: Box::pin(token.cancelled_owned()),
             _tracked: self.shared.tracker.token(),
@@ -214,6 +220,7 @@ pub(super) struct Registration {
     tunnels: Tunnels,
     worker: usize,
     slot: usize,
+    expires_at: u64,
     expiry: Deadline,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
     _tracked: TaskTrackerToken,
@@ -225,7 +232,14 @@ impl Registration {
         if self.closed.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        self.expiry.poll_passed(cx)
+        while self.expiry.poll_passed(cx).is_ready() {
+            let left = until(self.expires_at);
+            if left.is_zero() {
+                return Poll::Ready(());
+            }
+            self.expiry.arm(left.min(LOOK));
+        }
+        Poll::Pending
     }
 }
 
@@ -374,6 +388,17 @@ mod tests {
         let mut expired = tunnels.register(StreamKind::Events, &context("alice", 1), &host, &ticker);
         let limit = Duration::from_secs(10);
         tokio::time::timeout(limit, poll_fn(|cx| expired.poll_closed(cx))).await.expect("it expired");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_goes_on_until_the_time_of_day_that_its_token_says() {
+        let (tunnels, ticker) = (Tunnels::new(1), Ticker::new(1));
+        let host = CancellationToken::new();
+        let later = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() + 600;
+        let mut open = tunnels.register(StreamKind::Tunnel, &context("alice", later), &host, &ticker);
+        // What the deadlines count passes, the time of day does not.
+        let counted = tokio::time::timeout(Duration::from_secs(1200), poll_fn(|cx| open.poll_closed(cx)));
+        assert!(counted.await.is_err(), "a clock that was set back ends no stream early");
     }
 
     #[tokio::test]

@@ -4,8 +4,9 @@
 //! answers and refusals alike our headers take the place of the upstream's: two sets of rules would be none.
 //!
 //! It does not refuse requests from other origins, which browsers then keep from reading the answer; that
-//! is no protection against forged requests, which need no answer. Without the layer nothing of CORS changes,
-//! nor does it on paths that the rules are not for ([`CorsLayer::below`], [`CorsLayer::except`]).
+//! is no protection against forged requests, which need no answer: [`OriginLayer`](super::OriginLayer) is. Without
+//! the layer nothing of CORS changes, nor does it on paths that the rules are not for ([`CorsLayer::below`],
+//! [`CorsLayer::except`]).
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,6 +22,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::marked::{Mark, Marked};
+use super::origin::refusal;
 use crate::body::BoxError;
 use crate::future::Gate;
 use crate::glob;
@@ -220,14 +222,7 @@ impl Shared {
     }
 
     fn preflight(&self, origin: &HeaderValue, request: &HeaderMap) -> Rejection {
-        let Some(allow) = self.allow(origin) else {
-            return Rejection::new(
-                StatusCode::FORBIDDEN,
-                "origin_not_allowed",
-                "This origin may not use this site.",
-            )
-            .with_header(VARY, HeaderValue::from_static("origin"));
-        };
+        let Some(allow) = self.allow(origin) else { return refusal() };
         let mut answer = Rejection::new(StatusCode::NO_CONTENT, "preflight", "");
         let headers = answer.headers_mut();
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allow);
@@ -289,7 +284,7 @@ fn list<'a>(entries: impl Iterator<Item = &'a str>) -> HeaderValue {
 }
 
 /// A serialised origin (RFC 6454, section 6.2), which is compared byte by byte.
-fn parse_origin(text: &str) -> Result<HeaderValue, CorsError> {
+pub(super) fn parse_origin(text: &str) -> Result<HeaderValue, CorsError> {
     let invalid = || CorsError::Origin(text.to_owned());
     let (scheme, authority) = text.split_once("://").ok_or_else(invalid)?;
     let plain =

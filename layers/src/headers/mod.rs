@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`ResponseRulesLayer`] | outermost in the host's stack | answers and refusals |
 //! | [`CorsLayer`] | beside it | answers preflights, marks answers for browsers |
+//! | [`OriginLayer`] | inside of it | refuses requests of other origins' pages |
 //! | [`IdentityStripLayer`] | first thing in the host's stack | requests: the host's own identity prefix |
 //! | [`HeadersLayer`] | in the route's stack, behind auth and allowlist | requests: credentials, rules, identity |
 //!
@@ -36,6 +37,7 @@ mod credentials;
 mod identity;
 mod identity_token;
 mod marked;
+mod origin;
 mod response;
 mod rules;
 
@@ -50,6 +52,7 @@ pub use self::credentials::Credentials;
 pub use self::identity::{Identity, IdentityStrip, IdentityStripLayer};
 pub use self::identity_token::{Attest, Attestation, IdentityToken};
 pub use self::marked::{Mark, Marked};
+pub use self::origin::{OriginLayer, OriginService};
 pub use self::response::{ResponseRules, ResponseRulesLayer};
 pub use self::rules::{Op, Rules, RulesError};
 use crate::context::RequestContext;

@@ -34,7 +34,7 @@ mod explain;
 mod matcher;
 mod overlay;
 mod pattern;
-pub mod readings;
+pub use crate::readings;
 pub mod rewrite;
 
 use std::fmt;

@@ -12,7 +12,7 @@ pub fn is_ambiguous(path: &str) -> bool {
 /// Every other reading of a path in normal form, each once.
 ///
 /// ```
-/// use portcullis_layers::route::readings::others;
+/// use portcullis_layers::readings::others;
 ///
 /// assert_eq!(others("/a;x//b"), ["/a//b", "/a;x/b", "/a/b"]);
 /// assert!(others("/a/b").is_empty());
