@@ -4,6 +4,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 #![warn(unreachable_pub, missing_debug_implementations)]
 
+pub mod applied;
 pub mod config;
 pub mod logs;
 pub mod mirror;

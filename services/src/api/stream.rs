@@ -74,7 +74,7 @@ pub(super) fn describe(generator: &mut SchemaGenerator) -> Value {
         "operationId": "follow_logs",
         "summary": "Follow a log live",
         "description": "Follow a log live, as server-sent events: the `data` of each is a record as JSON, its `id` can be \
-                        sent back as `Last-Event-ID`. The logs `diagnostics` and `audit` need the scope `admin`.\n\n\
+                        sent back as `Last-Event-ID`. The logs `diagnostics`, `audit` and `oauth` need the scope `admin`.\n\n\
                         On the command line: `portcullis log follow`",
         "tags": ["log"],
         "parameters": parameters,
@@ -138,6 +138,7 @@ fn open(
         Log::Requests => &control.writers.requests,
         Log::Diagnostics => &control.writers.diagnostics,
         Log::Audit => &control.writers.audit,
+        Log::Oauth => &control.writers.oauth,
     };
     let hits = crate::logs::follow(control.store.clone(), log.stream(), filter, after, writer.written());
     let events = hits.map(move |hit| {

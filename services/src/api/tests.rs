@@ -375,11 +375,21 @@ async fn every_path_answers_in_every_form() {
         .call(
             "POST",
             "/proxy/targets/app.example.com/mcp",
-            json!({ "enabled": true, "endpoint": "/mcp", "mcp_versions": ["2025-06-18"] }),
+            json!({ "enabled": true, "mcp_versions": ["2025-06-18"] }),
         )
         .await;
     assert_eq!(mcp.status, 200, "{}", mcp.text);
-    assert_eq!(api.get("/proxy/targets/app.example.com/resource").await.body["resource_endpoint"], "/mcp");
+    let published = api.get("/proxy/targets/app.example.com/resource").await.body;
+    assert_eq!(published["resource_endpoint"], "/mcp");
+    assert_eq!(published["resource_scopes"], json!(["mcp:read", "mcp:write"]));
+    let wrong = json!({ "scopes": ["mcp:read", "admin"] });
+    let refused = api.call("POST", "/proxy/targets/app.example.com/mcp", wrong).await;
+    assert_eq!(
+        (refused.status, &refused.body["errors"][0]["field"]),
+        (422, &json!("scopes[1]")),
+        "{}",
+        refused.body
+    );
     assert_eq!(api.call("DELETE", "/proxy/targets/app.example.com/mcp", Value::Null).await.status, 200);
     assert_eq!(api.get("/proxy/targets/app.example.com/resource").await.body["configured"], false);
 }

@@ -1,5 +1,7 @@
 //! Who may use a host: documents turned into the policies of the `auth` and `allowlist` layers. Pure.
 
+mod gate;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -7,12 +9,15 @@ use http::Uri;
 use portcullis_layers::HostName;
 use portcullis_layers::allowlist::{Allowlist, EmailPattern};
 use portcullis_layers::auth::{
-    Audience, Challenge, Grants, Login, Matcher, Mode, PathPattern, Policy, ScopeRule, Session,
+    Audience, Challenge, Grants, Login, Matcher, Mode, OFFLINE_ACCESS, OwnScope, PathPattern, Policy,
+    ScopeRule, Session,
 };
 use portcullis_layers::resource_metadata::Metadata;
 use portcullis_layers::users::Users;
+use serde_json::{Map, Value};
 use smol_str::SmolStr;
 
+pub use self::gate::switched_off;
 use super::address::Target;
 use super::auth::{AuthMode, BearerMethod, RouteAuth, RouteAuthType, TrustedIssuer};
 use super::names::{Scope, UserPattern};
@@ -211,8 +216,11 @@ pub fn access(
     let free = free_scopes(proxy, &policy);
     policy.grants = Some(Arc::new(Grants { admin, user, mcp, allowed, free }));
     policy.login = login(site, proxy, host);
-    // A host that only challenges is for programs: they have no cookies.
-    policy.session = (proxy.auth_mode != AuthMode::Forward).then(|| site.session(proxy, host));
+    // Nobody can get a session on the others.
+    policy.session = (proxy.auth_mode == AuthMode::Redirect).then(|| site.session(proxy, host));
+    // Nor has who calls the resource, unless it is the whole host.
+    let resource = Some(proxy.resource_path()).filter(|path| !path.is_empty());
+    policy.bearer_only = resource.map(|path| PathPattern::Prefix(path.into()));
     Access::Protected(Box::new(policy), allowlist)
 }
 
@@ -220,13 +228,19 @@ fn texts(scopes: &[Scope]) -> Vec<SmolStr> {
     scopes.iter().map(|scope| SmolStr::new(scope.as_str())).collect()
 }
 
-/// The scopes of the host's own: those that it publishes, and those that its rules ask for.
-fn free_scopes(proxy: &Proxy, policy: &Policy) -> Vec<SmolStr> {
+/// The scopes of the host's own: those that it publishes, that its rules ask for, or that have a list.
+fn free_scopes(proxy: &Proxy, policy: &Policy) -> Vec<OwnScope> {
     let published = texts(proxy.resource_scopes.as_deref().unwrap_or_default());
+    let listed = proxy.oauth_scope_users.keys().map(SmolStr::new);
     let asked = policy.scopes.iter().flat_map(|rule| rule.scopes.iter().cloned());
     let all: BTreeSet<_> =
-        published.into_iter().chain(asked).chain(policy.any_scope.iter().cloned()).collect();
-    all.into_iter().filter(|scope| !["admin", "user", "mcp"].contains(&scope.as_str())).collect()
+        published.into_iter().chain(asked).chain(policy.any_scope.iter().cloned()).chain(listed).collect();
+    let own = all.into_iter().filter(|scope| !["admin", "user", "mcp"].contains(&scope.as_str()));
+    own.map(|name| OwnScope {
+        users: proxy.oauth_scope_users.get(name.as_str()).map(|list| users(list)),
+        name,
+    })
+    .collect()
 }
 
 fn audiences(site: &Site, proxy: &Proxy, host: &HostName) -> Vec<Audience> {
@@ -298,34 +312,45 @@ fn scope_rules(proxy: &Proxy, route: Option<&RouteAuth>) -> Vec<ScopeRule> {
     rules
 }
 
+/// Whether a scope is no right at a resource, and so none that one publishes (Model Context Protocol, Authorization,
+/// "Refresh Tokens"): clients would ask for it, and their users would be asked for consent each time.
+fn is_offline(scope: &Scope) -> bool {
+    scope.as_str() == OFFLINE_ACCESS
+}
+
+/// Where browsers sign in at the issuer.
+pub const LOGIN_PATH: &str = "/login";
+
 /// Where browsers sign in: at the issuer.
 fn login(site: &Site, proxy: &Proxy, host: &HostName) -> Option<Login> {
     if proxy.auth_mode != AuthMode::Redirect {
         return None;
     }
-    let page: Uri = format!("{}/login", site.issuer).parse().ok()?;
+    let page: Uri = format!("{}{LOGIN_PATH}", site.issuer).parse().ok()?;
     Some(Login { page, origin: site.origin(host.as_str()).into() })
 }
 
-/// The document that tells clients about a protected host (RFC 9728, section 2).
-pub fn metadata(site: &Site, proxy: &Proxy, host: &HostName) -> Option<Metadata> {
-    let endpoint = proxy.resource_endpoint.as_ref();
-    if endpoint.is_none() && !proxy.auth_enabled {
+/// The document that tells clients about a host that is a resource (RFC 9728, section 2). Where nothing of it is
+/// protected there is no authorization server for it: who asked one would get no token.
+pub fn metadata(site: &Site, proxy: &Proxy, host: &HostName, protected: bool) -> Option<Metadata> {
+    if proxy.resource_endpoint.is_none() && !protected {
         return None;
     }
     let resource = site.resource(proxy, host);
     let documentation =
         proxy.resource_documentation_suffix.as_ref().map(|suffix| format!("{resource}{suffix}"));
     let foreign = proxy.trusted_issuers.iter().map(|issuer| issuer.issuer.to_string());
+    let issuers = std::iter::once(site.issuer.clone()).chain(foreign);
     let methods = proxy.resource_bearer_methods.as_deref().unwrap_or(&[BearerMethod::Header]);
-    let mut extra = proxy.resource_server_info.clone().unwrap_or_default();
+    let mut extra = mcp_members(proxy);
+    extra.extend(proxy.resource_server_info.clone().unwrap_or_default());
     extra.extend(proxy.resource_custom_metadata.clone().unwrap_or_default());
     Some(Metadata {
         resource,
-        authorization_servers: std::iter::once(site.issuer.clone()).chain(foreign).collect(),
+        authorization_servers: if protected { issuers.collect() } else { Vec::new() },
         jwks_uri: None,
         scopes_supported: match &proxy.resource_scopes {
-            Some(scopes) => scopes.iter().map(ToString::to_string).collect(),
+            Some(scopes) => scopes.iter().filter(|one| !is_offline(one)).map(ToString::to_string).collect(),
             None => Vec::new(),
         },
         // Tokens are read from the header only, whatever an older document says (RFC 6750, section 2.1).
@@ -339,10 +364,23 @@ pub fn metadata(site: &Site, proxy: &Proxy, host: &HostName) -> Option<Metadata>
     })
 }
 
+/// What is said of a resource that is an MCP server. No standard has these members.
+fn mcp_members(proxy: &Proxy) -> Map<String, Value> {
+    let versions = proxy.resource_versions.as_deref().unwrap_or_default();
+    let mut members = Map::new();
+    if !versions.is_empty() {
+        members.insert("mcp_versions".to_owned(), versions.into());
+    }
+    if !versions.is_empty() || proxy.resource_stateful {
+        members.insert("mcp_stateful".to_owned(), proxy.resource_stateful.into());
+    }
+    members
+}
+
 #[cfg(test)]
 mod tests {
     use http::Method;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::control::{self, Operation, Surface};
@@ -389,6 +427,15 @@ mod tests {
     }
 
     #[test]
+    fn no_resource_publishes_offline_access() {
+        let proxy =
+            proxy(json!({ "resource_endpoint": "/mcp", "resource_scopes": ["read", "offline_access"] }));
+        let host = "a.example.com".parse().expect("a host");
+        let published = metadata(&site(), &proxy, &host, true).expect("it is a resource").scopes_supported;
+        assert_eq!(published, ["read"]);
+    }
+
+    #[test]
     fn a_route_of_the_api_host_lets_in_only_whom_it_names() {
         let token = json!({
             "name": "ci", "scopes": ["mcp"], "jti": "1", "audience": [],
@@ -405,8 +452,8 @@ mod tests {
     }
 
     #[test]
-    fn hosts_for_browsers_look_for_their_session() {
-        for (mode, looks) in [("forward", false), ("redirect", true), ("passthrough", true)] {
+    fn only_hosts_where_browsers_get_a_session_look_for_it() {
+        for (mode, looks) in [("forward", false), ("redirect", true), ("passthrough", false)] {
             let (policy, _) = policy(&proxy(json!({ "auth_mode": mode })), None, &[]);
             let session = policy.session.map(|session| (session.cookie, session.origin, session.audience));
             let expected = (
@@ -418,6 +465,30 @@ mod tests {
         }
         let named = proxy(json!({ "auth_cookie_name": "__Host-sid" }));
         assert_eq!(named.session_cookie(), "__Host-sid");
+    }
+
+    #[test]
+    fn a_resource_says_which_versions_of_mcp_it_speaks() {
+        let host = "a.example.com".parse().expect("a host");
+        for (fields, expected) in [
+            (json!({}), json!({})),
+            (json!({ "resource_versions": [] }), json!({})),
+            (json!({ "resource_stateful": true }), json!({ "mcp_stateful": true })),
+            (
+                json!({ "resource_versions": ["2025-06-18"] }),
+                json!({ "mcp_versions": ["2025-06-18"], "mcp_stateful": false }),
+            ),
+            (
+                json!({
+                    "resource_versions": ["2025-06-18"], "resource_custom_metadata": { "mcp_versions": "all" },
+                    "resource_server_info": { "resource_name": "A" },
+                }),
+                json!({ "mcp_versions": "all", "mcp_stateful": false, "resource_name": "A" }),
+            ),
+        ] {
+            let published = metadata(&site(), &proxy(fields), &host, true).expect("published");
+            assert_eq!(Value::Object(published.extra), expected);
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod external;
 pub mod field;
 pub mod headers;
 pub mod names;
+pub mod origins;
 pub mod proxy;
 pub mod resolve;
 pub mod resource;
@@ -319,7 +320,7 @@ impl Config {
     /// Whether any list names groups, so that those who sign in must tell theirs.
     pub fn uses_groups(&self) -> bool {
         let of_route = |route: &Arc<Route>| {
-            let auth = route.auth_config.as_ref().filter(|_| route.override_proxy_auth);
+            let auth = route.own_auth();
             auth.is_some_and(|auth| auth.allowed_groups.is_some())
         };
         self.proxies.values().any(|proxy| proxy.auth_required_groups.is_some())

@@ -194,12 +194,18 @@ pub enum UserRule {}
 pub type UserPattern = Text<UserRule>;
 impl Rule for UserRule {
     const NAME: &'static str = "UserPattern";
-    const EXPECTED: &'static str = "a GitHub login, `github:ID`, `service:NAME` for a named token, `ISSUER/USER` or `ISSUER/*` \
-                                    for users of another issuer, or `*` for everyone";
+    const EXPECTED: &'static str = "a GitHub login, `github:ID`, `service:NAME` for a named token, `service:client/ID` for an \
+                                    OAuth client that acts for itself, `ISSUER/USER` or `ISSUER/*` for users of another \
+                                    issuer, or `*` for everyone";
     fn normal(text: &str) -> Option<SmolStr> {
         // Compared as they are: another issuer may tell `Alice` from `alice`.
         if ["https://", "http://", "github:"].iter().any(|start| text.starts_with(start)) {
             return Users::parse([text]).is_ok().then(|| text.into());
+        }
+        // The ids of clients are compared as they are, too.
+        if let Some(id) = text.strip_prefix("service:client/") {
+            let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+            return (!id.is_empty() && id.len() <= 128 && id.bytes().all(fine)).then(|| text.into());
         }
         let login = |text: &str| is_word(text, 100, b"-_.@");
         let holds = text == "*" || text.strip_prefix("service:").map_or_else(|| login(text), login);
@@ -412,10 +418,21 @@ mod tests {
         assert!("service:ci".parse::<UserPattern>().is_ok());
         assert!("service:".parse::<UserPattern>().is_err());
         assert!("oct*".parse::<UserPattern>().is_err());
-        for exact in ["https://idp.example/Alice", "https://idp.example/*", "github:42"] {
+        for exact in
+            ["https://idp.example/Alice", "https://idp.example/*", "github:42", "service:client/Job.1_a-b"]
+        {
             assert_eq!(exact.parse::<UserPattern>().expect("valid").as_str(), exact);
         }
-        for wrong in ["https://idp.example", "https://idp.example/a*", "github:me", "ftp://idp.example/a"] {
+        for wrong in [
+            "https://idp.example",
+            "https://idp.example/a*",
+            "github:me",
+            "ftp://idp.example/a",
+            "service:client/",
+            "service:client/*",
+            "service:client/a/b",
+            "service:other/a",
+        ] {
             assert!(wrong.parse::<UserPattern>().is_err(), "{wrong}");
         }
         assert!("Iv1.0123456789abcdef".parse::<GithubClientId>().is_ok());

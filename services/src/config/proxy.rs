@@ -1,6 +1,7 @@
 //! A proxy: a public host, where its requests go, and who may send them.
 
 mod check;
+mod published;
 
 use std::collections::BTreeMap;
 
@@ -171,7 +172,8 @@ pub struct Proxy {
     #[serde(default)]
     pub disabled_routes: Vec<RouteId>,
 
-    /// The path of the protected resource; absent: no resource metadata.
+    /// The path of the protected resource. Absent: the host is none of its own; if it needs tokens, its metadata say
+    /// where they come from and no more.
     #[serde(default)]
     pub resource_endpoint: Option<PathPrefix>,
     /// The scopes that the resource publishes.
@@ -181,20 +183,23 @@ pub struct Proxy {
     /// for clients that look for them at the resource. They act for the issuer.
     #[serde(default = "yes")]
     pub resource_oauth_endpoints: bool,
-    /// Which other origins' pages may call the resource, when the host needs a token and has no `cors` of its own;
-    /// its own origin always may.
+    /// Which other origins' pages may call the resource, when the host has no `cors` of its own; its own origin always
+    /// may. Requests of all other pages get 403 there; those without `Origin` pass.
     #[serde(default = "inspector")]
     pub resource_allowed_origins: Vec<Origin>,
-    /// Whether the resource keeps sessions.
+    /// Whether the resource keeps sessions: `mcp_stateful` in its metadata, beside `resource_versions`.
     #[serde(default)]
     pub resource_stateful: bool,
-    /// The MCP protocol versions that the resource speaks.
+    /// The MCP protocol versions that the resource speaks: `mcp_versions` in its metadata.
     #[serde(default)]
     pub resource_versions: Option<Vec<String>>,
     /// What the resource says of itself.
     #[serde(default)]
     pub resource_server_info: Option<Map<String, Value>>,
-    /// Whether portcullis answers for the metadata even if the upstream has its own.
+    /// Whether the metadata are what is said here and nothing else. Otherwise the upstream is asked for its own at the
+    /// well-known paths, without a token and at most once in a minute, and what it says of the application is taken
+    /// over: its name, its pages, further members, and which of `resource_scopes` it has. The resource, the issuers
+    /// and everything about tokens is said here in any case.
     #[serde(default)]
     pub resource_override_backend: bool,
     /// Where tokens may stand, as published.
@@ -210,28 +215,32 @@ pub struct Proxy {
     /// The issuer: that of this deployment, or absent.
     #[serde(default)]
     pub oauth_server_issuer: Option<String>,
-    /// Further scopes in the authorization server's metadata.
+    /// Scopes to publish in the authorization server's metadata on this host, beside its own.
     #[serde(default)]
     pub oauth_server_scopes: Option<Vec<Scope>>,
-    /// Further grant types in the metadata.
+    /// The grant types to publish, of those that the authorization server has; only with
+    /// `oauth_server_override_defaults`.
     #[serde(default)]
     pub oauth_server_grant_types: Option<Vec<String>>,
-    /// Further response types in the metadata.
+    /// The response types to publish: `code`, for there is no other.
     #[serde(default)]
     pub oauth_server_response_types: Option<Vec<String>>,
-    /// Further client authentication methods in the metadata.
+    /// The ways for clients to authenticate to publish, of those that the authorization server has; only with
+    /// `oauth_server_override_defaults`. `none` stays where clients may be named by documents.
     #[serde(default)]
     pub oauth_server_token_auth_methods: Option<Vec<String>>,
-    /// Further claims in the metadata.
+    /// Claims to publish, beside those that ID tokens have.
     #[serde(default)]
     pub oauth_server_claims: Option<Vec<String>>,
-    /// Whether the metadata says that PKCE is required.
+    /// Whether the metadata say in a member of their own that PKCE is required: `code_challenge_methods_required`. It
+    /// is required in any case, so this can't be `false`.
     #[serde(default)]
-    pub oauth_server_pkce_required: bool,
-    /// Further members of the metadata.
+    pub oauth_server_pkce_required: Option<bool>,
+    /// Further members of the metadata; none in place of those that are there.
     #[serde(default)]
     pub oauth_server_custom_metadata: Option<Map<String, Value>>,
-    /// Whether the lists given here replace the defaults, or add to them.
+    /// Whether the lists given here stand in place of the authorization server's: scopes and claims as they are here,
+    /// grant types and ways to authenticate cut to those here.
     #[serde(default)]
     pub oauth_server_override_defaults: bool,
     /// Who has the scope `admin` here; absent: `OAUTH_ADMIN_USERS`.
@@ -243,11 +252,21 @@ pub struct Proxy {
     /// Who has the scope `mcp` here; absent: `OAUTH_MCP_USERS`.
     #[serde(default)]
     pub oauth_mcp_users: Option<Vec<UserPattern>>,
+    /// Who has a scope of the host's own, e.g. `{"mcp:write": ["alice"]}`, of those that may use the host. Scopes that
+    /// are not named here are for all of them.
+    #[serde(default)]
+    pub oauth_scope_users: BTreeMap<String, Vec<UserPattern>>,
 
     /// The client id of the GitHub app that people sign in through, instead of the deployment's. Its secret is sealed
     /// elsewhere, so the two are set together.
     #[serde(default)]
     pub github_client_id: Option<GithubClientId>,
+
+    /// Whether the token that GitHub gives when somebody signs in to this host is kept, sealed, for what stands behind
+    /// it, instead of being ended at once. There is one for each user; it ends with the session that began with it and
+    /// everything that the user granted for this host.
+    #[serde(default)]
+    pub oauth_vault_upstream_token: bool,
 
     /// Who created it.
     #[serde(default)]
@@ -445,6 +464,7 @@ impl Entity for Proxy {
         }
         self.check_upstreams(&mut problems);
         self.check_auth(&mut problems);
+        self.check_published(&mut problems);
         problems
     }
 

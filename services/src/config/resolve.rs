@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use portcullis_layers::forward::{Protocol, ProxyHeader, Scheme, Target, Timeouts, TlsOptions, Upstream};
 use portcullis_layers::headers::{Op, RulesError};
-use portcullis_layers::route::{self, HostRoutes, RouteTable};
+use portcullis_layers::route::{self, HostRoutes, Place, RouteTable};
 use smol_str::SmolStr;
 
 use super::headers::HeaderRules;
@@ -34,6 +34,23 @@ pub struct EffectiveHost {
     pub globals: Globals,
     /// The named tokens, where the host is the API: what they may do there.
     pub tokens: Arc<[Arc<Token>]>,
+}
+
+impl EffectiveHost {
+    /// Whether some of it needs a token: the host, or one of its routes.
+    pub fn is_protected(&self) -> bool {
+        let EffectiveHost { proxy, own, globals, routes, .. } = self;
+        let shown = globals.routes.iter().enumerate().filter(|(at, _)| routes.shows(*at)).map(|(_, one)| one);
+        proxy.auth_enabled || own.iter().chain(shown).any(|one| one.route.needs_token())
+    }
+
+    /// The route that the table knows by an index.
+    pub fn route(&self, index: usize) -> Option<&EffectiveRoute> {
+        match self.routes.place(index) {
+            Place::Global(place) => self.globals.routes.get(place),
+            Place::Own(place) => self.own.get(place),
+        }
+    }
 }
 
 /// A route with what its target stands for.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Map;
 
 use super::address::{Builtin, HostPattern, TargetUrl};
-use super::auth::RouteAuth;
+use super::auth::{RouteAuth, RouteAuthType};
 use super::field::FieldError;
 use super::names::{Expected, HeaderKey, MethodName, PathPrefix, RouteId, ServiceName};
 use super::{Config, Entity, stamped};
@@ -248,6 +248,16 @@ impl FromStr for RouteScope {
 }
 
 impl Route {
+    /// Its rules, where they stand in place of its host's.
+    pub fn own_auth(&self) -> Option<&RouteAuth> {
+        self.auth_config.as_ref().filter(|_| self.override_proxy_auth)
+    }
+
+    /// Whether it needs a token where its host may need none.
+    pub fn needs_token(&self) -> bool {
+        self.enabled && self.own_auth().is_some_and(|auth| auth.auth_type != RouteAuthType::None)
+    }
+
     /// The target, read; a complaint when it does not fit `target_type`.
     pub fn target(&self) -> Result<RouteTarget, FieldError> {
         let value = self.target_value.0.as_str();

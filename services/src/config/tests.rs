@@ -84,6 +84,8 @@ fn what_is_wrong_with_a_proxy_is_named() {
         (json!({ "auth_realm": "a\"b" }), "auth_realm"),
         (json!({ "oauth_admin_users": ["*"] }), "oauth_admin_users"),
         (json!({ "oauth_user_users": ["a b"] }), "oauth_user_users[0]"),
+        (json!({ "oauth_scope_users": { "admin": ["alice"] } }), "oauth_scope_users.admin"),
+        (json!({ "oauth_scope_users": { "a b": ["alice"] } }), "oauth_scope_users.a b"),
         (json!({ "allowed_networks": ["10.0.0.0/33"] }), "allowed_networks[0]"),
         (json!({ "request_timeout_seconds": 0 }), "request_timeout_seconds"),
         (json!({ "trusted_issuers": [{ "issuer": "https://i.example" }] }), "trusted_issuers[0].jwks_uri"),

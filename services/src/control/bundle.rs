@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::logs::{LEVELS, check_levels};
-use super::proxy_github::SealedApp;
 use super::system::ACCEPTED_STORE;
 use super::{Context, Control, Error, Managed};
 use crate::config::{self, Certificate, Config, External, FieldError, Proxy, Resource, Route, Token};
 use crate::oauth::Keys;
+use crate::oauth::github::SealedApp;
 use crate::oauth::keys::SIGNING_KEY;
 use crate::store::{Document, Expect, Key, Kind, Write};
 

@@ -294,8 +294,7 @@ fn checks(
             "403",
         );
     }
-    let own: Option<&RouteAuth> =
-        route.filter(|route| route.override_proxy_auth).and_then(|route| route.auth_config.as_ref());
+    let own: Option<&RouteAuth> = route.and_then(Route::own_auth);
     let token = match own.map(|own| own.auth_type) {
         Some(RouteAuthType::None) => false,
         Some(RouteAuthType::Bearer) => true,

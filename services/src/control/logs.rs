@@ -47,6 +47,8 @@ pub enum Log {
     Diagnostics,
     /// One record per call of an operation that changes something.
     Audit,
+    /// What happened at the authorization server: logins, tokens, refusals.
+    Oauth,
 }
 
 impl Log {
@@ -56,6 +58,7 @@ impl Log {
             Self::Requests => Stream::Requests,
             Self::Diagnostics => Stream::Diagnostics,
             Self::Audit => Stream::Audit,
+            Self::Oauth => Stream::Oauth,
         }
     }
 
@@ -63,7 +66,7 @@ impl Log {
     pub const fn access(self) -> Access {
         match self {
             Self::Requests => Access::User,
-            Self::Diagnostics | Self::Audit => Access::Admin,
+            Self::Diagnostics | Self::Audit | Self::Oauth => Access::Admin,
         }
     }
 }
@@ -492,7 +495,8 @@ impl Operation for ClearLogs {
 
     async fn run(self, control: &Control, _: &Context) -> Result<Cleared, Error> {
         if self.log == Log::Audit {
-            let detail = "is kept, so that nobody hides what was done: expected `requests` or `diagnostics`";
+            let detail =
+                "is kept, so that nobody hides what was done: expected `requests`, `diagnostics` or `oauth`";
             return Err(Error::invalid(FieldError::new("log", "audit", detail)));
         }
         let cleared_count = control.store.clear(self.log.stream()).await?;

@@ -16,11 +16,12 @@ pub mod logs_by;
 pub mod managed;
 #[cfg(feature = "oauth")]
 pub mod oauth;
-pub mod oauth_keys;
 pub mod operation;
 pub mod proxies;
 pub mod proxy_auth;
 pub mod proxy_github;
+pub mod proxy_mcp;
+pub mod proxy_oauth_server;
 pub mod proxy_resource;
 pub mod proxy_routes;
 pub mod resource_tokens;
@@ -52,40 +53,21 @@ pub use changes::{Changes, New};
 pub use error::Error;
 pub use managed::Managed;
 pub use operation::{Access, Caller, Context, Endpoint, Operation, Progress, Surface, Table};
-pub use resource_tokens::Judge;
 pub use secret::Secret;
 pub use tokens::Mint;
 
+use crate::applied::Applied;
 use crate::config::access::Site;
 use crate::config::names::GithubClientId;
-use crate::config::{Config, Problem, Proxy, TargetUrl};
-use crate::logs::{Levels, Writer, now};
+use crate::config::{Config, Proxy, TargetUrl};
+use crate::logs::{Levels, Writers, now};
 use crate::mirror::Mirror;
-use crate::oauth::rotation;
+use crate::oauth::{Judge, rotation};
 use crate::store::{Revision, Store, Write};
 use crate::vault::Vault;
 
 /// How long an answer to a write waits until this node serves the change.
 const APPLY_WAIT: Duration = Duration::from_secs(2);
-
-/// What this node serves: published by whoever swaps snapshots.
-#[derive(Debug, Clone, Default)]
-pub struct Applied {
-    /// The configuration that is in force; `None` before the first.
-    pub revision: Option<Revision>,
-    /// How many hosts are served: those that are enabled.
-    pub hosts: usize,
-    /// How many certificates are loaded.
-    pub certificates: usize,
-    /// Whether the HTTPS port is served.
-    pub https: bool,
-    /// Whether the configuration comes from the node's own copy, because the store was away or replaced at start.
-    pub from_copy: bool,
-    /// The state of a store that is another one than what is served, or older, and that nobody has accepted yet.
-    pub replaced: Option<Revision>,
-    /// What is not in force.
-    pub problems: Vec<Problem>,
-}
 
 /// What operations work on.
 pub struct Control {
@@ -139,17 +121,6 @@ pub struct Parts {
     pub accept: Arc<Notify>,
     /// Cancelled when the node begins to stop.
     pub draining: CancellationToken,
-}
-
-/// What writes the logs of this node.
-#[derive(Debug, Clone)]
-pub struct Writers {
-    /// One record per request.
-    pub requests: Writer,
-    /// The daemon's own diagnostics.
-    pub diagnostics: Writer,
-    /// One record per call of an operation that changes something.
-    pub audit: Writer,
 }
 
 impl fmt::Debug for Control {
@@ -366,6 +337,8 @@ pub fn register(surface: &mut impl Surface) {
     proxies::register(surface);
     proxy_auth::register(surface);
     proxy_github::register(surface);
+    proxy_oauth_server::register(surface);
+    proxy_mcp::register(surface);
     proxy_resource::register(surface);
     proxy_routes::register(surface);
     routes::register(surface);
@@ -380,7 +353,6 @@ pub fn register(surface: &mut impl Surface) {
     logs_by::register(surface);
     system::register(surface);
     setup::register(surface);
-    oauth_keys::register(surface);
     #[cfg(feature = "oauth")]
     oauth::register(surface);
 }

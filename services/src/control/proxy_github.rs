@@ -11,6 +11,7 @@ use super::operation::{delete, get, post, put};
 use super::{Access, Context, Control, Done, Endpoint, Error, Operation, Secret, Surface};
 use crate::config::names::GithubClientId;
 use crate::config::{Config, FieldError, HostPattern, Proxy};
+use crate::oauth::github::SealedApp;
 use crate::store::Expect;
 use crate::vault::Vault;
 
@@ -26,21 +27,6 @@ pub fn register(surface: &mut impl Surface) {
     surface.add::<ShowProxyGithub>();
     surface.add::<ClearProxyGithub>();
     surface.add::<ListProxyGithub>();
-}
-
-/// What is sealed: both halves of an app's credentials.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct SealedApp {
-    pub(crate) client_id: GithubClientId,
-    #[serde(serialize_with = "Secret::reveal")]
-    pub(crate) client_secret: Secret,
-}
-
-impl SealedApp {
-    /// Reads what was sealed. What is wrong with it is not told, because it is secret.
-    pub(crate) fn read(opened: &[u8]) -> Option<Self> {
-        serde_json::from_slice(opened).ok()
-    }
 }
 
 /// Whose app sign-ins to a host go through.

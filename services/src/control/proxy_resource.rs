@@ -74,11 +74,11 @@ pub struct SetProxyResource {
     #[serde(default = "read_write")]
     #[arg(long, value_delimiter = ',', default_value = "read,write")]
     pub scopes: Vec<Scope>,
-    /// Whether it keeps sessions.
+    /// Whether it keeps sessions: `mcp_stateful` in its metadata.
     #[serde(default)]
     #[arg(long)]
     pub stateful: bool,
-    /// The MCP protocol versions that it speaks.
+    /// The MCP protocol versions that it speaks: `mcp_versions` in its metadata. None for what is no MCP server.
     #[serde(default = "versions", alias = "mcp_versions")]
     #[arg(long, value_delimiter = ',', default_value = "2025-06-18")]
     pub versions: Vec<String>,
@@ -86,7 +86,7 @@ pub struct SetProxyResource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[arg(long, value_name = "JSON", value_parser = json::<Map<String, Value>>)]
     pub server_info: Option<Map<String, Value>>,
-    /// Answer for its metadata even if the upstream has its own.
+    /// Take nothing over from the metadata that the upstream has of its own.
     #[serde(default)]
     #[arg(long)]
     pub override_backend: bool,
@@ -110,6 +110,26 @@ pub struct SetProxyResource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[arg(skip)]
     pub enabled: Option<bool>,
+}
+
+impl SetProxyResource {
+    /// With what holds where nobody says anything else.
+    pub(super) fn usual(proxy_hostname: HostPattern) -> Self {
+        Self {
+            proxy_hostname,
+            endpoint: api(),
+            scopes: read_write(),
+            stateful: false,
+            versions: versions(),
+            server_info: None,
+            override_backend: false,
+            bearer_methods: header(),
+            documentation_suffix: docs(),
+            custom_metadata: None,
+            hacker_one_research_header: None,
+            enabled: None,
+        }
+    }
 }
 
 fn api() -> PathPrefix {
@@ -140,7 +160,6 @@ impl Operation for SetProxyResource {
     const NAME: &'static str = "set_proxy_resource";
     const COMMAND: &'static [&'static str] = &["proxy", "resource", "set"];
     const HTTP: Endpoint = post("/proxy/targets/{proxy_hostname}/resource");
-    const ALIASES: &'static [Endpoint] = &[post("/proxy/targets/{proxy_hostname}/mcp")];
     const SCOPE: Access = Access::Admin;
     type Output = ProxyResource;
 

@@ -1,10 +1,7 @@
 //! The registry of resources and the tokens for them: is a token good for a resource, and what is not registered yet.
 
-use std::fmt;
-use std::sync::Arc;
-
 use clap::Args;
-use portcullis_layers::auth::{Audience, TokenError, Verified};
+use portcullis_layers::auth::{Audience, TokenError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,12 +10,6 @@ use super::operation::post;
 use super::{Access, Context, Control, Endpoint, Error, Operation, Secret, Surface};
 use crate::config::{Config, Proxy, Resource, ResourceUri, Scope};
 use crate::store::Expect;
-
-/// Judges tokens as the hosts do: signature, issuer, life time, revocation.
-pub trait Judge: fmt::Debug + Send + Sync {
-    /// Judges a token by the issuers that a host trusts.
-    fn verify(&self, proxy: &Proxy, token: &str) -> Result<Arc<Verified>, TokenError>;
-}
 
 /// Adds the operations.
 pub fn register(surface: &mut impl Surface) {

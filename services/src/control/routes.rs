@@ -42,7 +42,7 @@ fn around_authentication(config: &Config, route: &Route) -> Option<String> {
     if !route.enabled || !config.proxies.get(&target)?.auth_enabled {
         return None;
     }
-    let own = route.auth_config.as_ref().filter(|_| route.override_proxy_auth).map(|auth| auth.auth_type);
+    let own = route.own_auth().map(|auth| auth.auth_type);
     let is_open = |proxy: &&Arc<Proxy>| match own {
         Some(RouteAuthType::Bearer) => false,
         Some(RouteAuthType::None) => true,

@@ -296,7 +296,7 @@ impl Operation for SystemStats {
             calls.entry(name).or_default().insert(code, count);
         }
         let writers = &control.writers;
-        let logs = [&writers.requests, &writers.diagnostics, &writers.audit].map(|writer| {
+        let logs = [&writers.requests, &writers.diagnostics, &writers.audit, &writers.oauth].map(|writer| {
             let counts = writer.counts();
             (Stream::as_str(writer.stream()), LogCounts { written: counts.written, dropped: counts.dropped })
         });

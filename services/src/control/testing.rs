@@ -15,11 +15,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
 
 use super::tokens::{Minted, Wanted};
-use super::{Applied, Caller, Control, Error, Judge, Mint, Parts, Writers};
+use super::{Caller, Control, Error, Mint, Parts};
+use crate::applied::Applied;
 use crate::config::Proxy;
 use crate::config::access::{Lists, Site};
+use crate::logs::Writers;
 use crate::logs::{Levels, Writer};
 use crate::mirror::Mirror;
+use crate::oauth::Judge;
 use crate::oauth::rotation::Policy;
 use crate::store::embedded::Embedded;
 use crate::store::{Keep, Store, Stream};
@@ -90,6 +93,7 @@ pub(crate) fn build(applied: watch::Receiver<Applied>) -> (Control, Arc<dyn Stor
         requests: writer(Stream::Requests),
         diagnostics: writer(Stream::Diagnostics),
         audit: writer(Stream::Audit),
+        oauth: writer(Stream::Oauth),
     };
     let control = Control::new(Parts {
         mirror: Mirror::new(store.clone()),

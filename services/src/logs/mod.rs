@@ -18,6 +18,7 @@ mod scan;
 mod stats;
 pub mod tracing;
 mod writer;
+mod writers;
 
 #[cfg(test)]
 mod memory;
@@ -29,6 +30,7 @@ pub use self::query::{Filter, Search, SearchError};
 pub use self::scan::{Bounds, Error, Hit, Page, Truncated, entry_id, parse_entry_id, search};
 pub use self::stats::{HostStats, PathCount, Stats, stats};
 pub use self::writer::Writer;
+pub use self::writers::Writers;
 
 /// Milliseconds since 1970, now.
 pub fn now() -> u64 {

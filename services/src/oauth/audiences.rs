@@ -20,7 +20,7 @@ use crate::config::access::{Access, Site, access};
 use crate::config::auth::{RouteAuth, RouteAuthType};
 use crate::config::names::GithubClientId;
 use crate::config::view::View;
-use crate::config::{Builtin, Proxy, Target, Token};
+use crate::config::{Builtin, Config, Proxy, Target, Token};
 
 /// Scopes about the person rather than a resource (OpenID Connect Core 1.0, section 5.4): whoever signs in
 /// may give them.
@@ -45,9 +45,15 @@ pub(crate) struct AudienceHost {
     pub(crate) host: Option<HostName>,
     /// The document of that host.
     pub(crate) proxy: Option<Arc<Proxy>>,
+    /// Who may have what: by the rules of the host, and of routes that have their own.
+    rules: Vec<Rule>,
+}
+
+/// Whom a host, or a route of it, lets in, and what it gives them.
+#[derive(Debug, Clone)]
+struct Rule {
     lists: Arc<Lists>,
-    /// The host's list, and those of routes that have their own.
-    admitted: Vec<Allowlist>,
+    admitted: Allowlist,
 }
 
 impl Audiences {
@@ -75,34 +81,57 @@ impl Audiences {
 
     /// The resource that a host is.
     pub(crate) fn of_host(&self, host: &HostName) -> Option<AudienceHost> {
+        self.of_proxy(self.view.config.proxy_of(host)?, host)
+    }
+
+    fn of_proxy(&self, proxy: &Arc<Proxy>, host: &HostName) -> Option<AudienceHost> {
+        if !proxy.enabled {
+            return None;
+        }
         let config = &self.view.config;
-        let proxy = config.proxy_of(host).filter(|proxy| proxy.enabled)?;
         let tokens: Vec<Arc<Token>> = config.tokens.values().cloned().collect();
         let routes =
             config.routes.values().filter(|route| route.enabled && route.is_for(&proxy.proxy_hostname));
-        let own =
-            routes.filter(|route| route.override_proxy_auth).filter_map(|route| route.auth_config.as_ref());
+        let own = routes.filter_map(|route| route.own_auth());
         let own: Vec<&RouteAuth> = own.filter(|auth| auth.auth_type != RouteAuthType::None).collect();
         if !proxy.auth_enabled && own.is_empty() {
             // Nobody asks for a token there.
             return None;
         }
         let anywhere = RouteAuth { auth_type: RouteAuthType::Bearer, ..RouteAuth::default() };
-        let mut lists = None;
-        let mut admitted = Vec::new();
-        for auth in std::iter::once(&anywhere).chain(own) {
-            if let Access::Protected(policy, list) = access(&self.site, proxy, Some(auth), &tokens, host) {
-                lists = lists.or(policy.grants);
-                admitted.push(list);
+        // Where the host itself is open, its lists are for nothing.
+        let host_wide = proxy.auth_enabled.then_some(&anywhere);
+        let mut rules = Vec::new();
+        for auth in host_wide.into_iter().chain(own) {
+            if let Access::Protected(policy, admitted) = access(&self.site, proxy, Some(auth), &tokens, host)
+            {
+                rules.push(Rule { lists: policy.grants.unwrap_or_default(), admitted });
             }
+        }
+        if rules.is_empty() {
+            return None;
         }
         Some(AudienceHost {
             resource: self.site.resource(proxy, host),
             host: Some(host.clone()),
             proxy: Some(Arc::clone(proxy)),
-            lists: lists?,
-            admitted,
+            rules,
         })
+    }
+
+    /// All resources that hosts are, and the issuer. Of a wildcard there is one for all names below it.
+    pub(crate) fn all(&self) -> impl Iterator<Item = AudienceHost> {
+        let hosts = self.view.config.proxies.values().filter_map(|proxy| {
+            let name = &proxy.proxy_hostname;
+            let below = || format!("any.{}", name.wildcard_parent()?).parse().ok();
+            self.of_proxy(proxy, &name.host().or_else(below)?)
+        });
+        std::iter::once(self.issuer()).chain(hosts)
+    }
+
+    /// The configuration that they are of.
+    pub(crate) fn config(&self) -> &Config {
+        &self.view.config
     }
 
     /// The resource that a request implies when it names none: the host where it came in, if that is a
@@ -127,19 +156,6 @@ impl Audiences {
             || routes.into_iter().any(|auth| auth.allowed_groups.is_some())
     }
 
-    /// Whether enough is known of somebody: of the groups, as far as any list asks for them.
-    pub(crate) fn can_judge(&self, identity: &Identity) -> bool {
-        !self.need_groups() || identity.groups_by.is_some()
-    }
-
-    /// Whether what is known of somebody's groups was learned through the app of a host whose lists ask for them:
-    /// organisations choose which apps may know of their members. `global` is the deployment's own app.
-    pub(crate) fn knows_groups_of(host: &AudienceHost, identity: &Identity, global: Option<&str>) -> bool {
-        let own = host.proxy.as_ref().and_then(|proxy| proxy.github_client_id.as_ref());
-        let app = own.map(GithubClientId::as_str).or(global);
-        host.groups().next().is_none() || identity.groups_by.as_deref() == app
-    }
-
     /// The issuer as a resource: its own `/userinfo`, for who is on a list of the deployment.
     fn issuer(&self) -> AudienceHost {
         let defaults = &self.site.defaults;
@@ -148,28 +164,44 @@ impl Audiences {
             resource: self.site.issuer.clone(),
             host: None,
             proxy: None,
-            lists: Arc::default(),
-            admitted: vec![Allowlist { users: Some(allowed), ..Allowlist::default() }],
+            rules: vec![Rule {
+                lists: Arc::default(),
+                admitted: Allowlist { users: Some(allowed), ..Allowlist::default() },
+            }],
         }
+    }
+}
+
+impl Rule {
+    fn admits(&self, principal: &Principal) -> bool {
+        self.admitted.check_identity(principal).is_ok()
     }
 }
 
 impl AudienceHost {
     /// Whether somebody may use it, or a part of it.
     pub(crate) fn admits(&self, principal: &Principal) -> bool {
-        self.admitted.iter().any(|list| list.check_identity(principal).is_ok())
+        self.rules.iter().any(|rule| rule.admits(principal))
+    }
+
+    /// Whether somebody may use it if they are in the right groups, of which nothing is known yet.
+    pub(crate) fn could_admit(&self, principal: &Principal) -> bool {
+        let admits =
+            |list: &Allowlist| Allowlist { groups: None, ..list.clone() }.check_identity(principal).is_ok();
+        self.rules.iter().any(|rule| admits(&rule.admitted))
     }
 
     /// Whether a scope means something here.
     pub(crate) fn knows(&self, scope: &str) -> bool {
         PERSONAL.contains(&scope)
             || self.proxy.is_some() && LISTED.contains(&scope)
-            || self.lists.free.iter().any(|own| own == scope)
+            || self.rules.iter().any(|rule| rule.lists.free.iter().any(|own| own.name == scope))
     }
 
     /// Whether somebody may have a scope here.
     pub(crate) fn gives(&self, principal: &Principal, scope: &str) -> bool {
-        PERSONAL.contains(&scope) || self.lists.give(principal, scope)
+        let given = |rule: &Rule| rule.admits(principal) && rule.lists.give(principal, scope);
+        PERSONAL.contains(&scope) || self.rules.iter().any(given)
     }
 
     /// What is asked for by who names no scope: what the host publishes.
@@ -181,6 +213,11 @@ impl AudienceHost {
         all.into_iter().collect()
     }
 
+    /// The GitHub app of its own, if it has one.
+    pub(crate) fn app(&self) -> Option<&str> {
+        self.proxy.as_ref()?.github_client_id.as_ref().map(GithubClientId::as_str)
+    }
+
     /// Whether its upstream is told who somebody is.
     pub(crate) fn announces(&self) -> bool {
         self.proxy.as_ref().is_some_and(|proxy| proxy.auth_pass_headers || proxy.auth_identity_jwt)
@@ -188,19 +225,20 @@ impl AudienceHost {
 
     /// Whether a token has to say an e-mail address here: a list asks for it, or the upstream is told.
     pub(crate) fn needs_email(&self) -> bool {
-        self.announces() || self.admitted.iter().any(|list| list.emails.is_some())
+        self.announces() || self.rules.iter().any(|rule| rule.admitted.emails.is_some())
     }
 
     /// The groups that its lists ask for, in lower case.
     pub(crate) fn groups(&self) -> impl Iterator<Item = String> {
-        self.admitted
+        self.rules
             .iter()
-            .flat_map(|list| list.groups.iter().flatten())
+            .flat_map(|rule| rule.admitted.groups.iter().flatten())
             .map(|group| group.to_ascii_lowercase())
     }
 }
 
-/// A person as the layers would see them: without scopes, which are what is to be found out.
+/// A person as the layers would see them: without scopes, which are what is to be found out, and without groups, which
+/// differ from host to host.
 pub(crate) fn principal(identity: &Identity, issuer: &str) -> Principal {
     Principal {
         issuer: issuer.into(),
@@ -208,7 +246,6 @@ pub(crate) fn principal(identity: &Identity, issuer: &str) -> Principal {
         username: Some(SmolStr::new(&identity.login)),
         email: identity.emails.first().map(SmolStr::new),
         name: identity.name.as_deref().map(SmolStr::new),
-        groups: identity.groups.iter().map(SmolStr::new).collect(),
         ..Principal::default()
     }
 }

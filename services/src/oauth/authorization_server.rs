@@ -4,15 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
 use portcullis_layers::auth::Verify;
 use serde_json::json;
 
 use super::audiences::Audiences;
 use super::clients::{
-    Assertions, Authenticator, Client, ClientGrants, ClientRecords, ClientStore, Clients, Documents, Guard,
-    Registrations, registration,
+    AssertionIssuer, Assertions, Authenticator, Client, ClientGrants, ClientRecords, ClientStore, Clients,
+    Documents, GrantType, Guard, Registrations, registration,
 };
 use super::codes::Codes;
 use super::consents::Consents;
@@ -21,7 +21,7 @@ use super::endpoints::Hosts;
 use super::github::{Apps, Github};
 use super::grants::{self, Grants};
 use super::keys::Keys;
-use super::limiter::Limiter;
+use super::limiter::{Crowd, Limiter};
 use super::login::Logins;
 use super::pins::Pins;
 use super::revocations::Revocations;
@@ -29,11 +29,13 @@ use super::server::metadata::{self, Features, Issuer, ServerMetadata};
 use super::server::pages::Site as Pages;
 use super::sessions::{self, Sessions};
 use super::state::Filter;
+use super::upstream_tokens::UpstreamTokens;
+use super::verifier::Judge;
+use crate::config::Config;
 use crate::config::access::Site;
-use crate::control::{Judge, Writers};
-use crate::logs;
+use crate::logs::{self, Writers};
 use crate::mirror::Mirror;
-use crate::store::{self, MAX_PAGE};
+use crate::store;
 use crate::vault::Vault;
 
 /// The client of our own command line: first-party, public.
@@ -56,8 +58,28 @@ pub struct Settings {
     pub host_session: Duration,
     /// How long a login may take.
     pub login: Duration,
+    /// How long an account's groups are believed that were learned at a login; none for ever.
+    pub groups: Option<Duration>,
     /// How registrations are kept and limited; none when clients can't register.
     pub registration: Option<registration::Settings>,
+    /// Whether assertions of other issuers (RFC 7523) and token exchange (RFC 8693) are taken.
+    pub assertion_grants: bool,
+    /// Whose assertions those are. With nobody's there is token exchange alone.
+    pub assertion_issuers: Vec<AssertionIssuer>,
+}
+
+impl Settings {
+    /// Whether a grant is served at all; which clients may use it is another question.
+    pub(super) const fn serve(&self, grant: GrantType) -> bool {
+        match grant {
+            GrantType::JwtBearer => self.assertion_grants && !self.assertion_issuers.is_empty(),
+            GrantType::TokenExchange => self.assertion_grants,
+            GrantType::AuthorizationCode
+            | GrantType::RefreshToken
+            | GrantType::DeviceCode
+            | GrantType::ClientCredentials => true,
+        }
+    }
 }
 
 /// What the authorization server is made of.
@@ -113,16 +135,20 @@ pub struct AuthorizationServer {
     pub(crate) clients: Arc<Clients>,
     pub(crate) registrations: Arc<Registrations>,
     pub(crate) authenticator: Authenticator,
+    pub(crate) assertions: Arc<Assertions>,
     pub(crate) verifier: Arc<dyn Verify + Send + Sync>,
     pub(crate) github: Github,
     pub(crate) apps: Apps,
+    pub(crate) upstream_tokens: UpstreamTokens,
     pub(crate) metadata: ServerMetadata,
     pub(crate) pages: Pages,
     pub(super) limits: Limits,
     pub(super) forward_auth: Hosts,
     /// Judges the tokens that a host takes of other issuers.
     pub(super) judge: Option<Arc<dyn Judge>>,
+    clock: Box<dyn Fn() -> Timestamp + Send + Sync>,
     keys: ArcSwap<Keys>,
+    served: ArcSwapOption<Config>,
     writers: Writers,
 }
 
@@ -130,9 +156,11 @@ pub struct AuthorizationServer {
 #[derive(Debug)]
 pub(super) struct Limits {
     /// Logins that are begun.
-    pub(super) logins: Limiter,
+    pub(super) logins: Crowd,
     /// Device codes that are asked for, and codes that are typed in.
     pub(super) devices: Limiter,
+    /// Signed assertions of clients: each is remembered for minutes.
+    pub(super) assertions: Limiter,
     /// Documents of clients that have to be fetched: each costs a host that a stranger names.
     pub(super) documents: Limiter,
     /// Logouts.
@@ -209,8 +237,8 @@ impl AuthorizationServer {
             offline_access: false,
             registration: settings.registration.is_some(),
             client_id_metadata_documents: true,
-            jwt_bearer: false,
-            token_exchange: false,
+            jwt_bearer: settings.serve(GrantType::JwtBearer),
+            token_exchange: settings.serve(GrantType::TokenExchange),
             service_documentation: None,
         };
         let minute = Duration::from_secs(60);
@@ -220,17 +248,25 @@ impl AuthorizationServer {
             pins: Pins::new(Arc::clone(store)),
             devices: Devices::new(Arc::clone(store)),
             sessions: Sessions::new(Arc::clone(store), settings.sessions),
-            authenticator: Authenticator::new(Arc::clone(&clients), assertions),
+            upstream_tokens: UpstreamTokens::new(
+                Arc::clone(store),
+                Arc::clone(&vault),
+                settings.tokens.absolute.max(settings.sessions.absolute),
+            ),
+            authenticator: Authenticator::new(Arc::clone(&clients), Arc::clone(&assertions)),
+            assertions,
             metadata: ServerMetadata::new(&issuer, &features),
             pages: Pages { product: "Portcullis".to_owned() },
             limits: Limits {
-                logins: Limiter::new(60, minute),
+                logins: Crowd::new(60, 6000, 2, minute),
                 devices: Limiter::new(20, minute),
+                assertions: Limiter::new(300, minute),
                 documents: Limiter::new(30, minute),
                 logouts: Limiter::new(60, minute),
                 failures: Limiter::new(60, minute),
             },
             keys: ArcSwap::new(keys),
+            served: ArcSwapOption::empty(),
             host_grants: of_hosts,
             grants,
             consents,
@@ -239,6 +275,7 @@ impl AuthorizationServer {
 
             forward_auth: Hosts::default(),
             judge: None,
+            clock: Box::new(Timestamp::now),
             verifier,
             github,
             apps,
@@ -257,6 +294,18 @@ impl AuthorizationServer {
         Self { judge: Some(judge), ..self }
     }
 
+    /// Goes by another clock than the system's. What has ended is then decided by that clock; the store forgets by
+    /// its own.
+    #[must_use]
+    pub fn with_clock(self, clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self { clock: Box::new(clock), ..self }
+    }
+
+    /// The time of a request.
+    pub(super) fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
     /// The keys that sign, at this moment.
     pub(crate) fn keys(&self) -> Arc<Keys> {
         self.keys.load_full()
@@ -265,6 +314,17 @@ impl AuthorizationServer {
     /// Signs with other keys from now on.
     pub fn replace_keys(&self, keys: Arc<Keys>) {
         self.keys.store(keys);
+    }
+
+    /// Answers other proxies by this configuration from now on. It is the one that requests are served by: a store
+    /// that was replaced is not, until an admin accepts it.
+    pub fn serve(&self, config: Arc<Config>) {
+        self.served.store(Some(config));
+    }
+
+    /// The configuration that requests are served by; what is known of the store where nobody has said.
+    pub(super) fn served(&self) -> Option<Arc<Config>> {
+        self.served.load_full().or_else(|| Some(Arc::clone(&self.mirror.known()?.config)))
     }
 
     /// What tokens can be for, as the configuration is now.
@@ -283,9 +343,12 @@ impl AuthorizationServer {
     ///
     /// When the store fails: then it has to be repeated.
     pub(crate) async fn end_session(&self, id: &str, now: Timestamp) -> store::Result<bool> {
-        // First, so that no host gets another session of it meanwhile.
+        // Before the session: while it is there, what failed halfway can be repeated. And once more after it: then no
+        // host gets another one.
+        self.end_host_sessions(id, now).await?;
         let ended = self.sessions.revoke(id).await?;
         self.end_host_sessions(id, now).await?;
+        self.review_upstream_tokens(Filter::Session(id), now).await?;
         Ok(ended)
     }
 
@@ -295,17 +358,8 @@ impl AuthorizationServer {
     ///
     /// When the store fails: then it has to be repeated.
     pub(crate) async fn end_host_sessions(&self, id: &str, now: Timestamp) -> store::Result<usize> {
-        let (mut count, mut after) = (0, None);
-        loop {
-            let page = self.host_grants.list(Filter::Session(id), after, MAX_PAGE).await?;
-            for grant in page.items.iter().filter(|grant| grant.client.id == BROWSER_CLIENT) {
-                count += usize::from(self.host_grants.revoke(&grant.id, now).await?);
-            }
-            after = page.next;
-            if after.is_none() {
-                return Ok(count);
-            }
-        }
+        let of_browser = |grant: &grants::Grant| grant.client.id == BROWSER_CLIENT;
+        self.host_grants.revoke_those(Filter::Session(id), now, of_browser).await
     }
 
     /// Ends all grants of a client, a subject, a session or a resource, those of browsers on hosts among them;
@@ -316,7 +370,11 @@ impl AuthorizationServer {
     /// When the store fails: then it has to be repeated.
     pub(crate) async fn end_grants(&self, filter: Filter<'_>, now: Timestamp) -> store::Result<usize> {
         let ended = self.grants.revoke_all(filter, now).await?;
-        Ok(ended + self.host_grants.revoke_all(filter, now).await?)
+        let ended = ended + self.host_grants.revoke_all(filter, now).await?;
+        if matches!(filter, Filter::Subject(_) | Filter::Session(_)) {
+            self.review_upstream_tokens(filter, now).await?;
+        }
+        Ok(ended)
     }
 
     /// Notes something that happened: never a token, a code or a secret. The fields have the names that all logs
@@ -339,7 +397,7 @@ impl AuthorizationServer {
             "auth_user": event.username.unwrap_or_default(),
             "auth_subject": event.subject.unwrap_or_default(),
         });
-        if let Err(error) = self.writers.audit.push_json(now, &record) {
+        if let Err(error) = self.writers.oauth.push_json(now, &record) {
             tracing::error!(kind = event.kind, %error, "an event is lost");
         }
     }

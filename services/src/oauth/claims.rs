@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use aws_lc_rs::rand;
-use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use super::random;
 
 /// The prefix of the subject of named tokens. No login name has a colon, so none can pass for one.
 pub const SERVICE: &str = "service:";
@@ -161,11 +160,9 @@ impl Claims {
     }
 }
 
-/// 128 random bits: nobody guesses or meets another token's id.
+/// The id of a new token.
 pub(super) fn token_id() -> String {
-    let mut id = [0; 16];
-    rand::fill(&mut id).expect("the system has randomness");
-    BASE64.encode(id)
+    random::name("")
 }
 
 fn is_scope(scope: &str) -> bool {

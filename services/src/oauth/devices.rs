@@ -8,15 +8,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::rand;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::grants::new_id;
-use super::opaque;
 use super::state::{Identity, Scopes, after, left};
+use super::{opaque, random};
 use crate::store::{Error, Expect, RecordKey, RecordKind, RecordWrite, Result, Store};
 
 /// How long the user has.
@@ -175,8 +174,7 @@ impl UserCode {
     fn random() -> Self {
         let mut code = String::with_capacity(USER_CODE);
         while code.len() < USER_CODE {
-            let mut bytes = [0; 2 * USER_CODE];
-            rand::fill(&mut bytes).expect("the system has randomness");
+            let bytes = random::bytes::<{ 2 * USER_CODE }>();
             // What is beyond the last multiple of twenty would make some letters likelier than others.
             let fair =
                 bytes.into_iter().filter(|byte| *byte < 240).map(|byte| ALPHABET[usize::from(byte) % 20]);
@@ -394,8 +392,7 @@ mod tests {
                 login: "octocat".into(),
                 name: None,
                 emails: Vec::new(),
-                groups: Vec::new(),
-                groups_by: None,
+                memberships: Vec::new(),
             },
             session: "s".into(),
             authenticated_at: Timestamp::UNIX_EPOCH,

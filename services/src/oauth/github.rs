@@ -1,8 +1,9 @@
 //! GitHub, or GitHub Enterprise, as the place where people sign in.
 //!
 //! [`Github`] speaks its wire protocol: the authorization code flow with PKCE (RFC 7636),
-//! who a token belongs to, and the end of a token. [`Apps`] chooses the OAuth app for a host. Nothing here decides who may use what, and nothing is kept: whoever calls sends the
-//! token back with [`Github::revoke`] as soon as the [`Identity`] is known.
+//! who a token belongs to, and the end of a token. [`Apps`] chooses the OAuth app for a host. Nothing here decides who may
+//! use what, and nothing is kept: whoever calls sends the token back with [`Github::revoke`] as soon as the [`Identity`]
+//! is known, or keeps it ([`upstream_tokens`](super::upstream_tokens)).
 //!
 //! A user is known by the numeric id, for ever: logins are renamed, and given to others.
 
@@ -28,6 +29,7 @@ use portcullis_layers::forward::Client;
 use secrecy::{ExposeSecret, SecretString};
 use smol_str::SmolStr;
 
+pub(crate) use self::app::SealedApp;
 pub use self::app::{App, InvalidApp};
 pub use self::apps::{AppError, Apps};
 pub use self::error::{Error, Refusal};

@@ -5,11 +5,14 @@
 //! and nobody can choose whom they share a place with. Limits that all nodes share are where things are stored.
 
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
+
+use super::network;
 
 /// Networks that are told apart at a time.
 const PLACES: usize = 8192;
@@ -17,6 +20,36 @@ const PLACES: usize = 8192;
 /// What one of a site's networks takes of the site's place: a /48 has a limit four times as large, so that who has
 /// all of its 256 networks has not 256 limits.
 const OF_SITE: f64 = 0.25;
+
+/// A limit of each network, and one of all of them: what is begun is kept for a while, and must not fill the store. While
+/// there is too much, each network may still do a little, so that a few thousand can't keep everybody out.
+#[derive(Debug)]
+pub(super) struct Crowd {
+    own: Limiter,
+    all: Limiter,
+    share: Limiter,
+}
+
+impl Crowd {
+    /// Allows `own` to each network in each `window`, and `share` where all together have more than `all`.
+    pub(super) fn new(own: u32, all: u32, share: u32, window: Duration) -> Self {
+        let limiter = |burst| Limiter::new(burst, window);
+        Self { own: limiter(own), all: limiter(all), share: limiter(share) }
+    }
+
+    /// Counts one more.
+    ///
+    /// # Errors
+    ///
+    /// How long to wait, when it is one too many.
+    pub(super) fn count(&self, client: Option<IpAddr>, now: Timestamp) -> Result<(), Duration> {
+        self.own.count(client, now)?;
+        match self.all.count_name("", now) {
+            Ok(()) => Ok(()),
+            Err(_) => self.share.count(client, now),
+        }
+    }
+}
 
 /// A limit: so many at once, and so many more in each window.
 #[derive(Debug)]
@@ -49,13 +82,13 @@ impl Limiter {
         self.take_all(&self.places_of(client), now, 1.0)
     }
 
-    /// Counts one more of a browser session, whatever network it is in.
+    /// Counts one more of something with a name, as a browser session, whatever network it is in.
     ///
     /// # Errors
     ///
     /// How long to wait, when it is one too many.
-    pub(super) fn count_session(&self, session: &str, now: Timestamp) -> Result<(), Duration> {
-        self.take(session, now, 1.0)
+    pub(super) fn count_name(&self, name: &str, now: Timestamp) -> Result<(), Duration> {
+        self.take(name, now, 1.0)
     }
 
     /// Counts one more of a client in a network: many users of one provider share its addresses.
@@ -93,7 +126,9 @@ impl Limiter {
     /// The places of who asks, and what one more takes of each.
     fn places_of(&self, client: Option<IpAddr>) -> Vec<(usize, f64)> {
         let own = (self.place(network(client)), 1.0);
-        std::iter::once(own).chain(site(client).map(|site| (self.place(site), OF_SITE))).collect()
+        std::iter::once(own)
+            .chain(client.and_then(network::site).map(|site| (self.place(site), OF_SITE)))
+            .collect()
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the remainder is smaller than a usize")]
@@ -126,21 +161,9 @@ impl Limiter {
     }
 }
 
-/// What one subscriber has at least: an address, or the prefix of a site.
-fn network(client: Option<IpAddr>) -> IpAddr {
-    match client.map(|client| client.to_canonical()) {
-        Some(IpAddr::V6(address)) => Ipv6Addr::from_bits(address.to_bits() & (!0 << 72)).into(),
-        Some(address) => address,
-        None => Ipv4Addr::UNSPECIFIED.into(),
-    }
-}
-
-/// The prefix of a large site, which whoever has it gives its networks of; IPv4 has none.
-fn site(client: Option<IpAddr>) -> Option<(u8, Ipv6Addr)> {
-    match client.map(|client| client.to_canonical()) {
-        Some(IpAddr::V6(address)) => Some((48, Ipv6Addr::from_bits(address.to_bits() & (!0 << 80)))),
-        _ => None,
-    }
+/// The network of who asks; all whose address is not known share one.
+fn network(client: Option<IpAddr>) -> IpNet {
+    network::network(client.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), 32)
 }
 
 #[cfg(test)]
@@ -170,11 +193,11 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH;
         let client = Some("192.0.2.1".parse().expect("an address"));
         for _ in 0..5 {
-            assert_eq!((limiter.count(client, now), limiter.count_session("s", now)), (Ok(()), Ok(())));
+            assert_eq!((limiter.count(client, now), limiter.count_name("s", now)), (Ok(()), Ok(())));
             limiter.forgive(client, "s");
         }
-        assert_eq!((limiter.count_session("s", now), limiter.count_session("s", now)), (Ok(()), Ok(())));
-        assert!(limiter.count_session("s", now).is_err());
+        assert_eq!((limiter.count_name("s", now), limiter.count_name("s", now)), (Ok(()), Ok(())));
+        assert!(limiter.count_name("s", now).is_err());
         assert!(limiter.count(client, now).is_ok(), "its network is not concerned");
     }
 
@@ -201,6 +224,18 @@ mod tests {
         assert!(limiter.count(of("::ffff:192.0.2.1"), now).is_ok());
         assert!(limiter.count(of("192.0.2.1"), now).is_err());
     }
+    #[test]
+    fn in_a_crowd_everybody_has_a_share() {
+        let crowd = Crowd::new(10, 20, 1, Duration::from_secs(60));
+        let now = Timestamp::UNIX_EPOCH;
+        let of = |n: u8| Some(IpAddr::from([192, 0, 2, n]));
+        let count = |n| crowd.count(of(n), now).is_ok();
+        assert_eq!((0..2).map(|n| (0..12).filter(|_| count(n)).count()).collect::<Vec<_>>(), [10, 10]);
+        let late: Vec<usize> = (2..34).map(|n| (0..3).filter(|_| count(n)).count()).collect();
+        assert!(late.iter().all(|passed| *passed <= 1), "{late:?}");
+        assert!(late.iter().sum::<usize>() > 16, "others are let in: {late:?}");
+    }
+
     #[test]
     fn the_networks_of_a_site_share_a_larger_limit() {
         let limiter = Limiter::new(2, Duration::from_secs(60));

@@ -50,7 +50,12 @@ pub(super) enum Purpose {
     /// A host gets a session.
     Host { host: HostName, path: String, state: String },
     /// A page of ours is shown.
-    Page { path: String },
+    Page {
+        path: String,
+        /// The host whose app is asked, if it matters.
+        #[serde(default)]
+        app_of: Option<HostName>,
+    },
 }
 
 /// Where a login stands.

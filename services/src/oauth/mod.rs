@@ -6,12 +6,11 @@
 //! - [`clients`]: who may ask for tokens, and how clients become known and prove who they are.
 //! - [`id_token`]: what a client learns of who logged in.
 //! - [`identity_token`]: what an upstream is told of who calls, with proof.
-//! - [`minter`]: named tokens, for the operations.
 //! - [`revocations`]: tokens that ended before their time, on every node.
 //! - [`codes`], [`devices`], [`grants`], [`sessions`], [`consents`]: what the authorization server remembers.
 //! - [`host`]: which host a request came in at.
 //! - [`jwks`]: the keys of other issuers, fetched from where they publish them.
-//! - [`github`]: where people sign in.
+//! - [`github`]: where people sign in; [`upstream_tokens`]: the tokens from there that hosts want to have kept.
 //! - [`outbound`]: calls to servers of others, within bounds.
 //! - [`verifier`]: the verifiers of the `auth` layer, fed by the three.
 //! - [`server`]: what the OAuth endpoints read and answer.
@@ -34,15 +33,18 @@ pub mod jwks;
 pub mod keys;
 mod limiter;
 mod login;
-pub mod minter;
+mod network;
 mod opaque;
 pub mod outbound;
 pub mod pins;
+mod random;
 pub mod revocations;
+pub mod revoked_file;
 pub mod rotation;
 pub mod server;
 pub mod sessions;
 mod state;
+pub mod upstream_tokens;
 pub mod verifier;
 
 pub use authorization_server::AuthorizationServer;
@@ -56,9 +58,10 @@ pub use id_token::{IdClaims, Person, UserInfo};
 pub use identity_token::IdentitySigner;
 pub use jwks::JwksFetcher;
 pub use keys::{Keys, SigningKey};
-pub use minter::Minter;
 pub use revocations::Revocations;
+pub use revoked_file::RevokedFile;
 pub use rotation::Rotation;
 pub use sessions::Sessions;
-pub use state::{Filter, Identity, Scopes};
-pub use verifier::Trust;
+pub use state::{Filter, Identity, Membership, Scopes};
+pub use upstream_tokens::UpstreamTokens;
+pub use verifier::{Judge, Trust};

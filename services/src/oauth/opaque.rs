@@ -2,20 +2,19 @@
 //!
 //! A random secret needs no slow hash: there is nothing to guess.
 
-use aws_lc_rs::{constant_time, digest, rand};
+use aws_lc_rs::{constant_time, digest};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use secrecy::SecretString;
-use secrecy::zeroize::Zeroizing;
+
+use super::random;
 
 /// 256 bits in base64 without padding.
-const LENGTH: usize = 43;
+pub(super) const LENGTH: usize = 43;
 
 /// A new secret: 43 characters of `[A-Za-z0-9_-]`.
 pub(super) fn generate() -> SecretString {
-    let mut bytes = Zeroizing::new([0; 32]);
-    rand::fill(bytes.as_mut()).expect("the system has randomness");
-    BASE64.encode(bytes.as_ref()).into()
+    random::secret("")
 }
 
 /// What stands for a secret in the store: 43 characters of `[A-Za-z0-9_-]`.

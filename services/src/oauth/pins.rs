@@ -99,9 +99,8 @@ impl Pins {
 
 /// Whether some list names a login.
 pub(super) fn is_listed(site: &Site, config: &Config, login: &str) -> bool {
-    let names = |list: &Option<Vec<UserPattern>>| {
-        list.iter().flatten().any(|entry| entry.as_str().eq_ignore_ascii_case(login))
-    };
+    let is_login = |entry: &UserPattern| entry.as_str().eq_ignore_ascii_case(login);
+    let names = |list: &Option<Vec<UserPattern>>| list.iter().flatten().any(is_login);
     let hosts = config.proxies.values().any(|proxy| {
         let lists = [
             &proxy.auth_required_users,
@@ -109,7 +108,7 @@ pub(super) fn is_listed(site: &Site, config: &Config, login: &str) -> bool {
             &proxy.oauth_user_users,
             &proxy.oauth_mcp_users,
         ];
-        lists.into_iter().any(names)
+        lists.into_iter().any(names) || proxy.oauth_scope_users.values().any(|list| list.iter().any(is_login))
     });
     let routes = config.routes.values().filter_map(|route| route.auth_config.as_ref());
     let defaults = [&site.defaults, &site.localhost]
@@ -138,8 +137,7 @@ mod tests {
             login: login.to_owned(),
             name: None,
             emails: Vec::new(),
-            groups: Vec::new(),
-            groups_by: None,
+            memberships: Vec::new(),
         };
         assert!(pins.holds(&person("1", "Alice"), now).await.expect("stored"));
         assert!(pins.holds(&person("1", "alice"), now).await.expect("read"));

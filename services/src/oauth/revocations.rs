@@ -4,7 +4,7 @@
 //! it boots and then goes on reading. Each entry ends with the token that it is about, so nothing has
 //! to be cleaned up. The node that revokes refuses the token at once, the others within [`POLL`].
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -14,17 +14,18 @@ use smol_str::SmolStr;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::claims::MAX_LIFETIME;
 use super::state::seconds;
 use crate::store::{Entry, EntryId, Keep, Range, Result, Store, Stream};
 
-/// How often the stream is looked at. Appending hints nobody, and a second is how long nodes may differ.
-pub const POLL: Duration = Duration::from_millis(500);
+/// How often the stream is looked at. Appending hints nobody, and a second is how long nodes may differ: there is
+/// time for a look that fails, and for busy machines.
+pub const POLL: Duration = Duration::from_millis(250);
 
-/// Every so many polls the stream is read from its start, in case the store came back older: a minute.
-const POLLS_PER_FULL_READ: u32 = 120;
+/// How often the stream is read from its start, in case the store came back older.
+const FULL: Duration = Duration::from_secs(60);
 
 /// How many entries are asked for at once.
 const PAGE: usize = 1000;
@@ -105,36 +106,55 @@ impl Revocations {
     pub async fn catch_up(&self) -> Result<usize> {
         let mut count = 0;
         loop {
-            let after = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let range =
-                Range { after, since: 0, until: u64::MAX, tag: None, newest_first: false, limit: PAGE };
-            let page = self.store.range(Stream::Revocations, &range).await?;
-            let Some(last) = page.last().map(|logged| logged.id) else { return Ok(count) };
-            count += page.len();
-            let revocations = page.iter().filter_map(|logged| {
-                serde_json::from_slice::<Revocation>(&logged.record)
-                    .inspect_err(|error| warn!(id = ?logged.id, %error, "revocation can't be read"))
-                    .ok()
-            });
-            let tokens = revocations.map(|revocation| (revocation.jti, revocation.exp));
-            self.revoked.extend(tokens, seconds(Timestamp::now()));
-            self.grown.send_replace(());
-            *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
+            let after = *self.seen();
+            let Some((read, last)) = self.read(after).await? else { return Ok(count) };
+            count += read;
+            *self.seen() = Some(last);
         }
+    }
+
+    /// Reads the stream from its start, and goes on from its end: in a store that came back older that is before the
+    /// place where this node was.
+    async fn read_again(&self) -> Result<()> {
+        let mut after = None;
+        while let Some((_, last)) = self.read(after).await? {
+            after = Some(last);
+        }
+        *self.seen() = after;
+        Ok(())
+    }
+
+    /// Reads a page; how many entries it had, and the last of them. None is the end.
+    async fn read(&self, after: Option<EntryId>) -> Result<Option<(usize, EntryId)>> {
+        let range = Range { after, since: 0, until: u64::MAX, tag: None, newest_first: false, limit: PAGE };
+        let page = self.store.range(Stream::Revocations, &range).await?;
+        let Some(last) = page.last().map(|logged| logged.id) else { return Ok(None) };
+        let revocations = page.iter().filter_map(|logged| {
+            serde_json::from_slice::<Revocation>(&logged.record)
+                .inspect_err(|error| warn!(id = ?logged.id, %error, "revocation can't be read"))
+                .ok()
+        });
+        let tokens = revocations.map(|revocation| (revocation.jti, revocation.exp));
+        self.revoked.extend(tokens, seconds(Timestamp::now()));
+        self.grown.send_replace(());
+        Ok(Some((page.len(), last)))
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Option<EntryId>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Follows the stream until it is told to stop.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        // Beside each other: what is new must not wait until a long stream was read again.
+        tokio::join!(self.follow(&stop), self.start_again(&stop));
+    }
+
+    async fn follow(&self, stop: &CancellationToken) {
         let mut ticks = tokio::time::interval(POLL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut polls, mut failing) = (0, false);
+        let mut failing = false;
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            polls += 1;
-            if polls == POLLS_PER_FULL_READ {
-                polls = 0;
-                *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                self.revoked.purge(seconds(Timestamp::now()));
-            }
             match stop.run_until_cancelled(self.catch_up()).await {
                 Some(Ok(_)) if failing => {
                     failing = false;
@@ -145,6 +165,18 @@ impl Revocations {
                     warn!(%error, "revocations of other nodes can't be read");
                 }
                 Some(_) => {}
+                None => return,
+            }
+        }
+    }
+
+    async fn start_again(&self, stop: &CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(FULL)).await.is_some() {
+            self.revoked.purge(seconds(Timestamp::now()));
+            match stop.run_until_cancelled(self.read_again()).await {
+                Some(Ok(())) => {}
+                // `follow` warns of a store that is away.
+                Some(Err(error)) => debug!(%error, "revocations can't be read from the start"),
                 None => return,
             }
         }
@@ -189,6 +221,29 @@ mod tests {
         let reader = node(&store);
         assert_eq!(reader.catch_up().await.expect("read"), 2);
         assert!(reader.revoked.contains(Some("t1"), later()));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_came_back_older_is_followed_from_its_end() {
+        let (before, after) =
+            (Embedded::in_memory().expect("a store"), Embedded::in_memory().expect("a store"));
+        let older: Arc<dyn Store> = Arc::new(after);
+        node(&older).revoke("kept", later()).await.expect("stored");
+        let reader = node(&older);
+        // Where it was in the store that is lost: far behind everything in this one.
+        *reader.seen() = Some(EntryId { time: u64::MAX / 2, sequence: 0 });
+        assert_eq!(reader.catch_up().await.expect("read"), 0);
+        reader.read_again().await.expect("read");
+        assert!(reader.revoked.contains(Some("kept"), later()));
+        node(&older).revoke("new", later()).await.expect("stored");
+        assert_eq!(reader.catch_up().await.expect("read"), 1);
+        assert!(reader.revoked.contains(Some("new"), later()));
+        // And an empty one from its start.
+        let empty: Arc<dyn Store> = Arc::new(before);
+        let reader = node(&empty);
+        *reader.seen() = Some(EntryId::MAX);
+        reader.read_again().await.expect("read");
+        assert_eq!(*reader.seen(), None);
     }
 
     #[tokio::test]

@@ -20,6 +20,12 @@ use crate::store::{
 /// A session is not written for each request that it is seen in.
 const RESOLUTION: Duration = Duration::from_secs(60);
 
+/// How long a secret that was replaced still names its session for who signs in again.
+const REPLACED: Duration = Duration::from_secs(60);
+
+/// How often others may change a session meanwhile.
+const ATTEMPTS: usize = 4;
+
 /// How long sessions live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetimes {
@@ -39,16 +45,36 @@ impl Default for Lifetimes {
 /// A session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
-    /// The hash of what the browser has: names the session, opens nothing.
+    /// Names the session, opens nothing.
     pub id: String,
+    /// The hash of the secret that the browser has beside the id.
+    secret: String,
+    /// The one before, if it was replaced just now: another tab may come back from signing in with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    replaced: Option<Replaced>,
     /// Who signed in.
     pub identity: Identity,
-    /// When.
+    /// When they last did.
     pub created_at: Timestamp,
     /// When it was last used, give or take a minute.
     pub seen_at: Timestamp,
     /// When it ends at the latest.
     pub expires_at: Timestamp,
+}
+
+/// A secret that is good no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Replaced {
+    /// Its hash.
+    secret: String,
+    /// When it was replaced.
+    at: Timestamp,
+}
+
+impl Session {
+    fn kept(&self, secret: &SecretString) -> SecretString {
+        format!("{}{}", self.id, secret.expose_secret()).into()
+    }
 }
 
 /// The sessions of a deployment.
@@ -70,8 +96,7 @@ impl Sessions {
         Self { store, lifetimes }
     }
 
-    /// Starts a session. Returns what the browser shall keep: nobody can be told it again. A login
-    /// always starts a new one, so that no session is fixed beforehand.
+    /// Starts a session. Returns what the browser shall keep: nobody can be told it again.
     ///
     /// # Errors
     ///
@@ -79,14 +104,50 @@ impl Sessions {
     pub async fn create(&self, identity: Identity, now: Timestamp) -> Result<(SecretString, Session)> {
         let secret = opaque::generate();
         let session = Session {
-            id: opaque::hash(secret.expose_secret().as_bytes()),
+            id: opaque::hash(opaque::generate().expose_secret().as_bytes()),
+            secret: opaque::hash(secret.expose_secret().as_bytes()),
+            replaced: None,
             identity,
             created_at: now,
             seen_at: now,
             expires_at: after(now, self.lifetimes.absolute),
         };
         self.store.commit_records(vec![self.write(&session, Expect::Absent, now)?]).await?;
-        Ok((secret, session))
+        Ok((session.kept(&secret), session))
+    }
+
+    /// Goes on with a session whose user has signed in again: what came of it stays. It gets another secret, so that
+    /// no session is fixed beforehand. Nothing, if there is none, or it is somebody else's.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn renew(
+        &self,
+        kept: &str,
+        identity: &Identity,
+        now: Timestamp,
+    ) -> Result<Option<(SecretString, Session)>> {
+        for _ in 0..ATTEMPTS {
+            let Some((mut session, version, _)) = self.named(kept, now).await? else { return Ok(None) };
+            if session.identity.subject != identity.subject {
+                return Ok(None);
+            }
+            let secret = opaque::generate();
+            let before = opaque::hash(secret.expose_secret().as_bytes());
+            let before = std::mem::replace(&mut session.secret, before);
+            session.replaced = Some(Replaced { secret: before, at: now });
+            session.identity = identity.clone().with_earlier(&session.identity);
+            (session.created_at, session.seen_at) = (now, now);
+            session.expires_at = after(now, self.lifetimes.absolute);
+            let write = self.write(&session, Expect::Version(version), now)?;
+            match self.store.commit_records(vec![write]).await {
+                Ok(()) => return Ok(Some((session.kept(&secret), session))),
+                Err(Error::RecordConflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// The session of a browser, by what it kept; notes that it was used.
@@ -94,16 +155,11 @@ impl Sessions {
     /// # Errors
     ///
     /// When the store fails.
-    pub async fn find(&self, secret: &str, now: Timestamp) -> Result<Option<Session>> {
-        let Some(id) = opaque::hash_of_presented(secret) else { return Ok(None) };
-        let Some(record) = self.store.get_record(&key(&id)).await? else { return Ok(None) };
-        let mut session: Session = record.read()?;
-        if now >= self.ends(&session) {
-            return Ok(None);
-        }
+    pub async fn find(&self, kept: &str, now: Timestamp) -> Result<Option<Session>> {
+        let Some((mut session, version)) = self.presented(kept, now).await? else { return Ok(None) };
         if now >= after(session.seen_at, RESOLUTION) {
             session.seen_at = now;
-            let write = self.write(&session, Expect::Version(record.version), now)?;
+            let write = self.write(&session, Expect::Version(version), now)?;
             match self.store.commit_records(vec![write]).await {
                 // Another request has just noted it, or the session was ended: the next one sees.
                 Ok(()) | Err(Error::RecordConflict { .. }) => {}
@@ -184,6 +240,30 @@ impl Sessions {
                 return Ok(ended);
             }
         }
+    }
+
+    /// The session of who presents what was kept of it, and its version.
+    async fn presented(&self, kept: &str, now: Timestamp) -> Result<Option<(Session, u64)>> {
+        let named = self.named(kept, now).await?;
+        Ok(named.and_then(|(session, version, current)| current.then_some((session, version))))
+    }
+
+    /// The same, also for the secret that was replaced just now; tells whether it is the one of now.
+    async fn named(&self, kept: &str, now: Timestamp) -> Result<Option<(Session, u64, bool)>> {
+        // An id is as long as a secret, and looks like one.
+        let Some((id, secret)) = kept.split_at_checked(opaque::LENGTH) else { return Ok(None) };
+        let (Some(_), Some(secret)) = (opaque::hash_of_presented(id), opaque::hash_of_presented(secret))
+        else {
+            return Ok(None);
+        };
+        let Some(record) = self.store.get_record(&key(id)).await? else { return Ok(None) };
+        let session: Session = record.read()?;
+        let current = opaque::same(&session.secret, &secret);
+        let replaced = session.replaced.as_ref();
+        let replaced =
+            replaced.is_some_and(|old| opaque::same(&old.secret, &secret) && now < after(old.at, REPLACED));
+        let good = (current || replaced) && now < self.ends(&session);
+        Ok(good.then_some((session, record.version, current)))
     }
 
     fn ends(&self, session: &Session) -> Timestamp {

@@ -23,13 +23,43 @@ pub struct Identity {
     /// The e-mail addresses that were verified, the primary one first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub emails: Vec<String>,
+    /// What is known of their groups, by the GitHub app that was told: organisations choose which apps may know of
+    /// their members.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub memberships: Vec<Membership>,
+}
+
+/// The groups of a person, as a GitHub app was told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    /// The client id of the app.
+    pub app: String,
+    /// When.
+    pub at: Timestamp,
     /// Organisations and teams, in lower case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
-    /// The GitHub app that groups were asked with, if they were: organisations choose which apps may know
-    /// of their members.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub groups_by: Option<String>,
+}
+
+/// How many apps' knowledge of a person is kept.
+const MAX_MEMBERSHIPS: usize = 8;
+
+impl Identity {
+    /// What an app was told, if it was.
+    pub fn told(&self, app: &str) -> Option<&Membership> {
+        self.memberships.iter().find(|membership| membership.app == app)
+    }
+
+    /// The same person, with what other apps were told at earlier logins.
+    #[must_use]
+    pub fn with_earlier(mut self, earlier: &Self) -> Self {
+        let others = earlier.memberships.iter().filter(|membership| self.told(&membership.app).is_none());
+        let others: Vec<Membership> = others.cloned().collect();
+        self.memberships.extend(others);
+        self.memberships.sort_by_key(|membership| std::cmp::Reverse(membership.at));
+        self.memberships.truncate(MAX_MEMBERSHIPS);
+        self
+    }
 }
 
 /// Whose records are meant.

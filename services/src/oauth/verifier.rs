@@ -4,14 +4,23 @@
 //! A host that trusts other issuers gets a verifier of its own. One verifier for all hosts would let
 //! the keys that one host trusts for an issuer speak on another host that trusts other keys for it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use portcullis_layers::Principal;
 use portcullis_layers::auth;
-use portcullis_layers::auth::{Issuer, JwtVerifier, Revoked};
+use portcullis_layers::auth::{Issuer, JwtVerifier, Revoked, TokenError, Verified};
 use smol_str::SmolStr;
 
 use super::keys::{Error, Keys};
+use crate::config::Proxy;
+
+/// Judges tokens as the hosts do: signature, issuer, life time, revocation.
+pub trait Judge: fmt::Debug + Send + Sync {
+    /// Judges a token by the issuers that a host trusts.
+    fn verify(&self, proxy: &Proxy, token: &str) -> Result<Arc<Verified>, TokenError>;
+}
 
 /// What all verifiers of a node share: our issuer, its keys as they rotate, the revoked tokens.
 #[derive(Debug, Clone)]
@@ -49,6 +58,13 @@ impl Trust {
     pub fn replace_keys(&self, keys: &Keys) -> Result<(), Error> {
         self.keys.replace(keys.key_set()?);
         Ok(())
+    }
+
+    /// Whether a token of this principal's could be verified still: what a key has signed that was forgotten is over.
+    /// Of the keys of other issuers nothing is said.
+    pub fn knows_key_of(&self, principal: &Principal) -> bool {
+        let Some(key) = principal.key_id.as_deref().filter(|_| !principal.foreign) else { return true };
+        self.keys.current().ids().any(|id| id == Some(key))
     }
 
     /// A verifier for our own tokens and those of other issuers, each with the keys that one host trusts.

@@ -244,6 +244,8 @@ pub enum Stream {
     Requests,
     /// One entry per call of an operation.
     Audit,
+    /// What happened at the authorization server: strangers fill it, so it is apart from the audit.
+    Oauth,
     /// The daemon's own diagnostics.
     Diagnostics,
     /// Revoked token ids; short-lived.
@@ -252,13 +254,15 @@ pub enum Stream {
 
 impl Stream {
     /// All streams, in a fixed order.
-    pub const ALL: [Self; 4] = [Self::Requests, Self::Audit, Self::Diagnostics, Self::Revocations];
+    pub const ALL: [Self; 5] =
+        [Self::Requests, Self::Audit, Self::Oauth, Self::Diagnostics, Self::Revocations];
 
     /// The name in keys.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Requests => "requests",
             Self::Audit => "audit",
+            Self::Oauth => "oauth",
             Self::Diagnostics => "diagnostics",
             Self::Revocations => "revocations",
         }

@@ -36,11 +36,13 @@ pub enum RecordKind {
     Pin,
     /// A browser session, by the hash of its id.
     Session,
+    /// A token of GitHub's that a host wants to have kept, sealed; by the hash of host and user.
+    Upstream,
 }
 
 impl RecordKind {
     /// All kinds, in a fixed order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Access,
         Self::Client,
         Self::Code,
@@ -49,6 +51,7 @@ impl RecordKind {
         Self::Grant,
         Self::Pin,
         Self::Session,
+        Self::Upstream,
     ];
 
     /// The name in keys and messages.
@@ -62,6 +65,7 @@ impl RecordKind {
             Self::Grant => "grant",
             Self::Pin => "pin",
             Self::Session => "session",
+            Self::Upstream => "upstream",
         }
     }
 }

@@ -17,6 +17,16 @@ impl Proxy {
                 "everyone can't be admin: expected logins, or `service:NAME`",
             ));
         }
+        for name in self.oauth_scope_users.keys() {
+            let field = format!("oauth_scope_users.{name}");
+            if ["admin", "user", "mcp"].contains(&name.as_str()) {
+                let list = format!("has a list of its own: expected oauth_{name}_users");
+                problems.push(FieldError::bare(field, list));
+            } else if name.parse::<Scope>().is_err() {
+                problems
+                    .push(FieldError::bare(field, "expected a scope without blanks (RFC 6749, section 3.3)"));
+            }
+        }
         let cookie = &self.auth_cookie_name;
         if cookie.is_empty() || cookie.len() > 128 || !cookie.bytes().all(is_token_byte) {
             problems.push(FieldError::new(

@@ -220,6 +220,7 @@ async fn end_grants_of(
     for id in ids {
         ended += usize::from(server.grants.revoke(&id, now).await?);
     }
+    server.review_upstream_tokens(Filter::Subject(subject), now).await?;
     Ok(ended)
 }
 

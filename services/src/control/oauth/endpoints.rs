@@ -1,6 +1,7 @@
 //! Where the endpoints of the protocol are served: nobody has to set up routes for them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use clap::Args;
 use portcullis_layers::HostName;
@@ -11,7 +12,7 @@ use serde_json::Value;
 
 use super::health::issuer_host;
 use crate::config::auth::AuthMode;
-use crate::config::{Config, FieldError};
+use crate::config::{Config, FieldError, Proxy, Route};
 use crate::control::operation::{get, post};
 use crate::control::{Access, Context, Control, Endpoint, Error, Operation, Surface};
 use crate::oauth::AuthorizationServer;
@@ -54,6 +55,13 @@ pub struct SetupStatus {
     pub message: String,
 }
 
+/// Whether a host has endpoints of the issuer for its resource.
+fn acts(config: &Config, proxy: &Proxy) -> bool {
+    let own = |route: &Arc<Route>| route.needs_token() && route.is_for(&proxy.proxy_hostname);
+    let protected = proxy.auth_enabled || config.routes.values().any(own);
+    proxy.enabled && protected && proxy.resource_endpoint.is_some() && proxy.resource_oauth_endpoints
+}
+
 fn status(
     server: &AuthorizationServer,
     config: &Config,
@@ -66,7 +74,7 @@ fn status(
     let at_issuer = issuer.as_ref() == Some(&domain);
     let role = match config.proxy_of(&domain) {
         _ if at_issuer => "issuer",
-        Some(proxy) if proxy.enabled && proxy.resource_endpoint.is_some() => "acts_for_issuer",
+        Some(proxy) if acts(config, proxy) => "acts_for_issuer",
         Some(proxy) if proxy.enabled && proxy.auth_mode == AuthMode::Redirect => "signs_in_browsers",
         _ => "other",
     };

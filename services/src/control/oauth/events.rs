@@ -1,6 +1,6 @@
 //! What happened at the authorization server: logins, tokens, refusals. A user sees their own, an admin all.
 //!
-//! Events are records of the audit log (component `oauth`). They are read newest first, in bounds.
+//! They are read newest first, in bounds.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
-use memchr::memmem::Finder;
 use portcullis_layers::HostName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,13 +23,10 @@ use crate::control::{Access, Caller, Context, Control, Endpoint, Error, Operatio
 use crate::logs;
 use crate::store::{Range, Stream};
 
-/// What each event has in its bytes, and hardly anything else: our encoder writes it in this one way.
-const MARK: &[u8] = br#""component":"oauth""#;
-
 /// How many entries are read at once.
 const READ_SIZE: usize = 1000;
 
-/// How many entries of the audit log are looked at; more are not kept as a rule.
+/// How many entries are looked at; more are not kept as a rule.
 const MAX_ENTRIES: usize = 200_000;
 
 /// How long that may take.
@@ -55,8 +51,6 @@ pub fn register(surface: &mut impl Surface) {
 #[serde(default)]
 pub(super) struct Noted<'a> {
     pub(super) timestamp: i64,
-    #[serde(borrow)]
-    pub(super) component: Cow<'a, str>,
     #[serde(borrow)]
     pub(super) event_type: Cow<'a, str>,
     pub(super) success: bool,
@@ -95,16 +89,15 @@ pub(super) async fn scan(
     mut visit: impl FnMut(&Noted<'_>) -> ControlFlow<()>,
 ) -> Result<bool, Error> {
     let begun = Instant::now();
-    let mark = Finder::new(MARK);
     let mut range =
         Range { after: None, since, until: u64::MAX, tag: None, newest_first: true, limit: READ_SIZE };
     for _ in 0..MAX_ENTRIES / READ_SIZE {
-        let page = control.store.range(Stream::Audit, &range).await?;
+        let page = control.store.range(Stream::Oauth, &range).await?;
         let Some(end) = page.last().map(|logged| logged.id) else { return Ok(false) };
-        for logged in page.iter().filter(|logged| mark.find(&logged.record).is_some()) {
-            // What is no event of ours is somebody's text that looks like one.
+        for logged in &page {
+            // A newer node may write what this one can't read.
             let Ok(event) = serde_json::from_slice::<Noted<'_>>(&logged.record) else { continue };
-            if event.component == "oauth" && visit(&event).is_break() {
+            if visit(&event).is_break() {
                 return Ok(false);
             }
         }

@@ -188,7 +188,12 @@ impl Operation for RevokeOauthGrant {
     }
 
     async fn run(self, control: &Control, _: &Context) -> Result<Done, Error> {
-        if control.oauth()?.grants.revoke(&self.grant_id, Timestamp::now()).await? {
+        let (server, now) = (control.oauth()?, Timestamp::now());
+        let grant = server.grants.get(&self.grant_id, now).await?;
+        if server.grants.revoke(&self.grant_id, now).await? {
+            if let Some(grant) = grant {
+                server.review_upstream_tokens(Filter::Subject(&grant.subject), now).await?;
+            }
             return Ok(Done::new("revoked", self.grant_id));
         }
         Err(not_found(&self.grant_id))

@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::events;
+use super::host_of;
 use crate::config::certificate::CertStatus;
 use crate::config::{Config, Proxy};
 use crate::control::operation::get;
@@ -172,7 +173,7 @@ const fn status_of(checks: &Checks) -> &'static str {
 
 /// The host of the issuer.
 pub(super) fn issuer_host(server: &AuthorizationServer) -> Option<HostName> {
-    server.issuer.as_str().parse::<http::Uri>().ok()?.host()?.parse().ok()
+    host_of(server.issuer.as_str())
 }
 
 /// A certificate that would serve the issuer's host.
@@ -255,7 +256,7 @@ fn activity(last: Option<Timestamp>, now: Timestamp) -> Result<String, String> {
 async fn last_login(control: &Control) -> Result<Option<Timestamp>, Error> {
     let mut last = None;
     events::scan(control, events::since(LOOK_BACK), |event| {
-        if event.success && event.event_type == "auth_complete" {
+        if event.success && matches!(&*event.event_type, "auth_complete" | "device_complete") {
             last = event.at();
             return ControlFlow::Break(());
         }

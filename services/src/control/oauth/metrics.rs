@@ -152,7 +152,7 @@ impl Happened {
         }
         match event.event_type.as_ref() {
             // What went well is told once, at the end; of what went wrong the check of the user is told besides.
-            "auth_request" | "auth_callback" | "auth_complete" => {
+            "auth_request" | "auth_callback" | "auth_complete" | "device_complete" => {
                 self.flows.authorization_requests.add(event.success);
             }
             "token_exchange" | "token_refresh" => self.flows.token_requests.add(event.success),

@@ -2,9 +2,11 @@
 //!
 //! - [`clients`]: who may ask for tokens, however they became known; `tallies.rs` counts what they have.
 //! - [`configured`]: the clients that administrators set up.
+//! - [`keys`]: what signs, and until when; [`Minter`] makes named tokens with them.
 //! - [`tokens`], [`grants`]: what was given; never a token itself.
 //! - [`sessions`], [`consents`]: who has signed in, and what they agreed to.
 //! - [`logins`]: which accounts the logins on lists mean.
+//! - [`upstream_tokens`]: for whom GitHub's tokens are kept; never a token itself.
 //! - [`events`]: what happened; [`metrics`], [`health`] and [`proxies`] sum it up.
 //! - [`endpoints`]: where the protocol's own endpoints are served.
 //!
@@ -18,8 +20,10 @@ pub mod endpoints;
 pub mod events;
 pub mod grants;
 pub mod health;
+pub mod keys;
 pub mod logins;
 pub mod metrics;
+mod minter;
 pub mod paging;
 pub mod proxies;
 pub mod sessions;
@@ -27,14 +31,19 @@ mod tallies;
 #[cfg(test)]
 mod testing;
 pub mod tokens;
+pub mod upstream_tokens;
 
 use std::sync::Arc;
 
+use portcullis_layers::HostName;
+
+pub use self::minter::Minter;
 use super::{Access, Caller, Context, Control, Error, Surface};
 use crate::oauth::AuthorizationServer;
 
 /// Adds the operations of the authorization server.
 pub fn register(surface: &mut impl Surface) {
+    keys::register(surface);
     clients::register(surface);
     configured::register(surface);
     tokens::register(surface);
@@ -46,6 +55,7 @@ pub fn register(surface: &mut impl Surface) {
     proxies::register(surface);
     events::register(surface);
     logins::register(surface);
+    upstream_tokens::register(surface);
     endpoints::register(surface);
 }
 
@@ -73,6 +83,11 @@ fn own_subject(ctx: &Context) -> Result<Option<&str>, Error> {
         Caller::Anonymous => Err(Error::Unauthenticated),
         _ => Err(Error::Forbidden { scopes: Access::Admin.scopes().to_vec() }),
     }
+}
+
+/// The host of a resource.
+fn host_of(resource: &str) -> Option<HostName> {
+    resource.parse::<http::Uri>().ok()?.host()?.parse().ok()
 }
 
 #[cfg(test)]

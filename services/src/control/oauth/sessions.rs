@@ -9,7 +9,7 @@ use portcullis_layers::HostName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::clients::host_of;
+use super::host_of;
 use super::paging::{self, Pagination, Paging, walk};
 use super::tokens::is_user;
 use crate::control::operation::{delete, get};

@@ -10,9 +10,10 @@ use portcullis_layers::forward::{Client as HttpClient, PoolSettings, Tunnels};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::applied::Applied;
 use crate::control::proxies::CreateProxy;
 use crate::control::testing::{build, caller};
-use crate::control::{Applied, Context, Control, Error, Operation};
+use crate::control::{Context, Control, Error, Operation};
 use crate::oauth::authorization_server::{Event, Parts, Settings};
 use crate::oauth::clients::{Exceptions, Guard, registration};
 use crate::oauth::github::{self, Apps};
@@ -60,7 +61,10 @@ pub(super) async fn given() -> Given {
             sessions: sessions::Lifetimes::default(),
             host_session: Duration::from_secs(8 * 3600),
             login: Duration::from_secs(600),
+            groups: Some(Duration::from_secs(604_800)),
             registration: Some(registration::Settings::new(format!("{ISSUER}/register"))),
+            assertion_grants: false,
+            assertion_issuers: Vec::new(),
         },
     }));
     let control = Arc::new(control.with_oauth(Arc::clone(&server)));
@@ -78,8 +82,7 @@ pub(super) fn person(id: u32, login: &str) -> Identity {
         login: login.to_owned(),
         name: None,
         emails: vec![format!("{login}@mail.example")],
-        groups: Vec::new(),
-        groups_by: None,
+        memberships: Vec::new(),
     }
 }
 
@@ -150,7 +153,7 @@ impl Given {
         for event in events {
             self.server.note(event);
         }
-        assert!(self.control.writers.audit.flush(Duration::from_secs(10)).await);
+        assert!(self.control.writers.oauth.flush(Duration::from_secs(10)).await);
     }
 
     /// Whether an access token is refused on this node.

@@ -56,7 +56,9 @@ pub struct TokenEntry {
     pub issued_at: Timestamp,
     /// When it ends at the latest.
     pub expires_at: Timestamp,
-    /// How many seconds that is from now.
+    /// Whether it has ended.
+    pub is_expired: bool,
+    /// How many seconds it has left.
     pub time_remaining: i64,
     /// Its scopes, parted by blanks.
     pub scope: String,
@@ -89,7 +91,8 @@ pub struct TokenPage {
     pub summary: TokenSummary,
 }
 
-/// List the tokens that are good: what is known of them, never the tokens. Those that have ended are not kept.
+/// List the tokens that are good: what is known of them, never the tokens. Those that have ended are kept for two
+/// minutes.
 #[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
 #[serde(deny_unknown_fields)]
 pub struct ListOauthTokens {
@@ -105,6 +108,10 @@ pub struct ListOauthTokens {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[arg(long)]
     pub client_id: Option<String>,
+    /// Those as well that have ended in the last two minutes.
+    #[serde(default)]
+    #[arg(long)]
+    pub include_expired: bool,
     /// Which page.
     #[serde(default = "paging::first")]
     #[arg(long, default_value_t = 1)]
@@ -136,8 +143,9 @@ impl Operation for ListOauthTokens {
             let total = self.username.is_none().then_some(access_tokens);
             let read = |after| server.grants.list_access(filter, after, MAX_PAGE);
             let row = |access: grants::Access| {
-                wanted(&access.subject, access.username.as_deref())
-                    .then(|| TokenEntry::of_access(access, now))
+                let entry = wanted(&access.subject, access.username.as_deref());
+                let entry = entry.then(|| TokenEntry::of_access(access, now));
+                entry.filter(|entry| self.include_expired || !entry.is_expired)
             };
             truncated |= fill(&mut window, total, read, row).await?;
         }
@@ -146,7 +154,8 @@ impl Operation for ListOauthTokens {
             let read = |after| server.grants.list_refreshable(self.client_id.as_deref(), after, MAX_PAGE);
             let row = |grant: Grant| {
                 let username = grant.identity.as_ref().map(|identity| identity.login.as_str());
-                wanted(&grant.subject, username).then(|| TokenEntry::of_grant(grant, now))
+                let entry = wanted(&grant.subject, username).then(|| TokenEntry::of_grant(grant, now));
+                entry.filter(|entry| self.include_expired || !entry.is_expired)
             };
             truncated |= fill(&mut window, total, read, row).await?;
         }
@@ -198,6 +207,7 @@ impl TokenEntry {
             username: access.username,
             issued_at: access.issued_at,
             expires_at: access.expires_at,
+            is_expired: access.expires_at <= now,
             time_remaining: access.expires_at.as_second() - now.as_second(),
             scope: access.scopes.into_iter().collect::<Vec<_>>().join(" "),
             audience: access.resources,
@@ -216,6 +226,7 @@ impl TokenEntry {
             username: grant.identity.map(|identity| identity.login),
             issued_at: grant.created_at,
             expires_at: grant.expires_at,
+            is_expired: grant.expires_at <= now,
             time_remaining: grant.expires_at.as_second() - now.as_second(),
             scope: grant.scopes.into_iter().collect::<Vec<_>>().join(" "),
             audience: grant.resources,

@@ -1,4 +1,5 @@
-//! Signed assertions by which clients prove who they are: `private_key_jwt` (RFC 7523, section 2.2).
+//! Signed assertions by which clients prove who they are: `private_key_jwt` (RFC 7523, section 2.2). Those of
+//! other issuers about users are in [`id_jag`](super::id_jag), and are verified here as well.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -33,11 +34,17 @@ const LONGEST: u64 = 10 * 60;
 /// How much clocks may differ.
 const LEEWAY: u64 = 60;
 
+/// What `typ` a client may give. An access token or an ID token must not pass for an assertion.
+const CLIENT_TYPES: [&str; 2] = ["JWT", "client-authentication+jwt"];
+
 /// How many clients' keys are kept.
 const CAPACITY: usize = 256;
 
 /// How soon keys are fetched again when an assertion names one that is not known.
 const REFETCH: Duration = Duration::from_secs(30);
+
+/// For how long keys that could not be fetched are not tried again: an assertion that is no good costs nothing.
+const BACK_OFF: Duration = Duration::from_secs(10);
 
 /// Verifies assertions.
 #[derive(Debug)]
@@ -77,19 +84,31 @@ pub enum AssertionError {
     /// The client has no keys.
     #[error("the client has no keys")]
     NoKeys,
-    /// The client's keys can't be had.
-    #[error("the keys of the client can not be used")]
+    /// The keys can't be had.
+    #[error("the keys can not be used")]
     Keys(#[source] Arc<CacheError<JwksError>>),
     /// No key, or not its signature.
     #[error("the signature of the assertion can not be verified")]
     Signature(#[source] TokenError),
+    /// Its issuer is none that is trusted with users.
+    #[error("the issuer of the assertion is not trusted")]
+    Issuer,
+    /// It was given to another client.
+    #[error("the assertion is for another client")]
+    Client,
+    /// Its user has a name that can't stand on a list of users.
+    #[error("the subject of the assertion can not stand on a list of users")]
+    User,
+    /// Whoever presents it has to prove to have a key, which we can't verify.
+    #[error("the assertion is bound to a key")]
+    Bound,
     /// The store.
     #[error("the assertion can not be checked for having been used")]
     Store(#[from] crate::store::Error),
 }
 
 #[derive(Deserialize)]
-struct Header<'a> {
+pub(super) struct Header<'a> {
     #[serde(borrow)]
     alg: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -118,18 +137,35 @@ struct Claims<'a> {
     jti: Cow<'a, str>,
 }
 
+/// One text, or several (RFC 7519, section 4.1.3).
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Audience {
+pub(super) enum Audience {
     One(String),
     Many(Vec<String>),
+}
+
+/// Where the keys are that an assertion may be signed with.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Source<'a> {
+    Inline(&'a KeySet),
+    At(&'a HttpsUrl),
+}
+
+/// When an assertion holds.
+#[derive(Clone, Copy)]
+pub(super) struct Validity {
+    pub(super) exp: f64,
+    pub(super) nbf: Option<f64>,
+    pub(super) iat: Option<f64>,
 }
 
 impl Assertions {
     /// Takes assertions for these audiences: the issuer, and the endpoints that clients prove themselves at.
     /// Keys are fetched through the guard; ids that were used are remembered in the store.
     pub fn new(guard: Arc<Guard>, store: Arc<dyn ClientStore>, audiences: Vec<String>) -> Self {
-        Self { keys: HttpCache::new(guard, CAPACITY, read_keys), store, audiences }
+        let keys = HttpCache::new(guard, CAPACITY, read_keys).backing_off(BACK_OFF);
+        Self { keys, store, audiences }
     }
 
     /// The client that an assertion says to be of, to find its keys by. Not verified.
@@ -153,18 +189,29 @@ impl Assertions {
         let Parts { header, payload, message, signature } = split(assertion)?;
         let header: Header<'_> = serde_json::from_slice(&header).map_err(|_| AssertionError::Malformed)?;
         let claims: Claims<'_> = serde_json::from_slice(&payload).map_err(|_| AssertionError::Malformed)?;
-        header.check()?;
+        header.check(&CLIENT_TYPES, true)?;
         let left = claims.check(&client.id, &self.audiences, now)?;
-        self.check_signature(client, &header, message, &signature, now).await?;
-        // Last, so that nobody else can use up an id.
-        let counter = format!("assertion/{}", digest_of(&[&client.id, &claims.jti]));
+        self.check_client_signature(client, &header, message, &signature, now).await?;
+        self.use_up("assertion", &client.id, &claims.jti, left).await
+    }
+
+    /// Remembers the id of an assertion as long as it could be used again. Last of all, so that nobody else can use
+    /// up an id.
+    pub(super) async fn use_up(
+        &self,
+        kind: &str,
+        owner: &str,
+        jti: &str,
+        left: Duration,
+    ) -> Result<(), AssertionError> {
+        let counter = format!("{kind}/{}", digest_of(&[owner, jti]));
         if self.store.count(&counter, left).await? > 1 {
             return Err(AssertionError::Replayed);
         }
         Ok(())
     }
 
-    async fn check_signature(
+    async fn check_client_signature(
         &self,
         client: &Client,
         header: &Header<'_>,
@@ -175,20 +222,37 @@ impl Assertions {
         if client.metadata.token_endpoint_auth_method != AuthMethod::PrivateKeyJwt {
             return Err(AssertionError::NoKeys);
         }
-        let verify =
-            |keys: &KeySet| keys.verify(&header.alg, header.kid.as_deref(), message.as_bytes(), signature);
         if let Some(jwks) = &client.metadata.jwks {
             let keys = KeySet::from_jwks(&jwks.to_string()).map_err(|_| AssertionError::NoKeys)?;
-            return verify(&keys).map_err(AssertionError::Signature);
+            return self.check_signature(Source::Inline(&keys), header, message, signature, now).await;
         }
         let uri = client.metadata.jwks_uri.as_deref().ok_or(AssertionError::NoKeys)?;
         let uri: HttpsUrl = uri.parse().map_err(|_| AssertionError::NoKeys)?;
-        let keys = self.keys.get(&uri, now).await.map_err(AssertionError::Keys)?;
+        self.check_signature(Source::At(&uri), header, message, signature, now).await
+    }
+
+    /// Whether one of the keys has signed a message. Keys that are fetched are fetched again for one that is not
+    /// known.
+    pub(super) async fn check_signature(
+        &self,
+        keys: Source<'_>,
+        header: &Header<'_>,
+        message: &str,
+        signature: &[u8],
+        now: Timestamp,
+    ) -> Result<(), AssertionError> {
+        let verify =
+            |keys: &KeySet| keys.verify(&header.alg, header.kid.as_deref(), message.as_bytes(), signature);
+        let uri = match keys {
+            Source::Inline(keys) => return verify(keys).map_err(AssertionError::Signature),
+            Source::At(uri) => uri,
+        };
+        let keys = self.keys.get(uri, now).await.map_err(AssertionError::Keys)?;
         match verify(&keys) {
             Err(TokenError::UnknownKey { .. }) => {
                 let since = now.checked_sub(jiff::SignedDuration::try_from(REFETCH).unwrap_or_default());
                 let since = since.unwrap_or(Timestamp::MIN);
-                let keys = self.keys.get_newer(&uri, since, now).await.map_err(AssertionError::Keys)?;
+                let keys = self.keys.get_newer(uri, since, now).await.map_err(AssertionError::Keys)?;
                 verify(&keys).map_err(AssertionError::Signature)
             }
             verdict => verdict.map_err(AssertionError::Signature),
@@ -197,15 +261,17 @@ impl Assertions {
 }
 
 impl Header<'_> {
-    fn check(&self) -> Result<(), AssertionError> {
+    /// Whether it is of one of these types; `untyped` tells whether it may be of none.
+    pub(super) fn check(&self, types: &[&str], untyped: bool) -> Result<(), AssertionError> {
         if self.crit.is_some() || self.b64.is_some() {
             return Err(AssertionError::Critical);
         }
         // An access token or an ID token must not pass for an assertion (RFC 8725, section 3.11).
-        let known = |typ: &str| {
-            typ.eq_ignore_ascii_case("JWT") || typ.eq_ignore_ascii_case("client-authentication+jwt")
+        let known = match self.typ.as_deref() {
+            Some(own) => types.iter().any(|typ| typ.eq_ignore_ascii_case(own)),
+            None => untyped,
         };
-        if self.typ.as_deref().is_none_or(known) { Ok(()) } else { Err(AssertionError::Type) }
+        if known { Ok(()) } else { Err(AssertionError::Type) }
     }
 }
 
@@ -215,18 +281,40 @@ impl Claims<'_> {
         if self.iss != client || self.sub != client {
             return Err(AssertionError::Subject);
         }
-        let ours = |audience: &String| audiences.contains(audience);
         // One that is also for others could be used here by them.
-        let fits = match &self.aud {
-            Audience::One(audience) => ours(audience),
-            Audience::Many(all) => !all.is_empty() && all.iter().all(ours),
-        };
-        if !fits {
+        if !self.aud.is_only(|audience| audiences.iter().any(|own| own == audience)) {
             return Err(AssertionError::Audience);
         }
-        if self.jti.is_empty() || self.jti.len() > MAX_JTI {
-            return Err(AssertionError::Id);
+        check_id(&self.jti)?;
+        Validity { exp: self.exp, nbf: self.nbf, iat: self.iat }.check(now)
+    }
+}
+
+impl Audience {
+    /// Whether there is one, and all fulfil a condition.
+    pub(super) fn is_only(&self, ours: impl Fn(&str) -> bool) -> bool {
+        match self {
+            Self::One(audience) => ours(audience),
+            Self::Many(all) => !all.is_empty() && all.iter().all(|audience| ours(audience)),
         }
+    }
+
+    pub(super) fn into_vec(self) -> Vec<String> {
+        match self {
+            Self::One(audience) => vec![audience],
+            Self::Many(all) => all,
+        }
+    }
+}
+
+/// Whether an id can be remembered.
+pub(super) const fn check_id(jti: &str) -> Result<(), AssertionError> {
+    if jti.is_empty() || jti.len() > MAX_JTI { Err(AssertionError::Id) } else { Ok(()) }
+}
+
+impl Validity {
+    /// Whether it holds now, and not for too long. Returns for how long the id has to be remembered.
+    pub(super) fn check(self, now: Timestamp) -> Result<Duration, AssertionError> {
         let now = u64::try_from(now.as_second()).unwrap_or(0);
         let begun = |time: Option<f64>| {
             time.is_none_or(|time| seconds(time).is_some_and(|time| time <= now + LEEWAY))
@@ -247,14 +335,14 @@ fn seconds(time: f64) -> Option<u64> {
 }
 
 /// A compact JWS (RFC 7515, section 7.1), decoded but for what is signed.
-struct Parts<'a> {
-    header: Vec<u8>,
-    payload: Vec<u8>,
-    message: &'a str,
-    signature: Vec<u8>,
+pub(super) struct Parts<'a> {
+    pub(super) header: Vec<u8>,
+    pub(super) payload: Vec<u8>,
+    pub(super) message: &'a str,
+    pub(super) signature: Vec<u8>,
 }
 
-fn split(assertion: &str) -> Result<Parts<'_>, AssertionError> {
+pub(super) fn split(assertion: &str) -> Result<Parts<'_>, AssertionError> {
     if assertion.len() > MAX_ASSERTION {
         return Err(AssertionError::Malformed);
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD as BASE64;
+use http::HeaderValue;
 use http::header::{AUTHORIZATION, HeaderMap};
-use http::{HeaderValue, StatusCode};
 use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
@@ -67,8 +67,6 @@ pub enum AuthError {
     /// No client, no proof, or a wrong one. All of that looks alike.
     #[error("client authentication failed")]
     Client {
-        /// Whether it came in a header, so that the answer has to have a challenge.
-        basic: bool,
         /// Why, for logs.
         #[source]
         reason: Refusal,
@@ -105,38 +103,17 @@ pub enum Refusal {
 }
 
 impl AuthError {
-    const fn client(basic: bool, reason: Refusal) -> Self {
-        Self::Client { basic, reason }
-    }
-
-    /// The error code (RFC 6749, section 5.2).
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::Request(_) => "invalid_request",
-            Self::Client { .. } => "invalid_client",
-            Self::Unavailable(_) => "server_error",
-        }
-    }
-
-    /// The status of the answer.
-    pub const fn status(&self) -> StatusCode {
-        match self {
-            Self::Request(_) => StatusCode::BAD_REQUEST,
-            Self::Client { .. } => StatusCode::UNAUTHORIZED,
-            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-
-    /// `WWW-Authenticate`, where the client tried by a header.
-    pub const fn challenge(&self) -> Option<HeaderValue> {
-        match self {
-            Self::Client { basic: true, .. } => Some(HeaderValue::from_static("Basic realm=\"oauth\"")),
-            Self::Client { .. } | Self::Request(_) | Self::Unavailable(_) => None,
-        }
+    const fn client(reason: Refusal) -> Self {
+        Self::Client { reason }
     }
 }
 
 impl Credentials {
+    /// Whether the client proves itself by a signed assertion (RFC 7523, section 2.2).
+    pub const fn is_assertion(&self) -> bool {
+        matches!(self.proof, Proof::Assertion(_))
+    }
+
     /// Reads who a request says to be from. Exactly one way of proving it may be used (RFC 6749, section 2.3).
     ///
     /// # Errors
@@ -159,14 +136,14 @@ impl Credentials {
         let named = form.client_id.filter(|id| !id.is_empty());
         let credentials = match (header, secret, assertion) {
             (Some(header), ..) => {
-                let basic = basic(header).ok_or_else(|| AuthError::client(true, Refusal::Header))?;
+                let basic = basic(header).ok_or_else(|| AuthError::client(Refusal::Header))?;
                 if named.is_some_and(|id| id != basic.client_id && !basic.came_as(id)) {
                     return Err(AuthError::Request("client_id differs from the Authorization header"));
                 }
                 basic
             }
             (None, Some(secret), _) => {
-                let client_id = named.ok_or(AuthError::client(false, Refusal::Unnamed))?.to_owned();
+                let client_id = named.ok_or(AuthError::client(Refusal::Unnamed))?.to_owned();
                 Self { client_id, proof: Proof::Post(secret.into()) }
             }
             (None, None, Some(assertion)) => {
@@ -175,7 +152,7 @@ impl Credentials {
                 }
                 let claimed = Assertions::claimed_client(assertion);
                 let claimed =
-                    claimed.ok_or(AuthError::client(false, Refusal::Assertion(AssertionError::Malformed)))?;
+                    claimed.ok_or(AuthError::client(Refusal::Assertion(AssertionError::Malformed)))?;
                 // RFC 7521, section 4.2.
                 if named.is_some_and(|id| id != claimed) {
                     return Err(AuthError::Request("client_id differs from the assertion"));
@@ -183,15 +160,12 @@ impl Credentials {
                 Self { client_id: claimed, proof: Proof::Assertion(assertion.to_owned()) }
             }
             (None, None, None) => {
-                let client_id = named.ok_or(AuthError::client(false, Refusal::Unnamed))?.to_owned();
+                let client_id = named.ok_or(AuthError::client(Refusal::Unnamed))?.to_owned();
                 Self { client_id, proof: Proof::None }
             }
         };
         if credentials.client_id.len() > MAX_TEXT {
-            return Err(AuthError::client(
-                matches!(credentials.proof, Proof::Basic { .. }),
-                Refusal::Unknown,
-            ));
+            return Err(AuthError::client(Refusal::Unknown));
         }
         Ok(credentials)
     }
@@ -204,10 +178,6 @@ impl Credentials {
     /// Whether a client that proves itself by a header wrote its id like that.
     fn came_as(&self, id: &str) -> bool {
         matches!(&self.proof, Proof::Basic { raw_id, .. } if raw_id == id)
-    }
-
-    fn is_basic(&self) -> bool {
-        matches!(self.proof, Proof::Basic { .. })
     }
 }
 
@@ -230,7 +200,7 @@ impl Authenticator {
     ///
     /// See [`AuthError`].
     pub async fn authenticate(&self, credentials: &Credentials, now: Timestamp) -> Result<Client, AuthError> {
-        let refused = |reason| AuthError::client(credentials.is_basic(), reason);
+        let refused = AuthError::client;
         let client = match self.clients.find(&credentials.client_id, now).await {
             Ok(found) => found.ok_or_else(|| refused(Refusal::Unknown))?,
             Err(error @ LookupError::Document(_)) => return Err(refused(Refusal::Lookup(error))),

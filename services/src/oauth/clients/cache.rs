@@ -1,11 +1,12 @@
 //! What was fetched, kept by the rules of HTTP (RFC 9111) within bounds of our own.
 //!
-//! One fetch runs for a URL, however many ask for it. A failure is remembered for a moment only, so that
-//! nobody can make us call a host without end; it never replaces what is still fresh.
+//! One fetch runs for a URL, however many ask for it: its failure is that of all who came while it ran, and of nobody
+//! who comes later, so that whoever mends a document is seen to have done so. Who must not be called without end has
+//! a [back-off](HttpCache::backing_off). A failure never replaces what is still fresh.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,9 +24,6 @@ const SHORTEST: Duration = Duration::from_secs(60);
 /// and at most this long, so that a client that was taken over can be taken back.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// For how long a failure is not tried again.
-const BACK_OFF: Duration = Duration::from_secs(10);
-
 /// Makes a value of a document.
 type Parse<T, E> = fn(&HttpsUrl, &[u8]) -> Result<T, E>;
 
@@ -34,18 +32,30 @@ pub(super) struct HttpCache<T, E> {
     guard: Arc<Guard>,
     parse: Parse<T, E>,
     capacity: usize,
+    back_off: Duration,
     slots: Mutex<HashMap<String, Arc<Slot<T, E>>>>,
 }
 
 struct Slot<T, E> {
     used_at: AtomicI64,
+    /// How many fetches have come to an end.
+    ended: AtomicU64,
     // Held during a fetch: who waits for it finds what came of it.
     state: tokio::sync::Mutex<State<T, E>>,
 }
 
 struct State<T, E> {
     good: Option<Good<T>>,
-    failed: Option<(Timestamp, Arc<CacheError<E>>)>,
+    failed: Option<Failed<E>>,
+}
+
+/// The last fetch, if it failed.
+struct Failed<E> {
+    /// Which one of [`Slot::ended`] it was.
+    number: u64,
+    /// When it may be tried again.
+    until: Timestamp,
+    error: Arc<CacheError<E>>,
 }
 
 struct Good<T> {
@@ -58,9 +68,10 @@ struct Good<T> {
 /// Why there is no value.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError<E> {
-    /// It could not be fetched.
-    #[error(transparent)]
-    Fetch(FetchError),
+    /// It could not be fetched. Why is for logs: who chooses the URL must not learn which names and addresses there
+    /// are where only we can look.
+    #[error("it can't be fetched")]
+    Fetch(#[source] FetchError),
     /// What was fetched is not good.
     #[error("{0}")]
     Invalid(E),
@@ -71,7 +82,13 @@ pub enum CacheError<E> {
 
 impl<T, E> HttpCache<T, E> {
     pub(super) fn new(guard: Arc<Guard>, capacity: usize, parse: Parse<T, E>) -> Self {
-        Self { guard, parse, capacity, slots: Mutex::default() }
+        Self { guard, parse, capacity, back_off: Duration::ZERO, slots: Mutex::default() }
+    }
+
+    /// Does not try again what has just failed: for URLs that anybody can have us fetch by asking something else.
+    #[must_use]
+    pub(super) fn backing_off(self, pause: Duration) -> Self {
+        Self { back_off: pause, ..self }
     }
 
     /// The value at a URL, fetched if there is none that is fresh.
@@ -80,13 +97,13 @@ impl<T, E> HttpCache<T, E> {
     }
 
     /// Whether [`get`](Self::get) would answer without another fetch: by what is fresh, by a failure that is not
-    /// tried again yet, or by the fetch that is under way.
+    /// to be tried again yet, or by the fetch that is under way.
     pub(super) fn is_known(&self, url: &HttpsUrl, now: Timestamp) -> bool {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.get(url.as_str()).is_some_and(|slot| {
             slot.state.try_lock().map_or(true, |state| {
                 state.good.as_ref().is_some_and(|good| now < good.fresh_until)
-                    || state.failed.as_ref().is_some_and(|(until, _)| now < *until)
+                    || state.failed.as_ref().is_some_and(|failed| now < failed.until)
             })
         })
     }
@@ -99,6 +116,7 @@ impl<T, E> HttpCache<T, E> {
         now: Timestamp,
     ) -> Result<Arc<T>, Arc<CacheError<E>>> {
         let slot = self.slot(url, now).ok_or_else(|| Arc::new(CacheError::Busy))?;
+        let ended = slot.ended.load(Ordering::Acquire);
         let state = &mut *slot.state.lock().await;
         let fresh = state.good.as_ref().filter(|good| now < good.fresh_until);
         if let Some(good) = fresh
@@ -107,12 +125,14 @@ impl<T, E> HttpCache<T, E> {
             return Ok(Arc::clone(&good.value));
         }
         let fresh = fresh.map(|good| Arc::clone(&good.value));
-        if let Some((until, error)) = &state.failed
-            && now < *until
+        if let Some(failed) = &state.failed
+            && (failed.number > ended || now < failed.until)
         {
-            return fresh.ok_or_else(|| Arc::clone(error));
+            return fresh.ok_or_else(|| Arc::clone(&failed.error));
         }
-        match self.fetch(url, state.good.as_ref(), now).await {
+        let outcome = self.fetch(url, state.good.as_ref(), now).await;
+        let number = slot.ended.fetch_add(1, Ordering::AcqRel) + 1;
+        match outcome {
             Ok(good) => {
                 let value = Arc::clone(&good.value);
                 *state = State { good: Some(good), failed: None };
@@ -120,7 +140,8 @@ impl<T, E> HttpCache<T, E> {
             }
             Err(error) => {
                 let error = Arc::new(error);
-                state.failed = Some((later(now, BACK_OFF), Arc::clone(&error)));
+                let until = later(now, self.back_off);
+                state.failed = Some(Failed { number, until, error: Arc::clone(&error) });
                 fresh.ok_or(error)
             }
         }
@@ -169,9 +190,17 @@ impl<T, E> HttpCache<T, E> {
             slots.remove(&least);
         }
         let state = tokio::sync::Mutex::new(State { good: None, failed: None });
-        let slot = Arc::new(Slot { used_at: AtomicI64::new(now.as_second()), state });
+        let used_at = AtomicI64::new(now.as_second());
+        let slot = Arc::new(Slot { used_at, ended: AtomicU64::new(0), state });
         slots.insert(url.as_str().to_owned(), Arc::clone(&slot));
         Some(slot)
+    }
+
+    /// How many have the place of a URL in hand.
+    #[cfg(test)]
+    fn waiting(&self, url: &HttpsUrl) -> usize {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.get(url.as_str()).map_or(0, |slot| Arc::strong_count(slot) - 1)
     }
 
     #[cfg(test)]

@@ -5,14 +5,14 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::metadata::{InvalidMetadata, Metadata, Source};
 use super::registration::PREFIX;
-use super::secret::{Hashed, random};
-use super::{Client, Origin};
+use super::secret::Hashed;
+use super::{Client, Origin, new_secret};
 use crate::store::{self, Expect, Key, Kind, Store, Write};
 
 /// The longest id.
@@ -84,9 +84,9 @@ impl ConfiguredClient {
 
     /// Replaces the secret; the old one is good no more. None if the method needs none.
     pub fn renew_secret(&mut self) -> Option<SecretString> {
-        let secret = self.metadata.token_endpoint_auth_method.has_secret().then(|| random::<32>("pcs_"));
-        self.secret_sha256 = secret.as_deref().map(Hashed::of);
-        secret.map(SecretString::from)
+        let secret = new_secret(&self.metadata);
+        self.secret_sha256 = secret.as_ref().map(|secret| Hashed::of(secret.expose_secret()));
+        secret
     }
 
     /// The step that stores the client.

@@ -229,16 +229,6 @@ pub enum InvalidMetadata {
     },
 }
 
-impl InvalidMetadata {
-    /// The error code of RFC 7591, section 3.2.2.
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::RedirectUri(_) => "invalid_redirect_uri",
-            Self::TooLong | Self::NotAnObject | Self::Member { .. } => "invalid_client_metadata",
-        }
-    }
-}
-
 /// Reads a body as a JSON object of bounded length.
 ///
 /// # Errors

@@ -7,6 +7,7 @@
 //! - [`document`]: clients known by the URL of their own description.
 //! - [`ssrf`]: fetches from URLs that strangers choose.
 //! - [`assertion`]: signed assertions of clients (RFC 7523).
+//! - [`id_jag`]: assertions of other issuers about users, given to clients.
 //! - [`auth`]: a client's proof at the token, introspection and revocation endpoints.
 //! - [`store`], [`records`]: what registrations need of a store, and how records give it.
 //!
@@ -17,6 +18,7 @@ pub mod auth;
 mod cache;
 pub mod configured;
 pub mod document;
+pub mod id_jag;
 pub mod metadata;
 pub mod records;
 pub mod redirect;
@@ -30,12 +32,14 @@ mod testing;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use secrecy::SecretString;
 
 pub use self::assertion::Assertions;
 pub use self::auth::{AuthError, Authenticator, Credentials};
 pub use self::cache::CacheError;
 pub use self::configured::ConfiguredClient;
 pub use self::document::{ClientUrl, DocumentError, Documents, InvalidDocument};
+pub use self::id_jag::AssertionIssuer;
 pub use self::metadata::{AuthMethod, GrantType, InvalidMetadata, Metadata};
 pub use self::records::{ClientGrants, ClientRecords, REGISTERED};
 pub use self::redirect::{Place, RedirectUri};
@@ -43,6 +47,7 @@ pub use self::registration::{EndGrants, Information, Registered, RegistrationErr
 pub use self::secret::Hashed;
 pub use self::ssrf::{Exceptions, Guard};
 pub use self::store::{ClientStore, Kept};
+use crate::oauth::random;
 use crate::store::Store;
 
 /// How a client became known.
@@ -236,6 +241,11 @@ impl Clients {
             Origin::Configured | Origin::Document => Ok(true),
         }
     }
+}
+
+/// The secret that a client gets, if its method needs one.
+fn new_secret(metadata: &Metadata) -> Option<SecretString> {
+    metadata.token_endpoint_auth_method.has_secret().then(|| random::secret("pcs_"))
 }
 
 #[cfg(test)]

@@ -5,13 +5,13 @@
 //! the network that they come from, so that one network can't use up what a host may have.
 //! Secrets and management tokens are stored as hashes.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http::StatusCode;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
@@ -19,16 +19,24 @@ use serde_json::{Map, Value};
 
 use super::cache::later;
 use super::metadata::{self, InvalidMetadata, MAX_BODY, Metadata, Source};
-use super::redirect;
-use super::secret::{Hashed, digest_of, random};
+use super::redirect::{self, Place};
+use super::secret::{Hashed, digest_of};
 use super::store::{ClientStore, Kept};
-use super::{Client, Origin};
+use super::{Client, Origin, new_secret};
+use crate::oauth::network::{network, site};
+use crate::oauth::random;
 use crate::store::{self, Expect, Key, Kind};
 
 /// What the ids of registered clients begin with; no URL does.
 pub const PREFIX: &str = "dyn_";
 
+/// What one subscriber may have of IPv4: the whole of a small network.
+const SMALL_NETWORK: u8 = 24;
+
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Longer than any deployment.
+const NEVER: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
 
 /// How many networks' shares a site has, which may have 256 networks: else it could use up what all share.
 const OF_SITE: u64 = 2;
@@ -46,8 +54,8 @@ pub struct Settings {
     pub endpoint: String,
     /// How long a registration that nobody has used is kept.
     pub unused: Duration,
-    /// How long one is kept after its last use.
-    pub idle: Duration,
+    /// How long one is kept after its last use; none: for ever.
+    pub idle: Option<Duration>,
     /// How long one is kept at most, used or not.
     pub lifetime: Option<Duration>,
     /// What the limits are counted over.
@@ -66,7 +74,7 @@ impl Settings {
         Self {
             endpoint: endpoint.into(),
             unused: Duration::from_secs(60 * 60),
-            idle: 90 * DAY,
+            idle: Some(90 * DAY),
             lifetime: None,
             window: Duration::from_secs(60 * 60),
             // With the longest body and every unused one kept: 32 MiB.
@@ -133,7 +141,8 @@ pub struct Information {
     pub client_secret: Option<SecretString>,
     /// When it was registered, in seconds since 1970.
     pub client_id_issued_at: i64,
-    /// When its secret ends, in seconds since 1970; zero for never.
+    /// When its secret ends if it is not used any more, in seconds since 1970; zero for never. A registration that
+    /// nobody ever signs in with ends as a whole long before that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_secret_expires_at: Option<i64>,
     /// What manages the registration.
@@ -169,29 +178,6 @@ pub enum RegistrationError {
     Store(#[from] store::Error),
 }
 
-impl RegistrationError {
-    /// The error code (RFC 7591, section 3.2.2; RFC 6750, section 3.1).
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::Metadata(invalid) => invalid.code(),
-            Self::Mismatch(_) => "invalid_client_metadata",
-            Self::TooMany { .. } => "temporarily_unavailable",
-            Self::Token => "invalid_token",
-            Self::Store(_) => "server_error",
-        }
-    }
-
-    /// The status of the answer. A 401 needs a `Bearer` challenge, a 429 a `Retry-After`.
-    pub const fn status(&self) -> StatusCode {
-        match self {
-            Self::Metadata(_) | Self::Mismatch(_) => StatusCode::BAD_REQUEST,
-            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Token => StatusCode::UNAUTHORIZED,
-            Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-}
-
 impl Registrations {
     /// Registrations in this store.
     pub fn new(store: Arc<dyn ClientStore>, grants: Arc<dyn EndGrants>, settings: Settings) -> Self {
@@ -211,16 +197,18 @@ impl Registrations {
     ) -> Result<Information, RegistrationError> {
         let fields = metadata::object(body, MAX_BODY)?;
         let metadata = Metadata::read(&fields, Source::Registration)?;
-        self.count(&metadata, from).await?;
-        let id = random::<16>(PREFIX);
-        let token = random::<32>("pcm_");
+        self.count_sender(from).await?;
+        self.count_hosts(redirect::places(&metadata.redirect_uris)).await?;
+        self.count("total".to_owned(), self.settings.total).await?;
+        let id = random::name(PREFIX);
+        let token = random::secret("pcm_");
         let secret = new_secret(&metadata);
         let record = Record {
             metadata,
             issued_at: now,
             used_at: None,
-            secret: secret.as_deref().map(Hashed::of),
-            token: Hashed::of(&token),
+            secret: secret.as_ref().map(hash),
+            token: hash(&token),
             ending: false,
         };
         self.put(&id, &record, Expect::Absent, now).await?;
@@ -243,6 +231,7 @@ impl Registrations {
     }
 
     /// Replaces what is registered (RFC 7592, section 2.2). A client that now needs a secret and had none gets one.
+    /// Hosts that it redirects to from now on count as with a new registration.
     ///
     /// # Errors
     ///
@@ -252,6 +241,7 @@ impl Registrations {
         id: &str,
         token: Option<&str>,
         body: &[u8],
+        from: IpAddr,
         now: Timestamp,
     ) -> Result<Information, RegistrationError> {
         let (version, mut record, token) = self.authorized(id, token, now).await?;
@@ -261,13 +251,22 @@ impl Registrations {
             return Err(RegistrationError::Mismatch("client_id"));
         }
         same(&fields, "client_secret", |given| record.secret.as_ref().is_some_and(|one| one.matches(given)))?;
-        record.metadata = Metadata::read(&fields, Source::Registration)?;
+        let metadata = Metadata::read(&fields, Source::Registration)?;
+        let known = redirect::places(&record.metadata.redirect_uris);
+        let new: BTreeSet<&Place> =
+            redirect::places(&metadata.redirect_uris).difference(&known).copied().collect();
+        if !new.is_empty() {
+            // The network, too: else one registration that goes to and fro uses up what a host may have.
+            self.count_sender(from).await?;
+            self.count_hosts(new).await?;
+        }
+        record.metadata = metadata;
         let mut secret = None;
         if !record.metadata.token_endpoint_auth_method.has_secret() {
             record.secret = None;
         } else if record.secret.is_none() {
             secret = new_secret(&record.metadata);
-            record.secret = secret.as_deref().map(Hashed::of);
+            record.secret = secret.as_ref().map(hash);
         }
         self.put(id, &record, Expect::Version(version), now).await?;
         Ok(self.information(id.to_owned(), record, secret, token))
@@ -395,30 +394,32 @@ impl Registrations {
         Registered { client_id, metadata, issued_at, used_at, expires_at }
     }
 
-    /// Counts a registration before it is stored. The network comes first: who is stopped there uses up
-    /// nothing that others share.
-    async fn count(&self, metadata: &Metadata, from: IpAddr) -> Result<(), RegistrationError> {
-        let settings = &self.settings;
-        let too_many = || RegistrationError::TooMany { retry_after: settings.window };
-        let count = |counter: String| async move { self.store.count(&counter, settings.window).await };
-        if count(bucket("network", &network(from), 16)).await? > settings.per_network {
-            return Err(too_many());
-        }
-        if let Some(site) = site(from)
-            && count(bucket("site", &site, 16)).await? > settings.per_network.saturating_mul(OF_SITE)
-        {
-            return Err(too_many());
-        }
-        let hosts = redirect::places(&metadata.redirect_uris);
-        let hosts = hosts.into_iter().map(|place| bucket("host", &place.to_string(), 12));
-        let hosts: std::collections::BTreeSet<_> = hosts.collect();
-        for host in hosts {
-            if count(host).await? > settings.per_host {
-                return Err(too_many());
+    /// Counts what a network does, before anything that others share: who is stopped here uses up nothing of that.
+    async fn count_sender(&self, from: IpAddr) -> Result<(), RegistrationError> {
+        let most = self.settings.per_network;
+        self.count(bucket("network", &network(from, SMALL_NETWORK).to_string(), 16), most).await?;
+        match site(from) {
+            Some(site) => {
+                self.count(bucket("site", &site.to_string(), 16), most.saturating_mul(OF_SITE)).await
             }
+            None => Ok(()),
         }
-        if count("total".to_owned()).await? > settings.total {
-            return Err(too_many());
+    }
+
+    /// Counts one more client of each of these hosts.
+    async fn count_hosts(&self, places: BTreeSet<&Place>) -> Result<(), RegistrationError> {
+        let hosts: BTreeSet<_> =
+            places.into_iter().map(|place| bucket("host", &place.to_string(), 12)).collect();
+        for host in hosts {
+            self.count(host, self.settings.per_host).await?;
+        }
+        Ok(())
+    }
+
+    async fn count(&self, counter: String, most: u64) -> Result<(), RegistrationError> {
+        let window = self.settings.window;
+        if self.store.count(&counter, window).await? > most {
+            return Err(RegistrationError::TooMany { retry_after: window });
         }
         Ok(())
     }
@@ -428,11 +429,11 @@ impl Registrations {
         id: &str,
         token: Option<&str>,
         now: Timestamp,
-    ) -> Result<(u64, Record, String), RegistrationError> {
+    ) -> Result<(u64, Record, SecretString), RegistrationError> {
         let kept = self.kept(id, now).await?.filter(|(_, record)| !record.ending);
         let token = authorize(kept.as_ref().map(|(_, record)| record), token)?;
         let (version, record) = kept.ok_or(RegistrationError::Token)?;
-        Ok((version, record, token.to_owned()))
+        Ok((version, record, token.into()))
     }
 
     /// What is kept and has not ended, going by the clock of this node as well as the store's.
@@ -454,21 +455,36 @@ impl Registrations {
         let settings = &self.settings;
         let idle = match record.used_at {
             // Uses of the last day are not noted.
-            Some(used) => later(used, settings.idle + DAY),
+            Some(used) => later(used, settings.idle.unwrap_or(NEVER) + DAY),
             None => later(record.issued_at, settings.unused),
         };
         settings.lifetime.map_or(idle, |lifetime| idle.min(later(record.issued_at, lifetime)))
     }
 
-    fn information(&self, id: String, record: Record, secret: Option<String>, token: String) -> Information {
-        let ends = self.settings.lifetime.map_or(0, |lifetime| later(record.issued_at, lifetime).as_second());
+    /// When a secret ends, as its client is told: clients may forget it then, so it is not said of one that may yet be
+    /// used that it ends with the hour that an unused registration has.
+    fn secret_ends(&self, record: &Record) -> i64 {
+        let Settings { idle, lifetime, .. } = self.settings;
+        let idle = idle.map(|idle| later(record.used_at.unwrap_or(record.issued_at), idle));
+        let ends = idle.into_iter().chain(lifetime.map(|lifetime| later(record.issued_at, lifetime))).min();
+        ends.map_or(0, Timestamp::as_second)
+    }
+
+    fn information(
+        &self,
+        id: String,
+        record: Record,
+        secret: Option<SecretString>,
+        token: SecretString,
+    ) -> Information {
+        let ends = self.secret_ends(&record);
         Information {
             registration_client_uri: format!("{}/{id}", self.settings.endpoint),
             client_id: id,
-            client_secret: secret.map(SecretString::from),
+            client_secret: secret,
             client_id_issued_at: record.issued_at.as_second(),
             client_secret_expires_at: record.secret.map(|_| ends),
-            registration_access_token: token.into(),
+            registration_access_token: token,
             metadata: record.metadata,
         }
     }
@@ -495,8 +511,8 @@ fn authorize<'a>(record: Option<&Record>, token: Option<&'a str>) -> Result<&'a 
     }
 }
 
-fn new_secret(metadata: &Metadata) -> Option<String> {
-    metadata.token_endpoint_auth_method.has_secret().then(|| random::<32>("pcs_"))
+fn hash(secret: &SecretString) -> Hashed {
+    Hashed::of(secret.expose_secret())
 }
 
 /// One of a bounded number of counters: strangers choose what is counted, and each counter takes room. Who
@@ -506,26 +522,6 @@ fn bucket(what: &str, name: &str, bits: u32) -> String {
     let number =
         hash.bytes().take(8).fold(0_u64, |sum, byte| sum.wrapping_mul(131).wrapping_add(byte.into()));
     format!("{what}/{:x}", number & ((1 << bits) - 1))
-}
-
-/// What one subscriber has at least: the whole of a small network, or the prefix of a site.
-fn network(address: IpAddr) -> String {
-    match address.to_canonical() {
-        IpAddr::V4(address) => format!("{}/24", std::net::Ipv4Addr::from_bits(address.to_bits() & !0xff)),
-        IpAddr::V6(address) => {
-            format!("{}/56", std::net::Ipv6Addr::from_bits(address.to_bits() & (!0 << 72)))
-        }
-    }
-}
-
-/// The prefix of a large site; IPv4 has none.
-fn site(address: IpAddr) -> Option<String> {
-    match address.to_canonical() {
-        IpAddr::V4(_) => None,
-        IpAddr::V6(address) => {
-            Some(format!("{}/48", std::net::Ipv6Addr::from_bits(address.to_bits() & (!0 << 80))))
-        }
-    }
 }
 
 fn to_value(record: &Record) -> Value {

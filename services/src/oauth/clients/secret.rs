@@ -1,8 +1,8 @@
-//! Random names and secrets, and what of a secret is kept.
+//! What of a secret is kept, and short names for long texts.
 
 use std::fmt;
 
-use aws_lc_rs::{constant_time, digest, rand};
+use aws_lc_rs::{constant_time, digest};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -46,14 +46,6 @@ impl<'de> Deserialize<'de> for Hashed {
     }
 }
 
-/// A random text of letters, digits, `-` and `_` behind a prefix. Clients differ in whether they
-/// encode ids and secrets in a Basic header (RFC 6749, section 2.3.1): these look the same both ways.
-pub(super) fn random<const BYTES: usize>(prefix: &str) -> String {
-    let mut bytes = [0; BYTES];
-    rand::fill(&mut bytes).expect("the system has randomness");
-    format!("{prefix}{}", BASE64.encode(bytes))
-}
-
 /// A short name for a text of whatever length, for keys of the store.
 pub(super) fn digest_of(parts: &[&str]) -> String {
     let mut context = digest::Context::new(&digest::SHA256);
@@ -67,27 +59,28 @@ pub(super) fn digest_of(parts: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use secrecy::ExposeSecret;
+
     use super::*;
+    use crate::oauth::random;
 
     #[test]
     fn only_the_secret_matches_and_it_is_not_shown() {
-        let secret = random::<32>("pcs_");
-        let hashed = Hashed::of(&secret);
-        assert!(hashed.matches(&secret) && !hashed.matches("") && !hashed.matches(&secret[1..]));
+        let made = random::secret("pcs_");
+        let secret = made.expose_secret();
+        let hashed = Hashed::of(secret);
+        assert!(hashed.matches(secret) && !hashed.matches("") && !hashed.matches(&secret[1..]));
         assert_eq!(format!("{hashed:?}"), "Hashed");
         let json = serde_json::to_string(&hashed).expect("JSON");
-        assert!(!json.contains(&secret));
-        assert!(serde_json::from_str::<Hashed>(&json).expect("read back").matches(&secret));
+        assert!(!json.contains(secret));
+        assert!(serde_json::from_str::<Hashed>(&json).expect("read back").matches(secret));
         for bad in ["\"\"", "\"AAAA\"", "\"!\"", "1"] {
             assert!(serde_json::from_str::<Hashed>(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn random_texts_differ_and_need_no_encoding() {
-        let (one, two) = (random::<16>("dyn_"), random::<16>("dyn_"));
-        assert!(one != two && one.len() == 26);
-        assert!(one.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')));
+    fn the_borders_between_parts_count() {
         assert_ne!(digest_of(&["a", "bc"]), digest_of(&["ab", "c"]));
     }
 }

@@ -120,8 +120,8 @@ pub struct Exceptions {
     pub ports: Vec<u16>,
 }
 
-/// Why a document was not fetched. What the server at the other end can choose is not repeated: the
-/// text may be shown to strangers.
+/// Why a document was not fetched. For logs: it says what there is in networks that only we can look into. What the
+/// server at the other end can choose is not repeated.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// A port that is not the usual one.

@@ -63,7 +63,9 @@ pub(super) fn of(
     let keys = asked.server.keys();
     let token = sign(asked, issued, hosts)?;
     let access = &issued.access;
-    let id_token = match (&issued.grant.identity, access.scopes.contains(OPENID)) {
+    // Nobody signs in by exchanging tokens.
+    let signed_in = access.scopes.contains(OPENID) && login.issued_token_type.is_none();
+    let id_token = match (&issued.grant.identity, signed_in) {
         (Some(identity), true) => {
             let scopes: Vec<&str> = access.scopes.iter().map(String::as_str).collect();
             let scopes = Scopes::parse(&scopes.join(" "))?;
@@ -115,8 +117,12 @@ pub(super) fn sign(
         name: claims.name.filter(|_| tells_name),
         ..claims
     };
-    let asked_for = hosts.iter().flat_map(AudienceHost::groups);
-    let groups = asked_for.filter(|group| identity.is_some_and(|identity| identity.groups.contains(group)));
+    let groups = identity.into_iter().flat_map(|identity| {
+        hosts.iter().flat_map(|host| {
+            let known = asked.groups_at(host, identity);
+            host.groups().filter(|group| known.contains(group))
+        })
+    });
     let claims = claims.with_groups(groups);
     Ok(asked.server.keys().mint(&claims).into())
 }

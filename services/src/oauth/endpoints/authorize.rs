@@ -3,32 +3,28 @@
 use bytes::Bytes;
 use http::{Method, Response};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use secrecy::ExposeSecret;
 
 use super::code::{Signed, answer, is_trusted};
+use super::lookup::find_client;
+use super::session::current_session;
+use super::wanted::{found, wanted};
 use super::{Asked, unavailable, upstream};
-use crate::oauth::audiences::{AudienceHost, Audiences};
 use crate::oauth::authorization_server::Event;
-use crate::oauth::clients::{Client, GrantType, LookupError};
-use crate::oauth::github::App;
+use crate::oauth::clients::redirect::Place;
+use crate::oauth::clients::{Client, GrantType, Origin};
 use crate::oauth::login::{Ask, Purpose};
-use crate::oauth::server::cookies;
 use crate::oauth::server::error::{ErrorCode, OAuthError};
 use crate::oauth::server::metadata::path;
 use crate::oauth::server::params::Params;
-use crate::oauth::server::redirect::{RedirectTarget, see_other};
+use crate::oauth::server::redirect::see_other;
 use crate::oauth::server::request::{AuthorizeRequest, Requester};
-use crate::oauth::server::resource::{Resource, requested};
-use crate::oauth::server::scope::Scopes;
-use crate::oauth::sessions::Session;
-use crate::oauth::state::Identity;
 
 /// `GET` or `POST` (OpenID Connect Core 1.0, section 3.1.2.1).
 pub(super) async fn authorize(asked: Asked) -> Response<Bytes> {
     let params = match asked.method {
-        Method::GET => asked.query(),
+        Method::GET | Method::HEAD => asked.query(),
         Method::POST => asked.form(),
-        _ => return Asked::method_not_allowed("GET, POST"),
+        _ => return Asked::method_not_allowed("GET, HEAD, POST"),
     };
     let params = match params {
         Ok(params) => params,
@@ -55,7 +51,14 @@ pub(super) async fn authorize(asked: Asked) -> Response<Bytes> {
             asked
                 .server
                 .note(&Event { client_id: Some(&client.id), ..asked.event("auth_request", Some(&error)) });
-            target.error(&error)
+            // Anybody can make a client whose requests fail, and send people to any site by it. Who asks silently sees
+            // no page (OpenID Connect Core 1.0, section 3.1.2.1).
+            let silent = matches!(error.code(), ErrorCode::LoginRequired | ErrorCode::ConsentRequired);
+            let harmless = silent
+                || client.origin == Origin::Configured
+                || client.redirect(target.uri()).is_some_and(|uri| matches!(uri.place(), Place::Loopback))
+                || matches!(current_session(&asked).await, Ok(Some(_)));
+            if harmless { target.error(&error) } else { asked.error_link(&error, &target) }
         }
     }
 }
@@ -63,7 +66,7 @@ pub(super) async fn authorize(asked: Asked) -> Response<Bytes> {
 /// On a host that acts for the issuer, the request is for the resource that the host is.
 async fn elsewhere(asked: &Asked, params: &Params) -> Response<Bytes> {
     if asked.method == Method::POST {
-        return Asked::method_not_allowed("GET");
+        return Asked::method_not_allowed("GET, HEAD");
     }
     let mut location = asked.server.issuer.endpoint(path::AUTHORIZE);
     location.push('?');
@@ -92,21 +95,6 @@ async fn requester(asked: &Asked, params: &Params) -> Result<(Client, Requester)
         return Err(OAuthError::new(ErrorCode::InvalidRedirectUri, why));
     }
     Ok((client, requester))
-}
-
-/// A client by its id.
-pub(super) async fn find_client(asked: &Asked, id: &str) -> Result<Client, OAuthError> {
-    asked.may_look_up(id).map_err(OAuthError::too_many)?;
-    match asked.server.clients.find(id, asked.now).await {
-        Ok(Some(client)) => Ok(client),
-        Ok(None) => {
-            Err(OAuthError::new(ErrorCode::InvalidClient, "the client is not known here: register it anew"))
-        }
-        Err(LookupError::Document(error)) => {
-            Err(OAuthError::new(ErrorCode::InvalidClient, error.to_string()))
-        }
-        Err(LookupError::Store(error)) => Err(unavailable(&error)),
-    }
 }
 
 /// Reads the rest of the request, and asks or answers. An error goes back to the client.
@@ -145,6 +133,7 @@ async fn ask(
             && !prompt.select_account
             && asked.can_judge(&audiences, &hosts, &session.identity)
     });
+    let session = asked.with_upstream_token(session, hosts.first()).await?;
     match session {
         Some(session) => answer(asked, &audiences, client, ask, Signed::Before(&session), prompt.none).await,
         None if prompt.none => Err(OAuthError::new(ErrorCode::LoginRequired, "the user has to sign in")),
@@ -154,94 +143,6 @@ async fn ask(
                 .await?)
         }
         // Before GitHub is asked anything: who has signed in there would be sent on without seeing a page.
-        None => super::consent::show(asked, client, ask, None).await,
+        None => super::consent::show(asked, client, ask, None, &[]).await,
     }
-}
-
-/// What a request is for: resources in our spelling, and the scopes among those asked for that mean something there
-/// and that the client may ask.
-pub(super) fn wanted(
-    asked: &Asked,
-    audiences: &Audiences,
-    client: &Client,
-    resources: &[String],
-    scope: Option<&Scopes>,
-) -> Result<(Vec<String>, Scopes), OAuthError> {
-    let identity_only = scope.is_some_and(Scopes::has_openid);
-    let implied = audiences.implied(asked.acting_host(), identity_only);
-    let known = |resource: &Resource| audiences.find(resource).map(|found| found.resource);
-    let resources = requested(resources, known, implied.as_ref().map(|implied| implied.resource.as_str()))?;
-    let hosts = found(audiences, &resources)?;
-    let ceiling = client.metadata.scope.as_deref().map(Scopes::parse).transpose()?;
-    let scopes = match scope {
-        Some(asked_for) => {
-            let meant = asked_for.only(|scope| hosts.iter().any(|host| host.knows(scope)));
-            if meant.is_empty() && !asked_for.is_empty() {
-                let why = "none of the scopes means anything at this resource";
-                return Err(OAuthError::new(ErrorCode::InvalidScope, why));
-            }
-            meant.permitted(ceiling.as_ref())?
-        }
-        None => {
-            let usual: Vec<String> = hosts.iter().flat_map(AudienceHost::usual_scopes).collect();
-            let usual = Scopes::parse(&usual.join(" "))?;
-            match &ceiling {
-                Some(ceiling) if !ceiling.is_empty() => usual.only(|scope| ceiling.contains(scope)),
-                _ => usual,
-            }
-        }
-    };
-    Ok((resources, scopes))
-}
-
-/// The hosts of resources that were found before: one may be gone by now.
-pub(super) fn found(audiences: &Audiences, resources: &[String]) -> Result<Vec<AudienceHost>, OAuthError> {
-    let find = |resource: &String| {
-        let gone = || OAuthError::new(ErrorCode::InvalidTarget, "the resource is not known here");
-        audiences.find(&Resource::parse(resource)?).ok_or_else(gone)
-    };
-    resources.iter().map(find).collect()
-}
-
-/// The session of the browser at the issuer.
-pub(super) async fn current_session(asked: &Asked) -> Result<Option<Session>, OAuthError> {
-    let Some(secret) = cookies::read(&asked.headers, cookies::SESSION) else { return Ok(None) };
-    let found = asked.server.sessions.find(secret.expose_secret(), asked.now).await;
-    match found.map_err(|error| unavailable(&error))? {
-        // An account that was renamed since, or whose login a list means for another one, has to sign in again.
-        Some(session) if !asked.owns_login(&session.identity).await? => Ok(None),
-        found => Ok(found),
-    }
-}
-
-impl Asked {
-    /// Whether enough is known of somebody to decide about these hosts.
-    pub(super) fn can_judge(
-        &self,
-        audiences: &Audiences,
-        hosts: &[AudienceHost],
-        identity: &Identity,
-    ) -> bool {
-        let global = self.server.apps.global().ok();
-        let global = global.as_ref().map(App::client_id);
-        audiences.can_judge(identity)
-            && hosts.iter().all(|host| Audiences::knows_groups_of(host, identity, global))
-    }
-
-    /// An event of this request.
-    pub(super) fn event<'a>(&'a self, kind: &'static str, error: Option<&'a OAuthError>) -> Event<'a> {
-        Event {
-            kind,
-            error: error.map(|error| error.code().as_str()),
-            detail: error.map(OAuthError::description),
-            client_ip: self.client,
-            host: self.host.as_ref().map(|host| host.name.as_str()),
-            ..Event::default()
-        }
-    }
-}
-
-/// Where the answer of an ask goes, as a type that says that it was checked.
-pub(super) fn target_of(asked: &Asked, ask: &Ask) -> RedirectTarget {
-    ask.target(asked.server.issuer.as_str())
 }

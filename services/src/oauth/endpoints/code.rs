@@ -5,9 +5,9 @@ use http::Response;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
-use super::authorize::{found, target_of};
+use super::wanted::found;
 use super::{Asked, consent, unavailable};
-use crate::oauth::audiences::{Audiences, principal};
+use crate::oauth::audiences::Audiences;
 use crate::oauth::authorization_server::Event;
 use crate::oauth::clients::redirect::Place;
 use crate::oauth::clients::{Client, Origin};
@@ -60,7 +60,10 @@ pub(super) async fn answer(
             if silent {
                 return Err(OAuthError::new(ErrorCode::ConsentRequired, "the user has to agree"));
             }
-            return consent::show(asked, client, Ask { scopes, ..ask }, Some(session)).await;
+            let is_new = |scope: &str| missing.iter().any(|missing| missing.scopes.contains(scope));
+            let allowed: Vec<String> =
+                scopes.iter().filter(|scope| !is_new(scope)).map(str::to_owned).collect();
+            return consent::show(asked, client, Ask { scopes, ..ask }, Some(session), &allowed).await;
         }
     }
     if agreed {
@@ -84,9 +87,9 @@ pub(super) fn granted(
     wish: Wish<'_>,
     identity: &Identity,
 ) -> Result<Scopes, OAuthError> {
-    let who = principal(identity, asked.server.issuer.as_str());
     let hosts = found(audiences, wish.resources)?;
-    if let Some(closed) = hosts.iter().find(|host| !host.admits(&who)) {
+    let known: Vec<_> = hosts.iter().map(|host| (host, asked.principal_at(host, identity))).collect();
+    if let Some((closed, _)) = known.iter().find(|(host, who)| !host.admits(who)) {
         let why = format!("this account is not on the list of {}", closed.resource);
         let error = OAuthError::new(ErrorCode::AccessDenied, why);
         asked.server.note(&Event {
@@ -98,7 +101,7 @@ pub(super) fn granted(
         });
         return Err(error);
     }
-    let given = wish.scopes.only(|scope| hosts.iter().any(|host| host.gives(&who, scope)));
+    let given = wish.scopes.only(|scope| known.iter().any(|(host, who)| host.gives(who, scope)));
     if given.is_empty() && !wish.scopes.is_empty() {
         return Err(OAuthError::new(ErrorCode::AccessDenied, "this account may have none of these scopes"));
     }
@@ -159,5 +162,5 @@ async fn issue(
         username: Some(&session.identity.login),
         ..asked.event("auth_complete", None)
     });
-    Ok(target_of(asked, ask).code(code.expose_secret()))
+    Ok(ask.target(asked.server.issuer.as_str()).code(code.expose_secret()))
 }

@@ -3,20 +3,19 @@
 use bytes::Bytes;
 use http::{Method, Response};
 
-use super::authorize::{current_session, find_client, target_of};
 use super::code::{Signed, answer};
+use super::lookup::find_client;
+use super::session::current_session;
 use super::{Asked, unavailable, upstream, with_cookies};
 use crate::oauth::authorization_server::AuthorizationServer;
 use crate::oauth::clients::{Client, Origin};
 use crate::oauth::login::{Ask, Purpose, Step};
 use crate::oauth::server::cookies::Transaction;
 use crate::oauth::server::error::{ErrorCode, OAuthError};
+use crate::oauth::server::metadata::path;
 use crate::oauth::server::pages::{self, APPROVE, ClientKind, Consent, DECISION, FORM_TOKEN, Form, Rights};
 use crate::oauth::server::params::Params;
 use crate::oauth::sessions::Session;
-
-/// Where the decision goes.
-pub(super) const PATH: &str = "/consent";
 
 /// What the form's token is for.
 const PURPOSE: &str = "consent";
@@ -24,21 +23,23 @@ const PURPOSE: &str = "consent";
 /// The field that names the transaction.
 const TRANSACTION: &str = "transaction";
 
-/// Shows the page: for the user of a session, or before anybody has signed in.
+/// Shows the page: for the user of a session, or before anybody has signed in. `allowed` are the scopes that the user
+/// has allowed before.
 pub(super) async fn show(
     asked: &Asked,
     client: &Client,
     ask: Ask,
     session: Option<&Session>,
+    allowed: &[String],
 ) -> Result<Response<Bytes>, OAuthError> {
     let server = &asked.server;
     let browser = Transaction::start();
     let token = browser.form_token(PURPOSE);
     let github = server.github.origin();
-    let action = asked.local(PATH);
+    let action = asked.local(path::CONSENT);
     let page = Consent {
         client: shown(client, Some(&ask.redirect_uri)),
-        rights: Rights { scopes: &ask.scopes, resources: &ask.resources },
+        rights: Rights { scopes: &ask.scopes, allowed, resources: &ask.resources },
         user: session.map(|session| session.identity.login.as_str()),
         form: Form { action: &action, token: &token, fields: &[(TRANSACTION, browser.id())] },
         next: &[&github],
@@ -88,7 +89,7 @@ async fn decided(asked: &Asked, form: &Params) -> Result<Response<Bytes>, OAuthE
     let Step::Consent { ask, session } = server.logins.take(&browser, asked.now).await? else {
         return Err(not_here());
     };
-    let target = target_of(asked, &ask);
+    let target = ask.target(asked.server.issuer.as_str());
     let end = browser.end();
     if form.get(DECISION)? != Some(APPROVE) {
         let error = OAuthError::new(ErrorCode::AccessDenied, "the user refused");
@@ -106,8 +107,18 @@ async fn decided(asked: &Asked, form: &Params) -> Result<Response<Bytes>, OAuthE
     let same = current.filter(|current| session.as_ref() == Some(&current.id));
     let response = match same {
         Some(session) => {
+            let resources = ask.resources.clone();
             let outcome = answer(asked, &audiences, &client, *ask, Signed::Agreed(&session), false).await;
-            outcome.unwrap_or_else(|error| target.error(&error))
+            outcome.unwrap_or_else(|error| {
+                let event = asked.event("auth_complete", Some(&error));
+                let client_id = Some(client.id.as_str());
+                server.note(&crate::oauth::authorization_server::Event {
+                    resources: &resources,
+                    client_id,
+                    ..event
+                });
+                target.error(&error)
+            })
         }
         None => {
             let purpose = Purpose::Client { ask, approved: true };

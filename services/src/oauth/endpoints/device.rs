@@ -6,14 +6,18 @@
 
 use bytes::Bytes;
 use http::{Method, Response};
+use portcullis_layers::HostName;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use super::answer::{self, Login};
-use super::authorize::{current_session, find_client, found, wanted};
+use super::client_request::post;
 use super::code::{Wish, granted, snapshot};
 use super::consent::shown as client_shown;
-use super::token::{grant_error, post};
+use super::lookup::find_client;
+use super::session::current_session;
+use super::token::grant_error;
+use super::wanted::{found, wanted};
 use super::{Asked, unavailable, upstream};
 use crate::oauth::audiences::Audiences;
 use crate::oauth::authorization_server::Event;
@@ -150,7 +154,7 @@ async fn opened(asked: &Asked) -> Result<Response<Bytes>, OAuthError> {
     let typed = params.get(USER_CODE)?;
     let audiences = asked.server.audiences().await.map_err(|error| unavailable(&error))?;
     match (visitor(asked, &audiences).await?, typed) {
-        (None, typed) => sign_in(asked, &audiences, typed.unwrap_or_default()).await,
+        (None, typed) => sign_in(asked, &audiences, typed.unwrap_or_default(), None).await,
         (Some(visitor), None) => Ok(entry(asked, &visitor, "", None)),
         (Some(visitor), Some(typed)) => entered(asked, &audiences, &visitor, typed).await,
     }
@@ -163,7 +167,7 @@ async fn posted(asked: &Asked) -> Result<Response<Bytes>, OAuthError> {
     let decision = form.get(DECISION)?;
     let Some(visitor) = visitor(asked, &audiences).await? else {
         // A decision is not to be made by who signs in next.
-        return if decision.is_none() { sign_in(asked, &audiences, typed).await } else { Err(stale()) };
+        return if decision.is_none() { sign_in(asked, &audiences, typed, None).await } else { Err(stale()) };
     };
     let token = form.require(FORM_TOKEN)?;
     let Some(decision) = decision else {
@@ -194,17 +198,44 @@ fn decision_on(code: &UserCode) -> String {
 }
 
 async fn visitor(asked: &Asked, audiences: &Audiences) -> Result<Option<Visitor>, OAuthError> {
-    let session = current_session(asked).await?.filter(|session| audiences.can_judge(&session.identity));
+    let session =
+        current_session(asked).await?.filter(|session| asked.can_judge(audiences, &[], &session.identity));
     let secret = cookies::read(&asked.headers, cookies::SESSION);
     Ok(session.zip(secret).map(|(session, secret)| Visitor { session, secret }))
 }
 
-/// To GitHub, and back to this page with what was typed, if that can be a code.
-async fn sign_in(asked: &Asked, audiences: &Audiences, typed: &str) -> Result<Response<Bytes>, OAuthError> {
+/// To GitHub, through the app of a host, and back to this page with what was typed, if that can be a code.
+async fn sign_in(
+    asked: &Asked,
+    audiences: &Audiences,
+    typed: &str,
+    app_of: Option<HostName>,
+) -> Result<Response<Bytes>, OAuthError> {
     asked.server.limits.logins.count(asked.client, asked.now).map_err(OAuthError::too_many)?;
-    let query = UserCode::parse(typed).map(|code| format!("?{USER_CODE}={}", code.shown()));
+    let code = UserCode::parse(typed);
+    let app_of = match (app_of, &code) {
+        (Some(host), _) => Some(host),
+        (None, Some(code)) => host_of(asked, audiences, code).await?,
+        (None, None) => None,
+    };
+    let query = code.map(|code| format!("?{USER_CODE}={}", code.shown()));
     let path = format!("{}{}", path::DEVICE, query.unwrap_or_default());
-    upstream::begin(asked, audiences, Purpose::Page { path }).await
+    upstream::begin(asked, audiences, Purpose::Page { path, app_of }).await
+}
+
+/// The host that a code is for, if it has a GitHub app of its own. The look is counted: which app somebody is sent to tells
+/// whether there is such a code.
+async fn host_of(
+    asked: &Asked,
+    audiences: &Audiences,
+    code: &UserCode,
+) -> Result<Option<HostName>, OAuthError> {
+    let server = &asked.server;
+    server.limits.devices.count(asked.client, asked.now).map_err(OAuthError::too_many)?;
+    let pending = server.devices.find(code, asked.now).await.map_err(|error| unavailable(&error))?;
+    let Some(pending) = pending else { return Ok(None) };
+    let hosts = found(audiences, &pending.request.resources)?;
+    Ok(hosts.into_iter().find(|host| host.app().is_some()).and_then(|host| host.host))
 }
 
 fn entry(asked: &Asked, visitor: &Visitor, typed: &str, problem: Option<&str>) -> Response<Bytes> {
@@ -235,6 +266,11 @@ async fn entered(
     };
     let request = &pending.request;
     let client = find_client(asked, &request.client_id).await?;
+    // The first host's app is the one that tells of groups. Another host's would be asked next, and so on for ever.
+    let first = found(audiences, &request.resources)?.into_iter().next();
+    if !asked.can_judge(audiences, first.as_slice(), &visitor.session.identity) {
+        return sign_in(asked, audiences, typed, first.and_then(|host| host.host)).await;
+    }
     // Who may have nothing is told so now, not after they agreed.
     let scopes = given(asked, audiences, visitor, request)?;
     let token = cookies::form_token(&visitor.secret, &decision_on(&code));
@@ -243,7 +279,7 @@ async fn entered(
     let page = DeviceConfirm {
         user_code: &user_code,
         client: client_shown(&client, None),
-        rights: Rights { scopes: &scopes, resources: &request.resources },
+        rights: Rights { scopes: &scopes, allowed: &[], resources: &request.resources },
         user: &visitor.session.identity.login,
         form: Form { action: &action, token: &token, fields: &[(USER_CODE, &user_code)] },
     };
@@ -259,7 +295,7 @@ async fn find(
     let server = &asked.server;
     let (limiter, session) = (&server.limits.devices, &visitor.session.id);
     limiter.count(asked.client, asked.now).map_err(OAuthError::too_many)?;
-    limiter.count_session(session, asked.now).map_err(OAuthError::too_many)?;
+    limiter.count_name(session, asked.now).map_err(OAuthError::too_many)?;
     let Some(code) = code else { return Ok(None) };
     let found = server.devices.find(code, asked.now).await.map_err(|error| unavailable(&error))?;
     if found.is_some() {

@@ -12,16 +12,16 @@ use http::header::{ORIGIN, REFERRER_POLICY};
 use http::uri::Uri;
 use http::{HeaderValue, Method, Response, StatusCode};
 use portcullis_layers::HostName;
-use portcullis_layers::auth::{SESSION_PATH, STATE_COOKIE};
+use portcullis_layers::auth::STATE_COOKIE;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 use super::answer::sign;
-use super::authorize::current_session;
+use super::session::current_session;
 use super::token::grant_error;
 use super::{Asked, internal, unavailable, upstream, with_cookies};
 use crate::config::auth::AuthMode;
-use crate::oauth::audiences::{AudienceHost, Audiences, principal};
+use crate::oauth::audiences::{AudienceHost, Audiences};
 use crate::oauth::authorization_server::{BROWSER_CLIENT, Event};
 use crate::oauth::grants::{Client, NewGrant, Wanted, new_id};
 use crate::oauth::host::OAuthHost;
@@ -29,17 +29,12 @@ use crate::oauth::login::Purpose;
 use crate::oauth::opaque;
 use crate::oauth::server::cookies;
 use crate::oauth::server::error::{ErrorCode, OAuthError};
+use crate::oauth::server::metadata::path::{self, HOST_SESSION};
 use crate::oauth::server::pages::Notice;
 use crate::oauth::server::redirect::see_other;
 use crate::oauth::sessions::Session;
 use crate::oauth::state::{Scopes, left};
 use crate::store::ItemKey;
-
-/// Where a host takes a ticket, and what the audience of its cookies ends with.
-pub(super) const SESSION: &str = SESSION_PATH;
-
-/// Where a host's session is ended.
-pub(super) const LOGOUT: &str = "/.portcullis/logout";
 
 /// How long a ticket is good: a redirect takes seconds.
 const TICKET: Duration = Duration::from_secs(60);
@@ -57,8 +52,8 @@ struct Ticket {
 
 /// `GET /login?return_url=…&state=…`, or without both to sign in here only.
 pub(super) async fn login(asked: Asked) -> Response<Bytes> {
-    if asked.method != Method::GET {
-        return Asked::method_not_allowed("GET");
+    if !asked.is_get() {
+        return Asked::method_not_allowed("GET, HEAD");
     }
     begun(&asked).await.unwrap_or_else(|error| asked.error_page(&error))
 }
@@ -67,20 +62,25 @@ async fn begun(asked: &Asked) -> Result<Response<Bytes>, OAuthError> {
     asked.server.limits.logins.count(asked.client, asked.now).map_err(OAuthError::too_many)?;
     let params = asked.query()?;
     let audiences = asked.server.audiences().await.map_err(|error| unavailable(&error))?;
-    let session = current_session(asked).await?.filter(|session| audiences.can_judge(&session.identity));
+    let session =
+        current_session(asked).await?.filter(|session| asked.can_judge(&audiences, &[], &session.identity));
     let Some(url) = params.get("return_url")? else {
         return match session {
             Some(session) => {
                 let user = &session.identity.login;
                 Ok(Notice::SignedIn { user }.response(&asked.server.pages))
             }
-            None => upstream::begin(asked, &audiences, Purpose::Page { path: "/login".to_owned() }).await,
+            None => {
+                let purpose = Purpose::Page { path: path::LOGIN.to_owned(), app_of: None };
+                upstream::begin(asked, &audiences, purpose).await
+            }
         };
     };
     let (host, path) = destination(asked, &audiences, url)?;
     let of_host = audiences.of_host(&host);
     let session =
         session.filter(|session| asked.can_judge(&audiences, of_host.as_slice(), &session.identity));
+    let session = asked.with_upstream_token(session, of_host.as_ref()).await?;
     let state = params.require("state")?;
     if opaque::hash_of_presented(state).is_none() {
         return Err(OAuthError::new(ErrorCode::InvalidRequest, "state is none of ours"));
@@ -126,7 +126,7 @@ pub(super) async fn ticket(
     let server = &asked.server;
     let gone = || OAuthError::new(ErrorCode::InvalidTarget, "the host is gone");
     let found = audiences.of_host(&host).ok_or_else(gone)?;
-    let who = principal(&session.identity, server.issuer.as_str());
+    let who = asked.principal_at(&found, &session.identity);
     if !found.admits(&who) {
         let why = format!("{} is not on the list of {host}", session.identity.login);
         let error = OAuthError::new(ErrorCode::AccessDenied, why);
@@ -156,7 +156,7 @@ pub(super) async fn ticket(
         username: Some(&session.identity.login),
         ..asked.event("auth_complete", None)
     });
-    Ok(see_other(&format!("{origin}{SESSION}?ticket={}", ticket.expose_secret())))
+    Ok(see_other(&format!("{origin}{HOST_SESSION}?ticket={}", ticket.expose_secret())))
 }
 
 /// The token of a host's cookie, and when it ends. It carries all scopes that the lists give at the moment: each
@@ -168,7 +168,7 @@ async fn host_token(
     origin: &str,
 ) -> Result<(SecretString, jiff::Timestamp), OAuthError> {
     let server = &asked.server;
-    let who = principal(&session.identity, server.issuer.as_str());
+    let who = asked.principal_at(host, &session.identity);
     let usual = host.usual_scopes().into_iter().chain(["admin", "user", "mcp"].map(str::to_owned));
     let scopes: Scopes = usual.filter(|scope| host.gives(&who, scope)).collect();
     let new = NewGrant {
@@ -176,7 +176,7 @@ async fn host_token(
         subject: session.identity.subject.clone(),
         identity: Some(session.identity.clone()),
         client: Client { id: BROWSER_CLIENT.to_owned(), snapshot: serde_json::Value::Null },
-        resources: vec![format!("{origin}{SESSION}")],
+        resources: vec![format!("{origin}{HOST_SESSION}")],
         scopes,
         session: Some(session.id.clone()),
         refreshable: false,
@@ -198,8 +198,8 @@ async fn host_token(
 
 /// `GET`, on the host: takes the ticket, sets the host's cookie.
 pub(super) async fn begin(asked: Asked) -> Response<Bytes> {
-    if asked.method != Method::GET {
-        return Asked::method_not_allowed("GET");
+    if !asked.is_get() {
+        return Asked::method_not_allowed("GET, HEAD");
     }
     taken(&asked).await.unwrap_or_else(|error| asked.error_page(&error))
 }
@@ -249,7 +249,7 @@ async fn ended(asked: &Asked) -> Result<Response<Bytes>, OAuthError> {
     let name = proxy.session_cookie();
     if let Some(token) = cookies::read_token(&asked.headers, &name)
         && let Ok(verified) = server.verifier.verify(token.expose_secret())
-        && verified.principal().audience.iter().any(|one| one.as_str() == format!("{origin}{SESSION}"))
+        && verified.principal().audience.iter().any(|one| one.as_str() == format!("{origin}{HOST_SESSION}"))
         && let Some(jti) = &verified.principal().token_id
     {
         let until = i64::try_from(verified.principal().expires_at).unwrap_or(i64::MAX);

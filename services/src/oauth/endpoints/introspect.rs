@@ -18,9 +18,9 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
-use super::token::post;
+use super::client_request::post;
 use super::{Asked, unavailable};
-use crate::oauth::audiences::{AudienceHost, Audiences, principal};
+use crate::oauth::audiences::{AudienceHost, Audiences};
 use crate::oauth::authorization_server::{BROWSER_CLIENT, Event};
 use crate::oauth::clients::Client;
 use crate::oauth::grants;
@@ -106,7 +106,9 @@ async fn access(asked: &Asked, client: &Client, token: &str) -> Result<Option<In
     let audiences = server.audiences().await.map_err(|error| unavailable(&error))?;
     let resources = who.audience.iter().map(SmolStr::as_str);
     let scopes = who.scopes.iter().map(SmolStr::as_str);
-    let Some(Held { aud, scope }) = Held::of(&audiences, who, resources, scopes) else { return Ok(None) };
+    let Some(Held { aud, scope }) = Held::of(&audiences, |_| Principal::clone(who), resources, scopes) else {
+        return Ok(None);
+    };
     let Times { iat, nbf } = times(token);
     Ok(Some(Introspection {
         active: true,
@@ -130,13 +132,18 @@ async fn refresh(asked: &Asked, client: &Client, token: &str) -> Result<Option<I
     let Some(grant) = known.filter(|grant| grant.client.id == client.id) else { return Ok(None) };
     let audiences = server.audiences().await.map_err(|error| unavailable(&error))?;
     let issuer = server.issuer.as_str();
-    let who = match &grant.identity {
-        Some(identity) => principal(identity, issuer),
+    if let Some(identity) = &grant.identity
+        && !asked.owns_login(identity).await?
+    {
+        return Ok(None);
+    }
+    let who = |host: &AudienceHost| match &grant.identity {
+        Some(identity) => asked.principal_at(host, identity),
         None => Principal { subject: grant.subject.as_str().into(), ..Principal::default() },
     };
     let resources = grant.resources.iter().map(String::as_str);
     let scopes = grant.scopes.iter().map(String::as_str);
-    let Some(Held { aud, scope }) = Held::of(&audiences, &who, resources, scopes) else { return Ok(None) };
+    let Some(Held { aud, scope }) = Held::of(&audiences, who, resources, scopes) else { return Ok(None) };
     let ends = grant.expires_at.min(after(grant.used_at, server.settings.tokens.idle));
     Ok(Some(Introspection {
         active: true,
@@ -163,20 +170,22 @@ impl Held {
     /// another, and nobody can tell here where the token is to be used.
     fn of<'a>(
         audiences: &Audiences,
-        who: &Principal,
+        who: impl Fn(&AudienceHost) -> Principal,
         resources: impl Iterator<Item = &'a str>,
         scopes: impl Iterator<Item = &'a str>,
     ) -> Option<Self> {
         let mut aud = Vec::new();
-        let mut hosts: Vec<AudienceHost> = Vec::new();
+        let mut hosts: Vec<(AudienceHost, Principal)> = Vec::new();
         for resource in resources {
             let found = Resource::parse(resource).ok().and_then(|resource| audiences.find(&resource));
-            if let Some(host) = found.filter(|host| host.admits(who)) {
+            let Some(host) = found else { continue };
+            let who = who(&host);
+            if host.admits(&who) {
                 aud.push(resource.to_owned());
-                hosts.push(host);
+                hosts.push((host, who));
             }
         }
-        let given = scopes.filter(|scope| hosts.iter().all(|host| host.gives(who, scope)));
+        let given = scopes.filter(|scope| hosts.iter().all(|(host, who)| host.gives(who, scope)));
         (!hosts.is_empty()).then(|| Self { scope: given.collect::<Vec<_>>().join(" "), aud })
     }
 }

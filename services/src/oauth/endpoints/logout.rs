@@ -6,11 +6,12 @@
 
 use bytes::Bytes;
 use http::{Method, Response};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
-use super::authorize::{current_session, find_client};
+use super::lookup::find_client;
 use super::{Asked, internal, unavailable, with_cookies};
 use crate::oauth::authorization_server::Event;
+use crate::oauth::clients::Origin;
 use crate::oauth::id_token::Hint;
 use crate::oauth::server::cookies;
 use crate::oauth::server::error::{ErrorCode, OAuthError};
@@ -35,6 +36,8 @@ struct Wish<'a> {
     client_id: Option<String>,
     /// Where to go afterwards, once it is known that the client may send browsers there.
     uri: Option<&'a str>,
+    /// Whether an administrator vouches for the client, and so for the place.
+    trusted: bool,
     state: Option<&'a str>,
 }
 
@@ -43,7 +46,7 @@ pub(super) async fn logout(asked: Asked) -> Response<Bytes> {
     let params = match asked.method {
         Method::GET | Method::HEAD => asked.query(),
         Method::POST => asked.form(),
-        _ => return Asked::method_not_allowed("GET, POST"),
+        _ => return Asked::method_not_allowed("GET, HEAD, POST"),
     };
     if let Err(wait) = asked.server.limits.logouts.count(asked.client, asked.now) {
         return asked.error_page(&OAuthError::too_many(wait));
@@ -61,12 +64,19 @@ async fn ended(asked: &Asked, params: &Params) -> Result<Response<Bytes>, OAuthE
     if let Some(location) = again_as_get(asked, cookie.is_some()) {
         return Ok(see_other(&location));
     }
-    let session = current_session(asked).await?;
+    // Whoever it is: also one whose login may be somebody else's by now.
+    let session = match &cookie {
+        Some(kept) => asked.server.sessions.find(kept.expose_secret(), asked.now).await,
+        None => Ok(None),
+    };
+    let session = session.map_err(|error| unavailable(&error))?;
     let (Some(secret), Some(session)) = (&cookie, session) else {
         // Nobody is signed in any more, which is what was wanted. Who sent no cookie may have one all the same.
         let stale = cookie.is_some().then(|| cookies::clear(cookies::SESSION));
-        // Anybody can register a client and a URI: without a word of ours, a link must not lead on to it.
-        let wish = if wish.hint.is_some() { wish } else { Wish { uri: None, ..wish } };
+        // Anybody can register a client and a URI, or publish a document, and show a token that was made for him:
+        // such a link must not lead on to any other site where nothing of ours has ended.
+        let leads_on = wish.hint.is_some() && wish.trusted;
+        let wish = if leads_on { wish } else { Wish { uri: None, ..wish } };
         return Ok(with_cookies(done(asked, &wish), stale));
     };
     let fits = wish.hint.as_ref().is_some_and(|hint| hint.subject == session.identity.subject);
@@ -116,15 +126,18 @@ async fn wish<'a>(asked: &Asked, params: &'a Params) -> Result<Wish<'a>, OAuthEr
         return Err(invalid("state is too long, or has control characters"));
     }
     let uri = params.get("post_logout_redirect_uri")?;
+    let mut trusted = false;
     if let Some(uri) = uri {
         let id = client_id.as_deref();
         let id = id.ok_or_else(|| invalid("post_logout_redirect_uri needs client_id or id_token_hint"))?;
-        if !find_client(asked, id).await?.may_log_out_to(uri) {
+        let client = find_client(asked, id).await?;
+        trusted = client.origin == Origin::Configured;
+        if !client.may_log_out_to(uri) {
             let why = "post_logout_redirect_uri is not one that the client has registered";
             return Err(OAuthError::new(ErrorCode::InvalidRedirectUri, why));
         }
     }
-    Ok(Wish { hint, client_id, uri, state })
+    Ok(Wish { hint, client_id, uri, trusted, state })
 }
 
 /// Whether this is the form of our own page, sent by who saw it.

@@ -3,10 +3,14 @@
 //! | file | endpoints |
 //! | --- | --- |
 //! | `published.rs` | metadata (RFC 8414, OpenID Connect Discovery), `/jwks` |
-//! | `authorize.rs`, `consent.rs`, `upstream.rs` | `/authorize`, `/consent`, `/callback`: a client asks, the user agrees and signs in |
+//! | `authorize.rs`, `consent.rs`, `upstream.rs`, `upstream_token.rs` | `/authorize`, `/consent`, `/callback`: a client asks, the user agrees and signs in |
+//! | `wanted.rs`, `lookup.rs`, `session.rs` | what is asked for, by which client, in whose browser |
 //! | `code.rs` | what an authorization ends with: a code, or a question |
 //! | `token.rs`, `answer.rs` | `/token`, by grant type, and its answer |
+//! | `redemption.rs`, `refresh.rs`, `client_credentials.rs` | `/token`: for a code, a refresh token, for the client itself |
+//! | `exchange.rs`, `assertion_grant.rs` | `/token`: a token for a token, or for another issuer's assertion |
 //! | `device.rs` | `/device/code`, `/device`: a device asks, and its user agrees in a browser |
+//! | `membership.rs` | what somebody is to a host |
 //! | `userinfo.rs` | `/userinfo` |
 //! | `logout.rs` | `/logout` |
 //! | `host_session.rs` | `/login`, and the sessions of browsers on protected hosts |
@@ -19,24 +23,34 @@
 //! [`AuthorizationServer`].
 
 mod answer;
+mod assertion_grant;
 mod authorize;
+mod client_credentials;
+mod client_request;
 mod code;
 mod consent;
 mod device;
+mod exchange;
 mod host_session;
 mod introspect;
 mod logout;
+mod lookup;
+mod membership;
 mod published;
+mod redemption;
+mod refresh;
 mod register;
 mod revoke;
+mod session;
 mod token;
 mod upstream;
+mod upstream_token;
 mod userinfo;
 mod verify;
+mod wanted;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -51,13 +65,14 @@ use smol_str::SmolStr;
 
 pub(crate) use self::verify::Hosts;
 pub use self::verify::Original;
-use super::authorization_server::AuthorizationServer;
+use super::authorization_server::{AuthorizationServer, Event};
 use super::host::OAuthHost;
 use super::login::LoginError;
-use super::server::error::{ErrorCode, OAuthError, Tried};
+use super::server::error::{ErrorCode, OAuthError};
 use super::server::metadata::path;
 use super::server::pages::ErrorPage;
 use super::server::params::{MAX_BYTES, Params};
+use super::server::redirect::RedirectTarget;
 use crate::store;
 
 /// The router of an authorization server. It stands in front of the routes of the issuer's host, and of those
@@ -67,26 +82,28 @@ pub fn router(server: &Arc<AuthorizationServer>) -> Router {
     for (path, methods) in [
         (path::JWKS, serve(server, published::jwks)),
         (path::AUTHORIZE, serve(server, authorize::authorize)),
-        ("/consent", serve(server, consent::consent)),
+        (path::CONSENT, serve(server, consent::consent)),
         (path::CALLBACK, serve(server, upstream::callback)),
         (path::TOKEN, serve(server, token::token)),
         (path::DEVICE_CODE, serve(server, device::code)),
         (path::DEVICE, serve(server, device::page)),
-        ("/device/token", serve(server, token::device_token)),
+        (path::DEVICE_TOKEN, serve(server, token::device_token)),
         (path::USERINFO, serve(server, userinfo::userinfo)),
         (path::LOGOUT, serve(server, logout::logout)),
-        ("/login", serve(server, host_session::login)),
-        (host_session::SESSION, serve(server, host_session::begin)),
-        (host_session::LOGOUT, serve(server, host_session::end)),
+        (path::LOGIN, serve(server, host_session::login)),
+        (path::HOST_SESSION, serve(server, host_session::begin)),
+        (path::HOST_LOGOUT, serve(server, host_session::end)),
         (path::REGISTER, serve(server, register::register)),
-        ("/register/{id}", serve(server, register::manage)),
         (path::INTROSPECT, serve(server, introspect::introspect)),
         (path::REVOKE, serve(server, revoke::revoke)),
         (path::VERIFY, forward_auth(server)),
     ] {
         router = router.route(path, methods);
     }
-    router.fallback(serve(server, published::well_known))
+    let registration = format!("{}{{id}}", path::REGISTRATIONS);
+    router
+        .route(&registration, serve(server, register::manage))
+        .fallback(serve(server, published::well_known))
 }
 
 /// A handler: it finds what it needs in an [`Asked`].
@@ -105,7 +122,7 @@ where
             // OAuth 2.1, section 1.5: what goes over the wire here is worth stealing.
             if !asked.secure {
                 let error = OAuthError::new(ErrorCode::InvalidRequest, "https is required");
-                return error.json(Tried::Other).map(Body::from);
+                return error.json().map(Body::from);
             }
             handler(asked).await.map(Body::from)
         }
@@ -147,8 +164,8 @@ impl Asked {
         let body = to_bytes(body, MAX_BYTES).await.ok();
         let context = parts.extensions.get::<RequestContext>();
         Self {
+            now: server.now(),
             server,
-            now: Timestamp::now(),
             method: parts.method,
             path: parts.uri.path().to_owned(),
             query: parts.uri.query().unwrap_or_default().to_owned(),
@@ -159,6 +176,12 @@ impl Asked {
             headers: parts.headers,
             body,
         }
+    }
+
+    /// Whether this asks for a page or a redirect, or for the head of one, of which the router keeps the body back
+    /// (RFC 9110, section 9.1).
+    fn is_get(&self) -> bool {
+        matches!(self.method, Method::GET | Method::HEAD)
     }
 
     /// Whether the issuer's own host was asked, rather than one that acts for it.
@@ -196,23 +219,33 @@ impl Asked {
         Ok(Params::parse(self.body()?)?)
     }
 
+    /// An event of this request.
+    fn event<'a>(&'a self, kind: &'static str, error: Option<&'a OAuthError>) -> Event<'a> {
+        Event {
+            kind,
+            error: error.map(|error| error.code().as_str()),
+            detail: error.map(OAuthError::description),
+            client_ip: self.client,
+            host: self.host.as_ref().map(|host| host.name.as_str()),
+            ..Event::default()
+        }
+    }
+
     /// A page about an error that no client can be told.
     fn error_page(&self, error: &OAuthError) -> http::Response<Bytes> {
         let sign_out = self.server.issuer.endpoint(path::LOGOUT);
-        let page = ErrorPage { error, request_id: self.request_id.as_deref(), sign_out: Some(&sign_out) };
+        let request_id = self.request_id.as_deref();
+        let page = ErrorPage { error, request_id, sign_out: Some(&sign_out), back: None };
         page.response(&self.server.pages)
     }
 
-    /// Counts a look-up of a client that makes us call the host in its id, before that is done.
-    ///
-    /// # Errors
-    ///
-    /// How long to wait, when it is one too many for the network.
-    fn may_look_up(&self, client_id: &str) -> Result<(), Duration> {
-        if !self.server.clients.needs_fetch(client_id, self.now) {
-            return Ok(());
-        }
-        self.server.limits.documents.count(self.client, self.now)
+    /// A page about an error of a client that anybody may have made: a link tells the client, and no redirect that
+    /// would make this host the way to any other (RFC 9700, section 4.11.2).
+    fn error_link(&self, error: &OAuthError, target: &RedirectTarget) -> http::Response<Bytes> {
+        let back = target.error_location(error);
+        let request_id = self.request_id.as_deref();
+        let page = ErrorPage { error, request_id, sign_out: None, back: Some(&back) };
+        page.response(&self.server.pages)
     }
 
     /// The answer to a method that is none here.

@@ -7,13 +7,14 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode};
+use portcullis_layers::auth::bearer;
 
 use super::{Asked, unavailable};
 use crate::oauth::authorization_server::Event;
 use crate::oauth::clients::{InvalidMetadata, RegistrationError};
 use crate::oauth::server::cors;
-use crate::oauth::server::error::{ErrorCode, OAuthError, Tried, json};
+use crate::oauth::server::error::{ErrorCode, OAuthError, json};
 use crate::oauth::server::metadata::path;
 
 /// `POST /register`.
@@ -48,9 +49,9 @@ pub(super) async fn manage(asked: Asked) -> Response<Bytes> {
 /// RFC 7591, section 3.
 async fn new(asked: &Asked) -> Result<Response<Bytes>, OAuthError> {
     let body = json_body(asked)?;
-    let from = asked.client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let registrations = &asked.server.registrations;
     let registered =
-        asked.server.registrations.register(body, from, asked.now).await.map_err(|error| refused(&error))?;
+        registrations.register(body, sender(asked), asked.now).await.map_err(|error| refused(&error))?;
     let id = Some(registered.client_id.as_str());
     asked.server.note(&Event { client_id: id, ..asked.event("client_registration", None) });
     Ok(json(StatusCode::CREATED, &registered))
@@ -71,7 +72,7 @@ async fn update(asked: &Asked, id: &str) -> Result<Response<Bytes>, OAuthError> 
     let registered = asked
         .server
         .registrations
-        .update(id, token, body, asked.now)
+        .update(id, token, body, sender(asked), asked.now)
         .await
         .map_err(|error| refused(&error))?;
     asked.server.note(&Event { client_id: Some(id), ..asked.event("client_update", None) });
@@ -89,18 +90,15 @@ async fn deregister(asked: &Asked, id: &str) -> Result<Response<Bytes>, OAuthErr
     Ok(response)
 }
 
+/// Where a request comes from, for the limits: those of whom that is not known share one.
+fn sender(asked: &Asked) -> IpAddr {
+    asked.client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+}
+
 /// The registration access token, of who has not guessed too often.
 fn presented(asked: &Asked) -> Result<Option<&str>, OAuthError> {
     asked.server.limits.failures.check(asked.client, asked.now).map_err(OAuthError::too_many)?;
-    Ok(bearer(&asked.headers))
-}
-
-/// The token of a request (RFC 6750, section 2.1), if there is one and no other credentials.
-pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let mut lines = headers.get_all(AUTHORIZATION).iter();
-    let (line, None) = (lines.next()?, lines.next()) else { return None };
-    let (scheme, token) = line.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim()).filter(|token| !token.is_empty())
+    Ok(bearer::token(&asked.headers).unwrap_or_default())
 }
 
 /// The body, if it is JSON (RFC 7591, section 3.1).
@@ -128,7 +126,7 @@ fn refused(error: &RegistrationError) -> OAuthError {
 }
 
 fn refusal(asked: &Asked, event: &'static str, error: &OAuthError) -> Response<Bytes> {
-    let mut response = error.json(Tried::Other);
+    let mut response = error.json();
     if error.code() == ErrorCode::InvalidToken {
         let _limited = asked.server.limits.failures.count(asked.client, asked.now);
         if !asked.headers.contains_key(AUTHORIZATION) {
@@ -145,29 +143,4 @@ fn nowhere() -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NOT_FOUND;
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_bearer_token_is_read() {
-        for (lines, token) in [
-            (&["Bearer pcm_a"][..], Some("pcm_a")),
-            (&["bearer  pcm_a "], Some("pcm_a")),
-            (&["Basic YTpi"], None),
-            (&["Bearer"], None),
-            (&["Bearer "], None),
-            (&["pcm_a"], None),
-            (&["Bearer pcm_a", "Bearer pcm_b"], None),
-            (&[], None),
-        ] {
-            let mut headers = HeaderMap::new();
-            for line in lines {
-                headers.append(AUTHORIZATION, HeaderValue::from_static(line));
-            }
-            assert_eq!(bearer(&headers), token, "{lines:?}");
-        }
-    }
 }

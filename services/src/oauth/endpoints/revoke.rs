@@ -9,7 +9,7 @@ use http::header::{CACHE_CONTROL, HeaderValue};
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
 
-use super::token::post;
+use super::client_request::post;
 use super::{Asked, unavailable};
 use crate::oauth::authorization_server::Event;
 use crate::oauth::clients::Client;
@@ -38,9 +38,9 @@ pub(super) async fn revoke(asked: Asked) -> Response<Bytes> {
 
 async fn refresh(asked: &Asked, client: &Client, token: &str) -> Result<(), OAuthError> {
     let grants = &asked.server.grants;
-    let known = grants.of_refresh(token, asked.now).await.map_err(|error| unavailable(&error))?;
-    let Some(grant) = known else { return Ok(()) };
-    check_owner(client, &grant.client.id)?;
+    let owner = grants.owner_of_refresh(token, asked.now).await.map_err(|error| unavailable(&error))?;
+    let Some(owner) = owner else { return Ok(()) };
+    check_owner(client, &owner)?;
     grants.revoke_refresh(token, &client.id, asked.now).await.map_err(|error| unavailable(&error))?;
     Ok(())
 }

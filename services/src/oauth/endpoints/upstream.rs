@@ -1,23 +1,24 @@
 //! To GitHub and back: where people sign in.
 
 use bytes::Bytes;
-use http::{Method, Response};
+use http::Response;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::authorize::{find_client, found, target_of};
 use super::code::{Signed, answer};
+use super::lookup::find_client;
+use super::upstream_token::{self, SignedIn};
+use super::wanted::found;
 use super::{Asked, host_session, internal, unavailable, with_cookies};
 use crate::oauth::audiences::Audiences;
-use crate::oauth::authorization_server::Event;
+use crate::oauth::authorization_server::{BROWSER_CLIENT, Event};
 use crate::oauth::github::{self, App, AppError, Authorize, Exchange, Pkce, Refusal};
 use crate::oauth::login::{Purpose, Step};
-use crate::oauth::pins::is_listed;
 use crate::oauth::server::cookies::{self, Transaction};
 use crate::oauth::server::error::{ErrorCode, OAuthError};
 use crate::oauth::server::metadata::path;
 use crate::oauth::server::redirect::see_other;
 use crate::oauth::sessions::Session;
-use crate::oauth::state::Identity;
+use crate::oauth::state::{Identity, Membership};
 use portcullis_layers::HostName;
 
 /// Sends the browser to GitHub. What happens after that is kept for it.
@@ -64,7 +65,7 @@ fn host_of(audiences: &Audiences, purpose: &Purpose) -> Result<Option<HostName>,
             found(audiences, &ask.resources)?.into_iter().find_map(|found| found.host)
         }
         Purpose::Host { host, .. } => Some(host.clone()),
-        Purpose::Page { .. } => None,
+        Purpose::Page { app_of, .. } => app_of.clone(),
     })
 }
 
@@ -91,8 +92,8 @@ async fn app(asked: &Asked, host: Option<&HostName>) -> Result<App, OAuthError> 
 
 /// `GET`: back from GitHub.
 pub(super) async fn callback(asked: Asked) -> Response<Bytes> {
-    if asked.method != Method::GET {
-        return Asked::method_not_allowed("GET");
+    if !asked.is_get() {
+        return Asked::method_not_allowed("GET, HEAD");
     }
     match returned(&asked).await {
         Ok(response) => response,
@@ -131,75 +132,69 @@ async fn returned(asked: &Asked) -> Result<Response<Bytes>, OAuthError> {
                 "the GitHub app was changed meanwhile: sign in again",
             ));
         }
-        identify(asked, &app, &code, &verifier.into(), groups).await
+        identify(asked, app, &code, &verifier.into(), groups).await
     };
-    let outcome = match outcome.await {
-        Ok(identity) => pinned(asked, &identity).await.map(|()| identity),
-        Err(error) => Err(error),
-    };
-    let identity = match outcome {
-        Ok(identity) => identity,
+    let signed_in = match outcome.await {
+        Ok(signed_in) => signed_in,
         Err(error) => return Ok(with_cookies(failed(asked, &purpose, &error), [end])),
     };
-    let (secret, session) =
-        server.sessions.create(identity, asked.now).await.map_err(|error| unavailable(&error))?;
+    let begun = async {
+        asked.admit(&signed_in.identity).await?;
+        begin_session(asked, signed_in.identity.clone()).await
+    };
+    let (secret, session) = match begun.await {
+        Ok(begun) => begun,
+        Err(error) => {
+            upstream_token::give_back(asked, &signed_in).await;
+            return Ok(with_cookies(failed(asked, &purpose, &error), [end]));
+        }
+    };
+    upstream_token::settle(asked, &signed_in, app_of.as_ref(), &session).await;
     server.note(&Event {
         subject: Some(&session.identity.subject),
         username: Some(&session.identity.login),
         ..asked.event("github_auth_success", None)
     });
-    end_previous(asked).await;
     let age = Some(server.settings.sessions.absolute);
     let cookies = [cookies::set(cookies::SESSION, &secret, age), end];
     let response = go_on(asked, purpose, &session).await;
     Ok(with_cookies(response, cookies))
 }
 
-/// Redeems a code and asks who it is. GitHub's token is ended as soon as that is known.
+/// Redeems a code and asks who it is. The token that comes with the answer has to be ended, or kept.
 async fn identify(
     asked: &Asked,
-    app: &App,
+    app: App,
     code: &SecretString,
     verifier: &SecretString,
     groups: bool,
-) -> Result<Identity, OAuthError> {
+) -> Result<SignedIn, OAuthError> {
     let server = &asked.server;
     let callback = server.issuer.endpoint(path::CALLBACK);
-    let exchange = Exchange { app, code, verifier, redirect_uri: &callback };
+    let exchange = Exchange { app: &app, code, verifier, redirect_uri: &callback };
     let token = server.github.exchange(&exchange).await.map_err(|error| refused(&error))?;
-    let identity = server.github.identity(&token, groups).await;
-    if let Err(error) = server.github.revoke(app, &token).await {
-        tracing::info!(error = &error as &dyn std::error::Error, "a token of GitHub's was not ended");
-    }
-    let identity = identity.map_err(|error| refused(&error))?;
-    Ok(Identity {
+    let identity = match server.github.identity(&token, groups).await {
+        Ok(identity) => identity,
+        Err(error) => {
+            upstream_token::end(asked, &app, &token).await;
+            return Err(refused(&error));
+        }
+    };
+    let identity = Identity {
         subject: identity.id.to_string(),
         login: identity.login.to_string(),
         name: identity.name.clone(),
         emails: identity.email().map(str::to_owned).into_iter().collect(),
-        groups: identity.groups().map(ToString::to_string).collect(),
-        groups_by: groups.then(|| app.client_id().to_owned()),
-    })
-}
-
-impl Asked {
-    /// Whether the login of an account is its own as far as lists are concerned: GitHub gives logins that became free
-    /// to others.
-    pub(super) async fn owns_login(&self, identity: &Identity) -> Result<bool, OAuthError> {
-        let server = &self.server;
-        let view = server.mirror.latest().await.map_err(|error| unavailable(&error))?;
-        Ok(!is_listed(&server.site, &view.config, &identity.login)
-            || server.pins.holds(identity, self.now).await.map_err(|error| unavailable(&error))?)
-    }
-}
-
-/// Refuses an account whose login is on a list for another one.
-async fn pinned(asked: &Asked, identity: &Identity) -> Result<(), OAuthError> {
-    if asked.owns_login(identity).await? {
-        return Ok(());
-    }
-    let why = "this login is on a list for the account that had it before: an administrator can release it";
-    Err(OAuthError::new(ErrorCode::AccessDenied, why))
+        memberships: groups
+            .then(|| Membership {
+                app: app.client_id().to_owned(),
+                at: asked.now,
+                groups: identity.groups().map(ToString::to_string).collect(),
+            })
+            .into_iter()
+            .collect(),
+    };
+    Ok(SignedIn { identity, app, token })
 }
 
 /// What GitHub's refusal means for who wanted to sign in.
@@ -214,28 +209,31 @@ pub(super) fn refused(error: &github::Error) -> OAuthError {
     OAuthError::new(code, error.to_string())
 }
 
-/// The session that the browser had before is good no more: a login always begins anew.
-async fn end_previous(asked: &Asked) {
-    let Some(secret) = cookies::read(&asked.headers, cookies::SESSION) else { return };
+/// The session of who has signed in: the one that they had in this browser, under another secret, for what they have
+/// on hosts hangs on it; else a new one, and that of whoever was there before ends.
+async fn begin_session(asked: &Asked, identity: Identity) -> Result<(SecretString, Session), OAuthError> {
     let server = &asked.server;
-    let previous = match server.sessions.find(secret.expose_secret(), asked.now).await {
-        Ok(Some(previous)) => previous,
-        Ok(None) => return,
-        Err(error) => {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "a session that was replaced is still there"
-            );
-            return;
+    let previous = cookies::read(&asked.headers, cookies::SESSION);
+    let Some(previous) = previous else {
+        return server.sessions.create(identity, asked.now).await.map_err(|error| unavailable(&error));
+    };
+    let renewed = server.sessions.renew(previous.expose_secret(), &identity, asked.now).await;
+    if let Some(renewed) = renewed.map_err(|error| unavailable(&error))? {
+        return Ok(renewed);
+    }
+    let created = server.sessions.create(identity, asked.now).await.map_err(|error| unavailable(&error))?;
+    let ended = async {
+        match server.sessions.find(previous.expose_secret(), asked.now).await? {
+            // What clients were granted lives on.
+            Some(previous) => server.end_session(&previous.id, asked.now).await.map(drop),
+            None => Ok(()),
         }
     };
-    // What clients were granted lives on; hosts get a new session of the new one when they ask.
-    if let Err(error) = server.end_session(&previous.id, asked.now).await {
-        tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            "a session that was replaced is still there"
-        );
+    if let Err(error) = ended.await {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "a session that was replaced is still there");
     }
+    Ok(created)
 }
 
 async fn go_on(asked: &Asked, purpose: Purpose, session: &Session) -> Response<Bytes> {
@@ -245,27 +243,47 @@ async fn go_on(asked: &Asked, purpose: Purpose, session: &Session) -> Response<B
     };
     match purpose {
         Purpose::Client { ask, approved } => {
-            let target = target_of(asked, &ask);
+            let target = ask.target(asked.server.issuer.as_str());
             let signed = if approved { Signed::Agreed(session) } else { Signed::Before(session) };
+            let of = ask.clone();
             let outcome = async {
                 let client = find_client(asked, &ask.client_id).await?;
                 answer(asked, &audiences, &client, *ask, signed, false).await
             };
-            outcome.await.unwrap_or_else(|error| target.error(&error))
+            outcome.await.unwrap_or_else(|error| {
+                asked.server.note(&Event {
+                    client_id: Some(&of.client_id),
+                    resources: &of.resources,
+                    ..asked.event("auth_complete", Some(&error))
+                });
+                target.error(&error)
+            })
         }
         Purpose::Host { host, path, state } => {
-            let back = host_session::ticket(asked, &audiences, session, host, path, state).await;
-            back.unwrap_or_else(|error| asked.error_page(&error))
+            let back = host_session::ticket(asked, &audiences, session, host.clone(), path, state).await;
+            back.unwrap_or_else(|error| {
+                let client_id = Some(BROWSER_CLIENT);
+                let event = asked.event("auth_complete", Some(&error));
+                asked.server.note(&Event { host: Some(host.as_str()), client_id, ..event });
+                asked.error_page(&error)
+            })
         }
-        Purpose::Page { path } => see_other(&asked.server.issuer.endpoint(&path)),
+        Purpose::Page { path, .. } => see_other(&asked.server.issuer.endpoint(&path)),
     }
 }
 
 /// A client is told; all others see a page.
 fn failed(asked: &Asked, purpose: &Purpose, error: &OAuthError) -> Response<Bytes> {
-    asked.server.note(&asked.event("auth_callback", Some(error)));
+    let event = asked.event("auth_callback", Some(error));
+    asked.server.note(&match purpose {
+        Purpose::Client { ask, .. } => {
+            Event { client_id: Some(&ask.client_id), resources: &ask.resources, ..event }
+        }
+        Purpose::Host { host, .. } => Event { host: Some(host.as_str()), ..event },
+        Purpose::Page { .. } => event,
+    });
     match purpose {
-        Purpose::Client { ask, .. } => target_of(asked, ask).error(error),
+        Purpose::Client { ask, .. } => ask.target(asked.server.issuer.as_str()).error(error),
         Purpose::Host { .. } | Purpose::Page { .. } => asked.error_page(error),
     }
 }

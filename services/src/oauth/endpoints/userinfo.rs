@@ -9,14 +9,14 @@ use bytes::Bytes;
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderValue, Method, Response, StatusCode};
 use portcullis_layers::Principal;
+use portcullis_layers::auth::bearer;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::register::bearer;
 use super::{Asked, answer};
 use crate::oauth::authorization_server::BROWSER_CLIENT;
 use crate::oauth::id_token::{Person, UserInfo};
 use crate::oauth::server::cors;
-use crate::oauth::server::error::{ErrorCode, OAuthError, Tried};
+use crate::oauth::server::error::{ErrorCode, OAuthError};
 use crate::oauth::server::params::Params;
 use crate::oauth::server::scope::{OPENID, Scopes};
 
@@ -41,7 +41,7 @@ pub(super) async fn userinfo(asked: Asked) -> Response<Bytes> {
 
 /// The token, in the header or in the form of a `POST` (RFC 6750, sections 2.1 and 2.2), in one of them.
 fn token(asked: &Asked) -> Result<Option<SecretString>, OAuthError> {
-    let in_header = bearer(&asked.headers);
+    let in_header = bearer::token(&asked.headers).unwrap_or_default();
     let is_form = asked.method == Method::POST && Params::is_form(&asked.headers);
     let form = if is_form { asked.form()? } else { Params::default() };
     match (in_header, form.get("access_token")?) {
@@ -101,7 +101,7 @@ fn unauthenticated() -> Response<Bytes> {
 
 /// An error with its challenge (RFC 6750, section 3).
 fn refused(error: &OAuthError) -> Response<Bytes> {
-    let mut response = error.json(Tried::Other);
+    let mut response = error.json();
     let scope = if error.code() == ErrorCode::InsufficientScope { ", scope=\"openid\"" } else { "" };
     let challenge = match error.code() {
         ErrorCode::InvalidRequest | ErrorCode::InvalidToken | ErrorCode::InsufficientScope => format!(

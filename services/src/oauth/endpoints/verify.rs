@@ -72,12 +72,12 @@ async fn judged(
     let original = parts.extensions.get::<Original>();
     let original = original.ok_or_else(|| bad("no header tells of another request".to_owned()))?;
     let stated = original.stated().map_err(|error| bad(error.to_string()))?;
-    let view = server.mirror.known().ok_or_else(|| {
+    let config = server.served().ok_or_else(|| {
         let detail = "The configuration is not known yet.";
         Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", detail)
     })?;
     let question = Question { stated, demands, headers: parts.headers, context };
-    server.forward_auth.judge(server, &view.config, question).await
+    server.forward_auth.judge(server, &config, question).await
 }
 
 fn refusal(rejection: &Rejection) -> Response<Bytes> {

@@ -1,6 +1,7 @@
 //! The credentials of an OAuth app.
 
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::config::names::GithubClientId;
 
@@ -12,6 +13,25 @@ const MAX_SECRET: usize = 256;
 pub struct App {
     client_id: GithubClientId,
     client_secret: SecretString,
+}
+
+/// What is sealed of a host's own app: both halves of its credentials.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SealedApp {
+    pub(crate) client_id: GithubClientId,
+    #[serde(serialize_with = "reveal")]
+    pub(crate) client_secret: SecretString,
+}
+
+fn reveal<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(secret.expose_secret())
+}
+
+impl SealedApp {
+    /// Reads what was sealed. What is wrong with it is not told, because it is secret.
+    pub(crate) fn read(opened: &[u8]) -> Option<Self> {
+        serde_json::from_slice(opened).ok()
+    }
 }
 
 /// Why credentials are none.
@@ -41,7 +61,11 @@ impl App {
         self.client_id.as_str()
     }
 
-    pub(super) const fn client_secret(&self) -> &SecretString {
+    pub(in crate::oauth) const fn id(&self) -> &GithubClientId {
+        &self.client_id
+    }
+
+    pub(in crate::oauth) const fn client_secret(&self) -> &SecretString {
         &self.client_secret
     }
 }

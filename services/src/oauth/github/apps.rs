@@ -5,9 +5,8 @@ use std::sync::Arc;
 use portcullis_layers::HostName;
 use secrecy::ExposeSecret;
 
-use super::{App, InvalidApp};
+use super::{App, InvalidApp, SealedApp};
 use crate::config::{Config, HostPattern, Proxy};
-use crate::control::proxy_github::SealedApp;
 use crate::store::{self, Store};
 use crate::vault::Vault;
 
@@ -76,8 +75,7 @@ impl Apps {
         let sealed = SealedApp::read(opened.expose_secret())
             .filter(|sealed| sealed.client_id == *client_id)
             .ok_or_else(missing)?;
-        let secret = sealed.client_secret.expose().into();
-        App::new(sealed.client_id, secret)
+        App::new(sealed.client_id, sealed.client_secret)
             .map_err(|source| AppError::Invalid { host: proxy.proxy_hostname.clone(), source })
     }
 }

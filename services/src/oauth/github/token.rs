@@ -1,4 +1,4 @@
-//! The token that GitHub gives for a user: used at once, and then ended.
+//! The token that GitHub gives for a user: used at once, and then ended, unless a host wants it kept.
 
 use secrecy::{ExposeSecret, SecretString};
 use smol_str::SmolStr;
@@ -24,7 +24,12 @@ impl Token {
         &self.scopes
     }
 
-    pub(super) fn expose(&self) -> &str {
+    /// One that was kept.
+    pub(crate) fn kept(secret: SecretString, scopes: &[String]) -> Self {
+        Self { secret, scopes: scopes.iter().map(SmolStr::new).collect() }
+    }
+
+    pub(in crate::oauth) fn expose(&self) -> &str {
         self.secret.expose_secret()
     }
 

@@ -9,7 +9,9 @@ use smol_str::SmolStr;
 use super::{Error, Grant, Grants, Wanted, index};
 use crate::oauth::claims::{Claims, InvalidClaims, token_id};
 use crate::oauth::state::{Filter, Identity, Scopes, after, left, seconds};
-use crate::store::{self, Expect, MAX_PAGE, Page, RecordCursor, RecordKey, RecordKind, RecordWrite};
+use crate::store::{
+    self, Expect, MAX_PAGE, Page, Record, RecordCursor, RecordKey, RecordKind, RecordPage, RecordWrite,
+};
 
 /// About how many access tokens of a grant there are at a time. Those that were revoked count until they
 /// would have ended: a client that refreshes, or refreshes and revokes, without end must not fill the store
@@ -45,6 +47,9 @@ pub struct Access {
     /// Whether it was revoked alone: then it is only counted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     revoked: bool,
+    /// The access tokens that it was exchanged for, the first one first (RFC 8693): it ends with any of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<String>,
 }
 
 impl Access {
@@ -84,6 +89,7 @@ impl Access {
             issued_at,
             expires_at: after(issued_at, lifetime).min(grant.expires_at),
             revoked: false,
+            from: Vec::new(),
         })
     }
 
@@ -124,6 +130,7 @@ impl Access {
             ];
             let resources = self.resources.iter().map(|resource| Filter::Resource(resource));
             indexes.extend(filters.into_iter().chain(resources).map(index));
+            indexes.extend(self.from.iter().map(|jti| derived_from(jti)));
         }
         let life = left(self.expires_at, now) + GRACE;
         RecordWrite::put(key(&self.jti), self, Some(life), expect, indexes)
@@ -137,9 +144,20 @@ impl Grants {
     ///
     /// When the store fails.
     pub async fn get_access(&self, jti: &str, now: Timestamp) -> store::Result<Option<Access>> {
+        Ok(self.versioned_access(jti, now).await?.map(|(access, _)| access))
+    }
+
+    /// The same, and what a commit has to expect that no one ends it meanwhile.
+    pub(super) async fn versioned_access(
+        &self,
+        jti: &str,
+        now: Timestamp,
+    ) -> store::Result<Option<(Access, RecordWrite)>> {
         let Some(record) = self.store.get_record(&key(jti)).await? else { return Ok(None) };
         let access: Access = record.read()?;
-        Ok((now < access.expires_at && !access.revoked).then_some(access))
+        let good = now < access.expires_at && !access.revoked;
+        let unchanged = RecordWrite::Check { key: key(jti), expect: Expect::Version(record.version) };
+        Ok(good.then_some((access, unchanged)))
     }
 
     /// Access tokens that have not ended, or just now, newest first: all, or those of a grant, client,
@@ -167,24 +185,45 @@ impl Grants {
         self.store.count_records(RecordKind::Access, Some(&index(filter))).await
     }
 
-    /// Revokes one access token (RFC 7009); its grant goes on. The caller has verified that there is
-    /// such a token, and whose it is.
+    /// Revokes one access token (RFC 7009), with what it was exchanged for; its grant goes on. The caller has
+    /// verified that there is such a token, and whose it is.
     ///
     /// # Errors
     ///
     /// When the store fails: then other nodes may still take it.
     pub async fn revoke_access(&self, jti: &str, expires_at: Timestamp) -> store::Result<()> {
+        // First, for who repeats it after a failure has to come here again: with a token that is still good.
+        self.revoke_derived(jti, expires_at).await?;
         self.revocations.revoke(jti, seconds(expires_at)).await?;
-        let Some(record) = self.store.get_record(&key(jti)).await? else { return Ok(()) };
-        let expect = Expect::Version(record.version);
-        let write = match record.read::<Access>() {
-            Ok(access) => Access { revoked: true, ..access }.write(expect, Timestamp::now())?,
-            Err(_) => RecordWrite::Delete { key: record.key, expect },
-        };
-        match self.store.commit_records(vec![write]).await {
-            // Its grant has ended at the same time, or it was revoked twice.
-            Err(store::Error::RecordConflict { .. }) => Ok(()),
-            result => result,
+        if let Some(record) = self.store.get_record(&key(jti)).await? {
+            let write = mark(record, Timestamp::now())?;
+            match self.store.commit_records(vec![write]).await {
+                // Its grant has ended at the same time, or it was revoked twice.
+                Ok(()) | Err(store::Error::RecordConflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // Now that there is nothing left to exchange: what was exchanged meanwhile.
+        self.revoke_derived(jti, expires_at).await
+    }
+
+    /// Revokes all that came of an access token by exchange; none of it ends later than `latest`.
+    async fn revoke_derived(&self, jti: &str, latest: Timestamp) -> store::Result<()> {
+        let derived = derived_from(jti);
+        loop {
+            // What is marked leaves the index.
+            let page = self.store.list_records(RecordKind::Access, Some(&derived), None, MAX_PAGE).await?;
+            if page.records.is_empty() {
+                return Ok(());
+            }
+            self.revocations.revoke_all(&revoked(&page, latest)).await?;
+            let now = Timestamp::now();
+            let writes = page.records.into_iter().map(|record| mark(record, now));
+            match self.store.commit_records(writes.collect::<Result<_, _>>()?).await {
+                // One of them was revoked alone meanwhile: the others once more.
+                Ok(()) | Err(store::Error::RecordConflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -202,17 +241,12 @@ impl Grants {
     /// Revokes all access tokens of a grant.
     pub(super) async fn revoke_access_of(&self, grant: &str, now: Timestamp) -> store::Result<()> {
         let index = index(Filter::Grant(grant));
+        // What can't be read was issued within the longest life.
+        let latest = after(now, self.lifetimes.access);
         let mut next = None;
         loop {
             let page = self.store.list_records(RecordKind::Access, Some(&index), next, MAX_PAGE).await?;
-            let tokens = page.records.iter().map(|record| {
-                // What can't be read was issued within the longest life.
-                let expires_at = record
-                    .read::<Access>()
-                    .map_or_else(|_| after(now, self.lifetimes.access), |access| access.expires_at);
-                (SmolStr::new(&record.key.id), seconds(expires_at))
-            });
-            self.revocations.revoke_all(&tokens.collect::<Vec<_>>()).await?;
+            self.revocations.revoke_all(&revoked(&page, latest)).await?;
             let delete = |key| RecordWrite::Delete { key, expect: Expect::Any };
             next = page.next;
             let writes = page.records.into_iter().map(|record| delete(record.key)).collect();
@@ -231,4 +265,24 @@ fn key(jti: &str) -> RecordKey {
 /// The index of all access tokens that a grant has yielded and that would not have ended.
 fn counted(grant: &str) -> String {
     format!("counted:{grant}")
+}
+
+/// The index of what an access token was exchanged for.
+fn derived_from(jti: &str) -> String {
+    format!("from:{jti}")
+}
+
+/// The tokens of a page with their ends, as revocations; what can't be read ends by `latest`.
+fn revoked(page: &RecordPage, latest: Timestamp) -> Vec<(SmolStr, u64)> {
+    let ends = |record: &Record| record.read::<Access>().map_or(latest, |access| access.expires_at);
+    page.records.iter().map(|record| (SmolStr::new(&record.key.id), seconds(ends(record)))).collect()
+}
+
+/// Marks a token as revoked: from then on it is only counted.
+fn mark(record: Record, now: Timestamp) -> store::Result<RecordWrite> {
+    let expect = Expect::Version(record.version);
+    match record.read::<Access>() {
+        Ok(access) => Access { revoked: true, ..access }.write(expect, now),
+        Err(_) => Ok(RecordWrite::Delete { key: record.key, expect }),
+    }
 }

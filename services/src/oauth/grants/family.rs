@@ -19,6 +19,9 @@ const PREDECESSORS: usize = 8;
 pub(super) enum Stored {
     /// A family that has not ended, as far as the record knows.
     Live(Box<Family>),
+    /// One that nothing can be added to any more, and whose access tokens are being revoked. It is found as before, so
+    /// that who repeats what failed halfway finishes it.
+    Ending(Box<Family>),
     /// One that was ended, or must not begin.
     Ended,
 }

@@ -4,6 +4,7 @@
 //! - `token.rs`: the form of refresh tokens.
 //! - `access.rs`: the access tokens that were issued, which are records of their own.
 //! - `refresh.rs`: rotation (OAuth 2.1, section 4.3.1; RFC 9700, section 4.14.2).
+//! - `exchange.rs`: an access token for an access token (RFC 8693).
 //!
 //! A family ends in two steps: first it is marked, so that nothing can be added to it, then the access
 //! tokens that it still has are revoked on all nodes by their `jti`. It has a bounded number of them, for
@@ -12,6 +13,7 @@
 //! counted, not signed.
 
 mod access;
+mod exchange;
 mod family;
 mod refresh;
 mod token;
@@ -187,19 +189,6 @@ pub enum Error {
     Store(#[from] store::Error),
 }
 
-impl Error {
-    /// The error code (RFC 6749, section 5.2; RFC 8707, section 2); none when the fault is ours.
-    pub const fn code(&self) -> Option<&'static str> {
-        match self {
-            Self::Invalid | Self::Replayed { .. } | Self::SessionEnded | Self::Taken => Some("invalid_grant"),
-            Self::Scope => Some("invalid_scope"),
-            Self::Target => Some("invalid_target"),
-            Self::Full { .. } => Some("temporarily_unavailable"),
-            Self::Store(_) => None,
-        }
-    }
-}
-
 /// The grants of a deployment.
 #[derive(Clone)]
 pub struct Grants {
@@ -291,7 +280,7 @@ impl Grants {
     pub async fn get(&self, id: &str, now: Timestamp) -> store::Result<Option<Grant>> {
         let Some(record) = self.store.get_record(&key(id)).await? else { return Ok(None) };
         let Stored::Live(family) = record.read()? else { return Ok(None) };
-        Ok((now < self.ends(&family)).then_some(family.grant))
+        Ok((now < self.ends(&family.grant)).then_some(family.grant))
     }
 
     /// Grants that have not ended, newest first: of all, a client, a subject, a session or a resource.
@@ -350,7 +339,7 @@ impl Grants {
         let Page { items, next } = page.read::<Stored>();
         let live = items.into_iter().filter_map(|stored| match stored {
             Stored::Live(family) => Some(family.grant),
-            Stored::Ended => None,
+            Stored::Ending(_) | Stored::Ended => None,
         });
         Ok(Page { items: live.collect(), next })
     }
@@ -362,13 +351,9 @@ impl Grants {
     /// When the store fails: then it has to be repeated, for access tokens may still be good.
     pub async fn revoke(&self, id: &str, now: Timestamp) -> store::Result<bool> {
         let Some(record) = self.store.get_record(&key(id)).await? else { return Ok(false) };
-        // What can't be read is ended like what can.
         let live = !matches!(record.read(), Ok(Stored::Ended));
-        match self.end(id, Expect::Present, now).await {
-            // It has expired just now.
-            Err(store::Error::RecordConflict { .. }) => Ok(false),
-            result => result.map(|()| live),
-        }
+        self.end(id, now).await?;
+        Ok(live)
     }
 
     /// Ends the grant of a code that was presented twice, or sees to it that it never begins: whoever
@@ -378,7 +363,7 @@ impl Grants {
     ///
     /// As [`Self::revoke`].
     pub async fn forbid(&self, id: &str, now: Timestamp) -> store::Result<()> {
-        self.end(id, Expect::Any, now).await
+        self.end(id, now).await
     }
 
     /// Ends all grants of a client, a subject, a session or a resource; returns how many. Ending the
@@ -388,11 +373,30 @@ impl Grants {
     ///
     /// As [`Self::revoke`]; some may have ended.
     pub async fn revoke_all(&self, filter: Filter<'_>, now: Timestamp) -> store::Result<usize> {
+        self.revoke_those(filter, now, |_| true).await
+    }
+
+    /// Ends those that are wanted of the grants that a filter finds; what can't be read is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::revoke`]; some may have ended.
+    pub async fn revoke_those(
+        &self,
+        filter: Filter<'_>,
+        now: Timestamp,
+        wanted: impl Fn(&Grant) -> bool,
+    ) -> store::Result<usize> {
         let index = index(filter);
         let (mut count, mut after) = (0, None);
         loop {
             let page = self.store.list_records(RecordKind::Grant, Some(&index), after, MAX_PAGE).await?;
             for record in page.records {
+                if let Ok(Stored::Live(family) | Stored::Ending(family)) = record.read()
+                    && !wanted(&family.grant)
+                {
+                    continue;
+                }
                 count += usize::from(self.revoke(&record.key.id, now).await?);
             }
             after = page.next;
@@ -402,21 +406,44 @@ impl Grants {
         }
     }
 
-    /// Marks a family, so that nothing can be added to it, then revokes what it has.
-    async fn end(&self, id: &str, expect: Expect, now: Timestamp) -> store::Result<()> {
+    /// Marks a family, so that nothing can be added to it, revokes what it has, and forgets it.
+    async fn end(&self, id: &str, now: Timestamp) -> store::Result<()> {
+        while let Some(record) = self.store.get_record(&key(id)).await? {
+            // What can't be read, and what has ended, has nothing to be found by.
+            let Ok(Stored::Live(family)) = record.read() else { break };
+            let expect = Expect::Version(record.version);
+            let write = self.write(&family.grant, &Stored::Ending(family.clone()), expect, now)?;
+            match self.store.commit_records(vec![write]).await {
+                Ok(()) => break,
+                // It was refreshed meanwhile.
+                Err(store::Error::RecordConflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // A grant that can't be read, or is only about to begin, is marked here.
+        self.revoke_access_of(id, now).await?;
         let memory = self.lifetimes.access.max(MEMORY);
-        let write = RecordWrite::put(key(id), &Stored::Ended, Some(memory), expect, Vec::new())?;
+        let write = RecordWrite::put(key(id), &Stored::Ended, Some(memory), Expect::Any, Vec::new())?;
         self.store.commit_records(vec![write]).await?;
         self.revoke_access_of(id, now).await
     }
 
     /// When a family ends, unless it is used before.
-    fn ends(&self, family: &Family) -> Timestamp {
-        family.grant.expires_at.min(after(family.grant.used_at, self.lifetimes.idle))
+    fn ends(&self, grant: &Grant) -> Timestamp {
+        grant.expires_at.min(after(grant.used_at, self.lifetimes.idle))
     }
 
     fn write_family(&self, family: &Family, expect: Expect, now: Timestamp) -> store::Result<RecordWrite> {
-        let grant = &family.grant;
+        self.write(&family.grant, &Stored::Live(Box::new(family.clone())), expect, now)
+    }
+
+    fn write(
+        &self,
+        grant: &Grant,
+        stored: &Stored,
+        expect: Expect,
+        now: Timestamp,
+    ) -> store::Result<RecordWrite> {
         let mut indexes = vec![LIVE.to_owned()];
         if grant.refreshable {
             indexes.extend([None, Some(grant.client.id.as_str())].map(refreshable));
@@ -425,10 +452,9 @@ impl Grants {
         indexes.extend(filters.into_iter().map(index));
         indexes.extend(grant.session.as_deref().map(|id| index(Filter::Session(id))));
         indexes.extend(grant.resources.iter().map(|resource| index(Filter::Resource(resource))));
-        let stored = Stored::Live(Box::new(family.clone()));
         // As long as one of its access tokens is taken somewhere, it can be revoked.
-        let life = left(self.ends(family), now) + access::GRACE;
-        RecordWrite::put(key(&grant.id), &stored, Some(life), expect, indexes)
+        let life = left(self.ends(grant), now) + access::GRACE;
+        RecordWrite::put(key(&grant.id), stored, Some(life), expect, indexes)
     }
 }
 

@@ -40,7 +40,7 @@ impl Grants {
                 return Err(Error::Invalid);
             };
             let mut family: Family = *family;
-            if now >= self.ends(&family) {
+            if now >= self.ends(&family.grant) {
                 return Err(Error::Invalid);
             }
             let standing = family.standing(&token, self.lifetimes.window, now);
@@ -79,9 +79,9 @@ impl Grants {
     ///
     /// When the store fails.
     pub async fn find_refresh(&self, token: &str, now: Timestamp) -> store::Result<Option<Grant>> {
-        let Some((token, family)) = self.family_of(token).await? else { return Ok(None) };
+        let Some((token, family)) = self.live_family_of(token).await? else { return Ok(None) };
         let current = matches!(family.standing(&token, self.lifetimes.window, now), Standing::Current);
-        Ok((current && now < self.ends(&family)).then_some(family.grant))
+        Ok((current && now < self.ends(&family.grant)).then_some(family.grant))
     }
 
     /// The grant that a refresh token is or was of: to look at it before [`Self::refresh`] decides.
@@ -90,9 +90,21 @@ impl Grants {
     ///
     /// When the store fails.
     pub async fn of_refresh(&self, token: &str, now: Timestamp) -> store::Result<Option<Grant>> {
-        let Some((token, family)) = self.family_of(token).await? else { return Ok(None) };
+        let Some((token, family)) = self.live_family_of(token).await? else { return Ok(None) };
         let foreign = matches!(family.standing(&token, self.lifetimes.window, now), Standing::Foreign);
-        Ok((!foreign && now < self.ends(&family)).then_some(family.grant))
+        Ok((!foreign && now < self.ends(&family.grant)).then_some(family.grant))
+    }
+
+    /// The client of a refresh token whose grant has not wholly ended.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails.
+    pub async fn owner_of_refresh(&self, token: &str, now: Timestamp) -> store::Result<Option<String>> {
+        let Some((token, stored)) = self.family_of(token).await? else { return Ok(None) };
+        let (Stored::Live(family) | Stored::Ending(family)) = stored else { return Ok(None) };
+        let foreign = matches!(family.standing(&token, self.lifetimes.window, now), Standing::Foreign);
+        Ok((!foreign).then_some(family.grant.client.id))
     }
 
     /// Ends the grant of a refresh token (RFC 7009, section 2.1) of a client that was authenticated;
@@ -102,20 +114,23 @@ impl Grants {
     ///
     /// When the store fails: then it has to be repeated.
     pub async fn revoke_refresh(&self, token: &str, client_id: &str, now: Timestamp) -> store::Result<bool> {
-        let Some((token, family)) = self.family_of(token).await? else { return Ok(false) };
-        let standing = family.standing(&token, self.lifetimes.window, now);
-        if matches!(standing, Standing::Foreign) || family.grant.client.id != client_id {
+        if self.owner_of_refresh(token, now).await?.is_none_or(|owner| owner != client_id) {
             return Ok(false);
         }
-        self.revoke(&family.grant.id, now).await
+        let Some(token) = RefreshToken::parse(token) else { return Ok(false) };
+        self.revoke(&token.family_id(), now).await
     }
 
-    async fn family_of(&self, token: &str) -> store::Result<Option<(RefreshToken, Family)>> {
+    async fn live_family_of(&self, token: &str) -> store::Result<Option<(RefreshToken, Family)>> {
+        Ok(match self.family_of(token).await? {
+            Some((token, Stored::Live(family))) => Some((token, *family)),
+            _ => None,
+        })
+    }
+
+    async fn family_of(&self, token: &str) -> store::Result<Option<(RefreshToken, Stored)>> {
         let Some(token) = RefreshToken::parse(token) else { return Ok(None) };
         let Some(record) = self.store.get_record(&key(&token.family_id())).await? else { return Ok(None) };
-        match record.read()? {
-            Stored::Live(family) => Ok(Some((token, *family))),
-            Stored::Ended => Ok(None),
-        }
+        Ok(Some((token, record.read()?)))
     }
 }

@@ -9,19 +9,16 @@ use std::fmt;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
-use aws_lc_rs::rand;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use secrecy::SecretString;
 use secrecy::zeroize::{Zeroize, Zeroizing};
 
 use crate::oauth::opaque;
+use crate::oauth::random::{self, NAME as ID, SECRET};
 
 /// What refresh tokens begin with, so that scanners of published secrets find them.
 pub const PREFIX: &str = "pcr_";
-
-const ID: usize = 16;
-const SECRET: usize = 32;
 
 /// A refresh token in parts.
 pub(super) struct RefreshToken {
@@ -43,27 +40,21 @@ impl fmt::Debug for RefreshToken {
     }
 }
 
-fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    rand::fill(&mut bytes).expect("the system has randomness");
-    bytes
-}
-
 /// The id of a new grant: 22 characters of `[A-Za-z0-9_-]`.
 pub fn new_id() -> String {
-    BASE64.encode(random::<ID>())
+    random::name("")
 }
 
 impl RefreshToken {
     /// The first token of a family; none if the id is not from [`new_id`].
     pub(super) fn first(family: &str) -> Option<Self> {
         let family = BASE64.decode(family).ok()?.try_into().ok()?;
-        Some(Self { family, lineage: random(), secret: random() })
+        Some(Self { family, lineage: random::bytes(), secret: random::bytes() })
     }
 
     /// Another token of the same family.
     pub(super) fn successor(&self) -> Self {
-        Self { family: self.family, lineage: self.lineage, secret: random() }
+        Self { family: self.family, lineage: self.lineage, secret: random::bytes() }
     }
 
     /// Reads what came from outside.

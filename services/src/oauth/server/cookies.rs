@@ -9,12 +9,14 @@ use std::fmt;
 use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use aws_lc_rs::{digest, hmac, rand};
+use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64_URL;
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
+
+use crate::oauth::{opaque, random};
 
 /// The browser's session at the issuer.
 pub const SESSION: &str = "__Host-portcullis-session";
@@ -31,9 +33,8 @@ const MAX_COOKIES: usize = 200;
 /// The longest value of ours: an opaque id, not a document.
 const MAX_VALUE: usize = 512;
 
-/// 128 bits for what is a name, 256 for what is a proof.
-const ID_BYTES: usize = 16;
-const SECRET_BYTES: usize = 32;
+/// The longest id of a transaction: a little more than a random name has.
+const MAX_ID: usize = 32;
 
 /// A cookie of ours, `None` when the browser sent none, several of that name, or one that we never set.
 pub fn read(headers: &HeaderMap, name: &str) -> Option<SecretString> {
@@ -87,13 +88,13 @@ pub struct Transaction {
 impl Transaction {
     /// A new one.
     pub fn start() -> Self {
-        Self { id: random::<ID_BYTES>(), secret: random::<SECRET_BYTES>().into() }
+        Self { id: random::name(""), secret: random::secret("") }
     }
 
     /// The transaction that a form or an answer from upstream names, if this browser began it.
     pub fn find(headers: &HeaderMap, id: &str) -> Option<Self> {
         // An id of another form would be looked for under a name that we never set.
-        if !is_ours(id, 2 * ID_BYTES) {
+        if !is_ours(id, MAX_ID) {
             return None;
         }
         let secret = read(headers, &format!("{TRANSACTION}{id}"))?;
@@ -107,7 +108,7 @@ impl Transaction {
 
     /// What to keep with the transaction's record, to compare with [`is_bound_to`](Self::is_bound_to).
     pub fn binding(&self) -> String {
-        BASE64_URL.encode(digest::digest(&digest::SHA256, self.secret.expose_secret().as_bytes()))
+        opaque::hash(self.secret.expose_secret().as_bytes())
     }
 
     /// Whether this is the browser that the record was made for.
@@ -153,7 +154,7 @@ impl fmt::Debug for Transaction {
 
 /// A secret for a cookie: 256 random bits.
 pub fn new_secret() -> SecretString {
-    random::<SECRET_BYTES>().into()
+    random::secret("")
 }
 
 /// The token of a form on a page of a browser that holds `secret` in a cookie: whoever makes the browser
@@ -166,12 +167,6 @@ pub fn form_token(secret: &SecretString, purpose: &str) -> String {
 /// Whether the token of a form is the one for this secret and purpose; compared in constant time.
 pub fn accepts(secret: &SecretString, purpose: &str, token: &str) -> bool {
     verify_slices_are_equal(form_token(secret, purpose).as_bytes(), token.as_bytes()).is_ok()
-}
-
-fn random<const N: usize>() -> String {
-    let mut bytes = [0; N];
-    rand::fill(&mut bytes).expect("the system has randomness");
-    BASE64_URL.encode(bytes)
 }
 
 fn header(pair: &str) -> HeaderValue {

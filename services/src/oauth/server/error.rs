@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
 /// The longest description. It ends up in URLs and logs.
 const MAX_DESCRIPTION: usize = 200;
+
+/// When to ask again what is not to be had at the moment: what we depend on is mostly back soon.
+const AWAY: Duration = Duration::from_secs(5);
 
 /// An error code of the RFCs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,15 +74,6 @@ pub struct OAuthError {
     code: ErrorCode,
     description: Cow<'static, str>,
     retry_after: Option<Duration>,
-}
-
-/// How the client authenticated, or tried to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tried {
-    /// With `Authorization: Basic`: a refusal must name that scheme (RFC 6749, section 5.2).
-    Basic,
-    /// In any other way, or not at all.
-    Other,
 }
 
 #[derive(Serialize)]
@@ -167,12 +161,19 @@ impl OAuthError {
         if self.retry_after.is_some() { StatusCode::TOO_MANY_REQUESTS } else { self.code.status() }
     }
 
+    /// When another attempt makes sense (RFC 9110, section 10.2.3).
+    fn comes_back_after(&self) -> Option<Duration> {
+        let away = self.code == ErrorCode::TemporarilyUnavailable;
+        self.retry_after.or_else(|| away.then_some(AWAY))
+    }
+
     /// The answer to a client (RFC 6749, section 5.2).
-    pub fn json(&self, tried: Tried) -> Response<Bytes> {
+    pub fn json(&self) -> Response<Bytes> {
         let body = Body { error: self.code.as_str(), error_description: &self.description };
         let mut response = json(self.status(), &body);
         let headers = response.headers_mut();
-        if self.code == ErrorCode::InvalidClient && tried == Tried::Basic {
+        // Every 401 names a scheme that would do (RFC 9110, section 15.5.2), however the client has tried.
+        if self.code == ErrorCode::InvalidClient {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"oauth\""));
         }
         if self.code == ErrorCode::InvalidToken || self.code == ErrorCode::InsufficientScope {
@@ -183,10 +184,15 @@ impl OAuthError {
                 headers.insert(WWW_AUTHENTICATE, challenge);
             }
         }
-        if let Some(after) = self.retry_after {
+        self.say_when(headers);
+        response
+    }
+
+    /// When to come back, where there was too much (RFC 6585, section 4), or something is away.
+    pub(super) fn say_when(&self, headers: &mut HeaderMap) {
+        if let Some(after) = self.comes_back_after() {
             headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
         }
-        response
     }
 }
 
@@ -256,7 +262,7 @@ mod tests {
             (ErrorCode::RequestUriNotSupported, "request_uri_not_supported", 400),
             (ErrorCode::RegistrationNotSupported, "registration_not_supported", 400),
         ] {
-            let response = OAuthError::new(code, "why").json(Tried::Other);
+            let response = OAuthError::new(code, "why").json();
             assert_eq!(response.status(), status, "{text}");
             assert_eq!(response.headers()[CONTENT_TYPE], "application/json", "{text}");
             assert_eq!(response.headers()[CACHE_CONTROL], "no-store", "{text}");
@@ -266,15 +272,14 @@ mod tests {
     }
 
     #[test]
-    fn only_who_used_basic_is_challenged_for_it() {
+    fn each_401_names_a_scheme() {
         let error = OAuthError::new(ErrorCode::InvalidClient, "no such client");
-        assert_eq!(error.json(Tried::Basic).headers()[WWW_AUTHENTICATE], "Basic realm=\"oauth\"");
-        assert!(!error.json(Tried::Other).headers().contains_key(WWW_AUTHENTICATE));
+        assert_eq!(error.json().headers()[WWW_AUTHENTICATE], "Basic realm=\"oauth\"");
         let error = OAuthError::new(ErrorCode::InvalidGrant, "spent");
-        assert!(!error.json(Tried::Basic).headers().contains_key(WWW_AUTHENTICATE));
+        assert!(!error.json().headers().contains_key(WWW_AUTHENTICATE));
         let error = OAuthError::new(ErrorCode::InvalidToken, "a \"quoted\\ word");
         assert_eq!(
-            error.json(Tried::Other).headers()[WWW_AUTHENTICATE],
+            error.json().headers()[WWW_AUTHENTICATE],
             "Bearer error=\"invalid_token\", error_description=\"a 'quoted/ word\""
         );
     }
@@ -296,10 +301,15 @@ mod tests {
 
     #[test]
     fn who_comes_too_often_learns_when_to_come_back() {
-        let response = OAuthError::too_many(Duration::from_millis(1)).json(Tried::Other);
+        let response = OAuthError::too_many(Duration::from_millis(1)).json();
         assert_eq!(
             (response.status().as_u16(), &response.headers()[RETRY_AFTER]),
             (429, &"1".parse().expect("a header"))
+        );
+        let away = OAuthError::new(ErrorCode::TemporarilyUnavailable, "the store is away").json();
+        assert_eq!(
+            (away.status().as_u16(), &away.headers()[RETRY_AFTER]),
+            (503, &"5".parse().expect("a header"))
         );
     }
 }

@@ -4,6 +4,8 @@
 //! clients that look there, on hosts marked as MCP resources. A host may add to what is published, but
 //! can't change who the issuer is, where its endpoints are, or claim a feature that is not there.
 
+pub mod path;
+
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Response};
@@ -11,43 +13,15 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::cors;
-use super::request::GrantType;
 use super::scope::OFFLINE_ACCESS;
 use crate::config::Proxy;
+use crate::oauth::clients::GrantType;
 
 /// RFC 8414, section 3.
 pub const OAUTH_WELL_KNOWN: &str = "/.well-known/oauth-authorization-server";
 
 /// OpenID Connect Discovery 1.0, section 4.
 pub const OPENID_WELL_KNOWN: &str = "/.well-known/openid-configuration";
-
-/// The paths of the endpoints, behind the issuer.
-pub mod path {
-    /// RFC 6749, section 3.1.
-    pub const AUTHORIZE: &str = "/authorize";
-    /// RFC 6749, section 3.2.
-    pub const TOKEN: &str = "/token";
-    /// RFC 7517.
-    pub const JWKS: &str = "/jwks";
-    /// RFC 7591; one registration is below it (RFC 7592).
-    pub const REGISTER: &str = "/register";
-    /// RFC 7009.
-    pub const REVOKE: &str = "/revoke";
-    /// RFC 7662.
-    pub const INTROSPECT: &str = "/introspect";
-    /// RFC 8628, section 3.1.
-    pub const DEVICE_CODE: &str = "/device/code";
-    /// RFC 8628, section 3.3: the page where users enter their code.
-    pub const DEVICE: &str = "/device";
-    /// OpenID Connect Core 1.0, section 5.3.
-    pub const USERINFO: &str = "/userinfo";
-    /// OpenID Connect RP-Initiated Logout 1.0.
-    pub const LOGOUT: &str = "/logout";
-    /// Where other proxies ask whether a request may pass.
-    pub const VERIFY: &str = "/verify";
-    /// Where GitHub sends browsers back to.
-    pub const CALLBACK: &str = "/callback";
-}
 
 /// The identifier of this authorization server: an `https` URL that clients compare byte by byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +87,9 @@ pub struct ServerMetadata {
     request_uri_parameter_supported: bool,
     authorization_response_iss_parameter_supported: bool,
     client_id_metadata_document_supported: bool,
+    /// In no RFC; the older product had it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code_challenge_methods_required: Option<Vec<&'static str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     service_documentation: Option<String>,
     #[serde(flatten)]
@@ -130,6 +107,8 @@ pub struct Additions {
     pub token_auth_methods: Vec<String>,
     /// Claims.
     pub claims: Vec<String>,
+    /// Whether to say in a member of its own that PKCE is required.
+    pub pkce_required: bool,
     /// Members that are none of ours.
     pub custom: Map<String, Value>,
     /// Whether the lists stand in place of ours instead of beside them.
@@ -230,6 +209,7 @@ impl ServerMetadata {
             request_uri_parameter_supported: false,
             authorization_response_iss_parameter_supported: true,
             client_id_metadata_document_supported: features.client_id_metadata_documents,
+            code_challenge_methods_required: None,
             service_documentation: features.service_documentation.clone(),
             extra: Map::new(),
         };
@@ -266,7 +246,16 @@ impl ServerMetadata {
         let published = |scope: &&String| offline || *scope != OFFLINE_ACCESS;
         extend(&mut self.scopes_supported, additions.scopes.iter().filter(published));
         extend(&mut self.claims_supported, &additions.claims);
-        let ours = ["registration_endpoint", "service_documentation", "scopes_supported", "signed_metadata"];
+        if additions.pkce_required {
+            self.code_challenge_methods_required = Some(self.code_challenge_methods_supported.clone());
+        }
+        let ours = [
+            "registration_endpoint",
+            "code_challenge_methods_required",
+            "service_documentation",
+            "scopes_supported",
+            "signed_metadata",
+        ];
         let Ok(Value::Object(own)) = serde_json::to_value(&self) else { return self };
         for (name, value) in &additions.custom {
             if !value.is_null() && !own.contains_key(name) && !ours.contains(&name.as_str()) {
@@ -290,6 +279,7 @@ impl Additions {
             grant_types: proxy.oauth_server_grant_types.clone().unwrap_or_default(),
             token_auth_methods: proxy.oauth_server_token_auth_methods.clone().unwrap_or_default(),
             claims: proxy.oauth_server_claims.clone().unwrap_or_default(),
+            pkce_required: proxy.oauth_server_pkce_required == Some(true),
             custom: proxy.oauth_server_custom_metadata.clone().unwrap_or_default(),
             replace: proxy.oauth_server_override_defaults,
         }
@@ -433,13 +423,14 @@ mod tests {
         let custom = json!({
             "issuer": "https://evil.example", "token_endpoint": "https://evil.example/token", "signed_metadata": "x",
             "registration_endpoint": "https://evil.example/register", "code_challenge_methods_supported": ["plain"],
-            "op_policy_uri": "https://app.example/policy", "nothing": null,
+            "op_policy_uri": "https://app.example/policy", "nothing": null, "code_challenge_methods_required": ["plain"],
         });
         let additions = Additions {
             scopes: strings(&["mcp:read", "mcp", "offline_access"]),
             grant_types: strings(&["implicit"]),
             token_auth_methods: strings(&["tls_client_auth"]),
             claims: strings(&["groups"]),
+            pkce_required: true,
             custom: custom.as_object().expect("an object").clone(),
             replace: false,
         };
@@ -449,8 +440,11 @@ mod tests {
         assert_eq!(document["scopes_supported"], json!(["openid", "profile", "email", "mcp", "mcp:read"]));
         assert!(document["claims_supported"].as_array().expect("a list").contains(&json!("groups")));
         assert_eq!(document["op_policy_uri"], "https://app.example/policy");
+        assert_eq!(document["code_challenge_methods_required"], json!(["S256"]));
         for (name, value) in document.as_object().expect("an object") {
-            if !["scopes_supported", "claims_supported", "op_policy_uri"].contains(&name.as_str()) {
+            let own =
+                ["scopes_supported", "claims_supported", "op_policy_uri", "code_challenge_methods_required"];
+            if !own.contains(&name.as_str()) {
                 assert_eq!(Some(value), plain.get(name), "{name}");
             }
         }

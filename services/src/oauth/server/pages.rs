@@ -136,6 +136,8 @@ pub struct ErrorPage<'a> {
     pub request_id: Option<&'a str>,
     /// The URL where who has the wrong account signs out.
     pub sign_out: Option<&'a str>,
+    /// The URL where the client learns of the error.
+    pub back: Option<&'a str>,
 }
 
 /// What the outer template shows.
@@ -282,6 +284,12 @@ struct ErrorTemplate<'a> {
     description: &'a str,
     request_id: Option<String>,
     sign_out: Option<&'a str>,
+    back: Option<BackView<'a>>,
+}
+
+struct BackView<'a> {
+    url: &'a str,
+    place: String,
 }
 
 impl ErrorPage<'_> {
@@ -318,8 +326,11 @@ impl ErrorPage<'_> {
             description: self.error.description(),
             request_id: self.request_id.map(|id| bounded(id, MAX_USER)),
             sign_out: self.sign_out.filter(|_| code == ErrorCode::AccessDenied),
+            back: self.back.map(|url| BackView { url, place: client::place_of(url) }),
         };
-        answer(status, &template, None::<[&str; 0]>)
+        let mut response = answer(status, &template, None::<[&str; 0]>);
+        self.error.say_when(response.headers_mut());
+        response
     }
 }
 

@@ -43,9 +43,12 @@ impl RedirectTarget {
 
     /// The answer with an error.
     pub fn error(&self, error: &OAuthError) -> Response<Bytes> {
-        see_other(
-            &self.location(&[("error", error.code().as_str()), ("error_description", error.description())]),
-        )
+        see_other(&self.error_location(error))
+    }
+
+    /// Where the answer with an error is.
+    pub fn error_location(&self, error: &OAuthError) -> String {
+        self.location(&[("error", error.code().as_str()), ("error_description", error.description())])
     }
 
     fn location(&self, params: &[(&str, &str)]) -> String {

@@ -14,8 +14,6 @@ pub use token_state::{IntrospectRequest, RevokeRequest, TokenTypeHint};
 
 use secrecy::SecretString;
 
-pub use crate::oauth::clients::GrantType;
-
 use super::error::{ErrorCode, OAuthError};
 use super::params::{Params, ParamsError};
 use super::scope::Scopes;

@@ -10,7 +10,7 @@ use super::error::{ErrorCode, OAuthError};
 /// Asks for an ID token (OpenID Connect Core 1.0, section 3.1.2.1).
 pub const OPENID: &str = "openid";
 /// Asks for a refresh token (OpenID Connect Core 1.0, section 11). Clients get one without it as well.
-pub const OFFLINE_ACCESS: &str = "offline_access";
+pub use portcullis_layers::auth::OFFLINE_ACCESS;
 
 /// The most scopes of one request.
 pub const MAX_SCOPES: usize = 64;

@@ -79,11 +79,10 @@ fn named(id: &str) -> Form<'_> {
     Form { client_id: Some(id), ..Form::default() }
 }
 
-fn refused(outcome: Result<String, AuthError>, basic: bool, what: &str) {
+fn refused(outcome: Result<String, AuthError>, what: &str) {
     let error = outcome.expect_err(what);
-    assert_eq!((error.code(), error.status().as_u16()), ("invalid_client", 401), "{what}");
+    assert!(matches!(error, AuthError::Client { .. }), "{what}");
     assert_eq!(error.to_string(), "client authentication failed", "nothing tells why");
-    assert_eq!(error.challenge().is_some(), basic, "{what}");
 }
 
 #[tokio::test]
@@ -105,30 +104,22 @@ async fn a_client_proves_itself_in_the_way_that_it_registered() {
     );
     assert_eq!(world.try_with(&none, post(&with_body, &their)).await.expect("post"), with_body);
 
-    refused(world.try_with(&none, named(&with_header)).await, false, "no proof");
-    refused(world.try_with(&none, named(&with_body)).await, false, "no proof");
-    refused(world.try_with(&none, post(&with_header, &its)).await, false, "the other way");
-    refused(world.try_with(&basic_header(&with_body, &their), Form::default()).await, true, "the other way");
-    refused(
-        world.try_with(&basic_header(&with_header, &their), Form::default()).await,
-        true,
-        "another's secret",
-    );
-    refused(world.try_with(&basic_header(&with_header, ""), Form::default()).await, true, "no secret");
-    refused(world.try_with(&none, post(&with_body, "x")).await, false, "a wrong secret");
-    refused(world.try_with(&none, post(&public, "x")).await, false, "a secret of a public client");
-    refused(
-        world.try_with(&basic_header(&public, ""), Form::default()).await,
-        true,
-        "a header of a public client",
-    );
-    refused(world.try_with(&none, named("dyn_unknown")).await, false, "unknown");
-    refused(world.try_with(&none, named("unknown")).await, false, "unknown");
-    refused(world.try_with(&none, named("https://localhost/")).await, false, "no document's URL");
-    refused(world.try_with(&none, named("https://app.example:9/c")).await, false, "no document");
-    refused(world.try_with(&none, named(&"x".repeat(MAX_TEXT + 1))).await, false, "too long");
-    refused(world.try_with(&none, Form::default()).await, false, "nobody");
-    refused(world.try_with(&none, post("", "x")).await, false, "nobody");
+    refused(world.try_with(&none, named(&with_header)).await, "no proof");
+    refused(world.try_with(&none, named(&with_body)).await, "no proof");
+    refused(world.try_with(&none, post(&with_header, &its)).await, "the other way");
+    refused(world.try_with(&basic_header(&with_body, &their), Form::default()).await, "the other way");
+    refused(world.try_with(&basic_header(&with_header, &their), Form::default()).await, "another's secret");
+    refused(world.try_with(&basic_header(&with_header, ""), Form::default()).await, "no secret");
+    refused(world.try_with(&none, post(&with_body, "x")).await, "a wrong secret");
+    refused(world.try_with(&none, post(&public, "x")).await, "a secret of a public client");
+    refused(world.try_with(&basic_header(&public, ""), Form::default()).await, "a header of a public client");
+    refused(world.try_with(&none, named("dyn_unknown")).await, "unknown");
+    refused(world.try_with(&none, named("unknown")).await, "unknown");
+    refused(world.try_with(&none, named("https://localhost/")).await, "no document's URL");
+    refused(world.try_with(&none, named("https://app.example:9/c")).await, "no document");
+    refused(world.try_with(&none, named(&"x".repeat(MAX_TEXT + 1))).await, "too long");
+    refused(world.try_with(&none, Form::default()).await, "nobody");
+    refused(world.try_with(&none, post("", "x")).await, "nobody");
 }
 
 #[tokio::test]
@@ -143,8 +134,8 @@ async fn configured_and_built_in_clients_are_known() {
     ] {
         assert_eq!(outcome.expect("either way"), "machine");
     }
-    refused(world.try_with(&none, named("machine")).await, false, "no secret");
-    refused(world.try_with(&none, post("machine", "x")).await, false, "a wrong one");
+    refused(world.try_with(&none, named("machine")).await, "no secret");
+    refused(world.try_with(&none, post("machine", "x")).await, "a wrong one");
     world
         .configure(
             "site",
@@ -152,7 +143,7 @@ async fn configured_and_built_in_clients_are_known() {
         )
         .await;
     assert_eq!(world.try_with(&none, named("site")).await.expect("public"), "site");
-    refused(world.try_with(&none, post("site", "x")).await, false, "a secret of a public client");
+    refused(world.try_with(&none, post("site", "x")).await, "a secret of a public client");
     assert_eq!(world.try_with(&none, named("portcullis")).await.expect("built in"), "portcullis");
     let (_, documents) = world.store.load().await.expect("read");
     assert!(!format!("{documents:?}").contains(&secret), "only a hash is kept");
@@ -177,8 +168,7 @@ fn one_way_only() {
         (HeaderMap::new(), Form { client_assertion_type: Some("urn:other"), ..assertion }),
     ] {
         let error = Credentials::read(&headers, form).expect_err("refused");
-        assert_eq!((error.code(), error.status().as_u16()), ("invalid_request", 400), "{form:?}");
-        assert!(error.challenge().is_none());
+        assert!(matches!(error, AuthError::Request(_)), "{form:?}");
     }
 }
 
@@ -202,8 +192,7 @@ fn a_header_is_read_with_and_without_encoding() {
     {
         let header = HeaderMap::from_iter([(AUTHORIZATION, bad.try_into().expect("a value"))]);
         let error = Credentials::read(&header, Form::default()).expect_err(bad);
-        assert_eq!(error.code(), "invalid_client", "{bad}");
-        assert_eq!(error.challenge().expect("a challenge"), "Basic realm=\"oauth\"");
+        assert!(matches!(error, AuthError::Client { .. }), "{bad}");
     }
 }
 
@@ -226,10 +215,10 @@ async fn an_assertion_proves_a_client_once() {
     };
     let none = HeaderMap::new();
     let error = Credentials::read(&none, form(Some("other"))).expect_err("another client");
-    assert_eq!(error.code(), "invalid_request");
+    assert!(matches!(error, AuthError::Request(_)), "{error}");
     assert_eq!(world.try_with(&none, form(None)).await.expect("good"), id);
-    refused(world.try_with(&none, form(Some(&id))).await, false, "used before");
-    refused(world.try_with(&none, named(&id)).await, false, "no assertion");
+    refused(world.try_with(&none, form(Some(&id))).await, "used before");
+    refused(world.try_with(&none, named(&id)).await, "no assertion");
     let broken = Form { client_assertion: Some("x"), ..form(None) };
-    refused(world.try_with(&none, broken).await, false, "no JWT");
+    refused(world.try_with(&none, broken).await, "no JWT");
 }

@@ -6,10 +6,18 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn cache(site: &Site, capacity: usize) -> Arc<HttpCache<String, String>> {
-    Arc::new(HttpCache::new(Arc::new(site.guard()), capacity, |_, body| {
+    Arc::new(plain(site, capacity))
+}
+
+fn backing_off(site: &Site) -> HttpCache<String, String> {
+    plain(site, 2).backing_off(Duration::from_secs(10))
+}
+
+fn plain(site: &Site, capacity: usize) -> HttpCache<String, String> {
+    HttpCache::new(Arc::new(site.guard()), capacity, |_, body| {
         let text = String::from_utf8_lossy(body).into_owned();
         if text == "bad" { Err("is bad".to_owned()) } else { Ok(text) }
-    }))
+    })
 }
 
 fn says(site: &Site, headers: &str, body: &str) {
@@ -56,9 +64,60 @@ async fn an_unchanged_document_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn failures_are_kept_for_a_moment_only_and_hide_nothing_fresh() {
+async fn neither_failures_nor_what_is_invalid_is_kept() {
     let site = Site::start().await;
     let (cache, url) = (cache(&site, 2), url(&site, "/"));
+    site.says(answer("500 Internal Server Error", "", ""));
+    assert!(cache.get(&url, at(0)).await.is_err());
+    says(&site, "", "bad");
+    assert_eq!(cache.get(&url, at(0)).await.expect_err("invalid").to_string(), "is bad");
+    says(&site, "", "one");
+    assert_eq!(*cache.get(&url, at(0)).await.expect("it was mended"), "one");
+    assert_eq!(site.requests().len(), 3);
+
+    says(&site, "", "bad");
+    assert_eq!(*cache.get_newer(&url, at(1), at(2)).await.expect("the fresh one"), "one");
+    assert_eq!(cache.get(&url, at(700)).await.expect_err("nothing is fresh").to_string(), "is bad");
+}
+
+#[tokio::test]
+async fn why_nothing_was_fetched_is_told_to_logs_only() {
+    let site = Site::start().await;
+    let (cache, url) = (cache(&site, 2), url(&site, "/"));
+    site.says(answer("403 Forbidden", "", ""));
+    let error = cache.get(&url, at(0)).await.expect_err("refused");
+    assert_eq!(error.to_string(), "it can't be fetched");
+    let source = std::error::Error::source(&*error).expect("a reason").to_string();
+    assert_eq!(source, "the host answered 403 instead of 200");
+}
+
+#[tokio::test]
+async fn a_failure_is_that_of_all_who_waited_for_it() {
+    let site = Site::start().await;
+    let (cache, url) = (cache(&site, 2), url(&site, "/"));
+    site.says(answer("500 Internal Server Error", "", ""));
+    site.gate.forget_permits(1000);
+    let ask = || {
+        let (cache, url) = (Arc::clone(&cache), url.clone());
+        tokio::spawn(async move { cache.get(&url, at(0)).await.is_ok() })
+    };
+    let mut asking = vec![ask()];
+    until("the fetch has begun", || !site.requests().is_empty()).await;
+    asking.extend((0..20).map(|_| ask()));
+    until("all wait", || cache.waiting(&url) == 21).await;
+    site.gate.add_permits(1000);
+    for task in asking {
+        assert!(!task.await.expect("no panic"));
+    }
+    assert_eq!(site.requests().len(), 1);
+    assert!(cache.get(&url, at(0)).await.is_err());
+    assert_eq!(site.requests().len(), 2, "who comes later has another");
+}
+
+#[tokio::test]
+async fn with_a_back_off_failures_are_kept_for_a_moment_and_hide_nothing_fresh() {
+    let site = Site::start().await;
+    let (cache, url) = (backing_off(&site), url(&site, "/"));
     site.says(answer("500 Internal Server Error", "", ""));
     assert!(cache.get(&url, at(0)).await.is_err());
     says(&site, "", "one");
@@ -141,7 +200,7 @@ async fn it_is_told_whether_a_fetch_is_due() {
     assert!(cache.is_known(&url, at(299)) && !cache.is_known(&url, at(300)));
     says(&site, "", "bad");
     cache.get(&url, at(300)).await.expect_err("bad");
-    assert!(cache.is_known(&url, at(309)) && !cache.is_known(&url, at(310)), "a failure is not tried again");
+    assert!(!cache.is_known(&url, at(300)), "a failure is no knowledge");
     site.gate.forget_permits(1000);
     let fetching = tokio::spawn({
         let (cache, url) = (Arc::clone(&cache), url.clone());

@@ -138,7 +138,9 @@ async fn a_document_on_this_machine_is_not_fetched() {
         site.guard_with(crate::oauth::clients::Exceptions { ports: vec![site.port], ..Default::default() }),
     ));
     let id: ClientUrl = site.url("/client.json").parse().expect("a URL");
-    let error = documents.get(&id, Timestamp::UNIX_EPOCH).await.expect_err("refused").to_string();
-    assert!(error.contains("not public") && !error.contains("127.0.0.1"), "{error}");
+    let error = documents.get(&id, Timestamp::UNIX_EPOCH).await.expect_err("refused");
+    assert_eq!(error.to_string(), "it can't be fetched", "why is for the log");
+    let reason = std::error::Error::source(&error).expect("a reason").to_string();
+    assert!(reason.contains("not public") && !reason.contains("127.0.0.1"), "{reason}");
     assert_eq!(site.requests(), [""; 0]);
 }

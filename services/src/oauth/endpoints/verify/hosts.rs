@@ -1,5 +1,5 @@
-//! What decides about the requests of each host: the layers that stand before its own requests, in the same order
-//! and from the same documents, with nothing behind them but a yes.
+//! What decides about the requests of each host: the gates that stand before its own requests
+//! ([`Access::gate`]), chosen by the same documents, with nothing behind them but a yes.
 //!
 //! They are built from what the node has in memory when somebody asks about a host, and stay until the
 //! configuration changes. No request asks the store.
@@ -12,26 +12,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwapOption;
 use http::header::{UPGRADE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use portcullis_layers::allowlist::AllowlistLayer;
-use portcullis_layers::auth::{AuthLayer, Mode, Policy, TokenError, Verified, Verify};
+use portcullis_layers::auth::{Mode, OFFLINE_ACCESS, Policy, TokenError, Verified, Verify};
 use portcullis_layers::forward::Timeouts;
 use portcullis_layers::headers::{HeadersLayer, Identity};
 use portcullis_layers::route::readings::is_ambiguous;
-use portcullis_layers::route::{Place, RouteLayer, Routes};
+use portcullis_layers::route::{RouteLayer, Routes};
 use portcullis_layers::{
     Body, BoxError, HeaderPrefix, HostName, HttpService, Rejection, Request, RequestContext, Response,
 };
 use smol_str::SmolStr;
+use tower::util::option_layer;
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::original::Stated;
-use crate::config::access::{Access, Site, access};
+use crate::config::access::{Access, Site, access, switched_off};
 use crate::config::auth::{RouteAuth, RouteAuthType};
+use crate::config::origins::origins;
 use crate::config::resolve::{EffectiveHost, Globals, Previous, resolve};
-use crate::config::{Config, HostPattern, Proxy, Route};
-use crate::control::Judge;
-use crate::oauth::AuthorizationServer;
+use crate::config::{Config, HostPattern, Proxy};
 use crate::oauth::server::scope::Scopes;
+use crate::oauth::{AuthorizationServer, Judge};
 
 /// The most gates that are kept ready. Below a wildcard anybody can name new ones.
 const MAX_READY: usize = 4096;
@@ -228,19 +228,21 @@ impl Gates {
     fn service(self) -> Result<HttpService, Rejection> {
         let proxy = &self.effective.proxy;
         if !proxy.enabled {
-            let (code, detail) = ("host_disabled", "This host is switched off.");
-            return Err(Rejection::new(StatusCode::SERVICE_UNAVAILABLE, code, detail));
+            return Err(switched_off());
         }
         let (http, https) = (proxy.enable_http, proxy.enable_https);
-        let ruled = !proxy.auth_scope_rules.is_empty();
+        let ruled = !proxy.auth_scope_rules.is_empty() || !proxy.resource_path().is_empty();
         let routes = self.effective.routes.clone();
+        let pages = origins(&self.site, proxy, &self.host).map_err(Rejection::of)?;
         let inherited = self.gate(None)?;
         let default = inherited.clone();
         let own: Arc<Mutex<BTreeMap<usize, HttpService>>> = Arc::default();
         let gates = Arc::new(self);
         let routes = RouteLayer::new(routes).layer(
             Routes::new(move |index| {
-                let Some(auth) = overriding(gates.route(index)?) else { return Some(inherited.clone()) };
+                let Some(auth) = gates.effective.route(index)?.route.own_auth() else {
+                    return Some(inherited.clone());
+                };
                 let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(gate) = own.get(&index) {
                     return Some(gate.clone());
@@ -251,6 +253,7 @@ impl Gates {
             })
             .with_default(Some(default)),
         );
+        let routes = option_layer(pages).layer(routes);
         Ok(HttpService::from_fn(move |mut request: Request| {
             let is_https = RequestContext::of(request.extensions_mut()).scheme() == "https";
             // Rules for paths are no good for one that the upstream may take for another.
@@ -270,21 +273,12 @@ impl Gates {
         }))
     }
 
-    fn route(&self, index: usize) -> Option<&Route> {
-        let effective = &self.effective;
-        let found = match effective.routes.place(index) {
-            Place::Global(place) => effective.globals.routes.get(place)?,
-            Place::Own(place) => effective.own.get(place)?,
-        };
-        Some(&found.route)
-    }
-
     /// What stands between the choice of a route and its target.
     fn gate(&self, auth: Option<&RouteAuth>) -> Result<HttpService, Rejection> {
         let proxy = &self.effective.proxy;
         let of = |auth| access(&self.site, proxy, auth, &self.effective.tokens, &self.host);
         let strict = RouteAuth { auth_type: RouteAuthType::Bearer, ..RouteAuth::default() };
-        let access = match of(auth) {
+        let mut access = match of(auth) {
             // Whoever asks us does so because the host is to be protected: what is not is a mistake.
             Access::Public(_) if !proxy.auth_enabled => {
                 return Ok(HttpService::from_fn(async |_| {
@@ -295,19 +289,14 @@ impl Gates {
             Access::Public(_) if self.manner.strict => of(Some(&strict)),
             access => access,
         };
-        let leaf = self.leaf()?;
-        Ok(match access {
-            Access::Public(None) => leaf,
-            Access::Public(Some(list)) => HttpService::flat(AllowlistLayer::new(list).layer(leaf)),
-            Access::Protected(mut policy, list) => {
-                self.demand(&mut policy);
-                let mut inner = HttpService::flat(AllowlistLayer::new(list).layer(leaf));
-                if self.manner.strict {
-                    inner = demanding(Policy::clone(&policy), inner);
-                }
-                HttpService::flat(AuthLayer::new(Arc::clone(&self.verifier), *policy).layer(inner))
+        let mut leaf = self.leaf()?;
+        if let Access::Protected(policy, _) = &mut access {
+            self.demand(policy);
+            if self.manner.strict {
+                leaf = demanding(Policy::clone(policy), leaf);
             }
-        })
+        }
+        Ok(access.gate(|| Arc::clone(&self.verifier), leaf))
     }
 
     /// Adds what is demanded: never less than the host's own rules.
@@ -365,10 +354,19 @@ fn demanding(policy: Policy, inner: HttpService) -> HttpService {
             if demanded.as_ref().is_some_and(|Demanded(scopes)| scopes.iter().all(has)) {
                 return inner.call(request).await;
             }
+            let given = |scope: &SmolStr| {
+                let grants = policy.grants.as_ref();
+                grants.is_none_or(|grants| principal.as_ref().is_some_and(|who| grants.give(who, scope)))
+            };
+            if demanded.as_ref().is_some_and(|Demanded(scopes)| !scopes.iter().all(given)) {
+                // No challenge: another token would not help.
+                let detail = "Scope not authorized";
+                return Err(Rejection::new(StatusCode::FORBIDDEN, "access_denied", detail).into());
+            }
             let own = policy.required(request.method(), request.uri().path());
             let mut all: Vec<&str> = own.split(' ').filter(|scope| !scope.is_empty()).collect();
             for scope in demanded.iter().flat_map(|Demanded(scopes)| scopes) {
-                if !all.contains(&scope.as_str()) {
+                if scope != OFFLINE_ACCESS && !all.contains(&scope.as_str()) {
                     all.push(scope);
                 }
             }
@@ -392,11 +390,6 @@ fn as_oauth2_proxy(prefix: &HeaderPrefix, headers: &mut HeaderMap) {
             headers.insert(HeaderName::from_static(name), value);
         }
     }
-}
-
-/// The rules of a route that stand in place of its host's.
-fn overriding(route: &Route) -> Option<&RouteAuth> {
-    route.auth_config.as_ref().filter(|_| route.override_proxy_auth)
 }
 
 /// The request that the other proxy got: its headers are those that it asks with.

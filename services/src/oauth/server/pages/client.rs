@@ -38,6 +38,8 @@ pub struct Client<'a> {
 pub struct Rights<'a> {
     /// The scopes.
     pub scopes: &'a Scopes,
+    /// Which of them the user has allowed before, at all of the resources.
+    pub allowed: &'a [String],
     /// The resources.
     pub resources: &'a [String],
 }
@@ -50,10 +52,16 @@ pub(super) struct ClientView {
     pub(super) warnings: Vec<&'static str>,
 }
 
-/// What the template shows of rights: each scope with its meaning, if we know it.
+/// What the template shows of rights: scopes that are new apart from those that were allowed before.
 pub(super) struct RightsView {
     pub(super) resources: Vec<String>,
-    pub(super) scopes: Vec<(String, Option<&'static str>)>,
+    pub(super) scopes: Vec<ScopeView>,
+    pub(super) allowed: Vec<ScopeView>,
+}
+
+pub(super) struct ScopeView {
+    pub(super) name: String,
+    pub(super) meaning: Option<&'static str>,
 }
 
 impl Client<'_> {
@@ -88,9 +96,7 @@ impl Client<'_> {
                 ClientKind::Dynamic => format!("{id} (registered itself)"),
                 ClientKind::Document => bounded(host_of(self.id).unwrap_or(&id), MAX_ADDRESS),
             },
-            target: place.map(|place| match place {
-                Place::Host(host) | Place::Loopback(host) | Place::App(host) => bounded(&host, MAX_ADDRESS),
-            }),
+            target: self.redirect_uri.map(place_of),
             warnings,
         }
     }
@@ -98,14 +104,27 @@ impl Client<'_> {
 
 impl Rights<'_> {
     pub(super) fn view(&self) -> RightsView {
+        let view = |name: &str| ScopeView { name: name.to_owned(), meaning: scope::meaning(name) };
+        let is_allowed = |name: &&str| self.allowed.iter().any(|allowed| allowed == name);
+        let (allowed, scopes): (Vec<&str>, Vec<&str>) = self.scopes.iter().partition(is_allowed);
         RightsView {
             resources: self.resources.iter().map(|resource| bounded(resource, MAX_ADDRESS)).collect(),
-            scopes: self.scopes.iter().map(|scope| (scope.to_owned(), scope::meaning(scope))).collect(),
+            scopes: scopes.into_iter().map(view).collect(),
+            allowed: allowed.into_iter().map(view).collect(),
         }
     }
 }
 
-/// What kind of place a redirect URI is.
+/// Where a URL leads, as a text for people.
+pub(super) fn place_of(url: &str) -> String {
+    match Place::of(url) {
+        Place::Host(place) | Place::Loopback(place) | Place::App(place) => bounded(&place, MAX_ADDRESS),
+    }
+}
+
+/// What kind of place a text leads to, as browsers read it. It is no judgement of what may be registered, which is
+/// [`redirect::Place`](crate::oauth::clients::redirect::Place): a page shows any text, with its port, and warns of a
+/// program on this computer where in doubt (`a.localhost`).
 enum Place {
     /// A site.
     Host(String),

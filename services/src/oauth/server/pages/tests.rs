@@ -28,7 +28,7 @@ fn html(response: &Response<Bytes>) -> &str {
 fn pages() -> Vec<(&'static str, Response<Bytes>)> {
     let scopes = Scopes::parse("admin <b>bold</b> openid").expect("valid scopes");
     let resources = [ATTACK.to_owned()];
-    let rights = Rights { scopes: &scopes, resources: &resources };
+    let rights = Rights { scopes: &scopes, allowed: &[], resources: &resources };
     let client =
         Client { name: Some(ATTACK), id: ATTACK, kind: ClientKind::Dynamic, redirect_uri: Some(ATTACK) };
     let error = OAuthError::new(ErrorCode::InvalidRequest, ATTACK);
@@ -51,7 +51,11 @@ fn pages() -> Vec<(&'static str, Response<Bytes>)> {
         ("signed_out", Notice::SignedOut.response(&site())),
         ("device_approved", Notice::DeviceApproved.response(&site())),
         ("device_denied", Notice::DeviceDenied.response(&site())),
-        ("error", ErrorPage { error: &error, request_id: Some(ATTACK), sign_out: None }.response(&site())),
+        (
+            "error",
+            ErrorPage { error: &error, request_id: Some(ATTACK), sign_out: None, back: Some(ATTACK) }
+                .response(&site()),
+        ),
     ]
 }
 
@@ -137,7 +141,7 @@ fn a_consent_names_all_that_it_gives() {
             kind: ClientKind::Document,
             redirect_uri: Some("http://localhost:41234/callback"),
         },
-        rights: Rights { scopes: &scopes, resources: &resources },
+        rights: Rights { scopes: &scopes, allowed: &[], resources: &resources },
         user: Some("octocat"),
         form: Form { action: "/consent", token: "form-token-1", fields: &[("transaction", "t-1")] },
         next: &["https://github.com/login/oauth/authorize?client_id=x"],
@@ -181,7 +185,7 @@ fn a_device_is_confirmed_with_a_warning() {
     assert_eq!(wrong.status(), StatusCode::BAD_REQUEST);
     assert!(html(&wrong).contains("role=\"alert\"") && html(&wrong).contains("No such code."));
     let client = Client { name: Some("TV"), id: "tv", kind: ClientKind::Registered, redirect_uri: None };
-    let rights = Rights { scopes: &scopes, resources: &[] };
+    let rights = Rights { scopes: &scopes, allowed: &[], resources: &[] };
     let confirm = DeviceConfirm { user_code: "WDJB-MJHT", client, rights, user: "octocat", form: form() };
     let confirm = confirm.response(&site());
     for page in [html(&entry), html(&confirm)] {
@@ -202,7 +206,8 @@ fn an_error_page_has_a_status_and_never_a_location() {
         (ErrorCode::TemporarilyUnavailable, 503),
     ] {
         let error = OAuthError::new(code, "client_id is not known");
-        let page = ErrorPage { error: &error, request_id: Some("w1-42"), sign_out: Some("/logout") };
+        let page =
+            ErrorPage { error: &error, request_id: Some("w1-42"), sign_out: Some("/logout"), back: None };
         let response = page.response(&site());
         assert_eq!(response.status(), status, "{code}");
         assert!(!response.headers().contains_key(http::header::LOCATION));
@@ -219,7 +224,7 @@ fn long_texts_do_not_flood_a_page() {
     let scopes = Scopes::default();
     let client =
         Client { name: Some(&long), id: &long, kind: ClientKind::Dynamic, redirect_uri: Some(&long) };
-    let rights = Rights { scopes: &scopes, resources: std::slice::from_ref(&long) };
+    let rights = Rights { scopes: &scopes, allowed: &[], resources: std::slice::from_ref(&long) };
     let consent = Consent { client, rights, user: Some(&long), form: form(), next: &[] }.response(&site());
     assert!(consent.body().len() < 16_384, "{}", consent.body().len());
 }

@@ -2,7 +2,8 @@
 
 use secrecy::SecretString;
 
-use super::{GrantType, graphic, invalid_request, scopes, secret};
+use super::{graphic, invalid_request, scopes, secret};
+use crate::oauth::clients::GrantType;
 use crate::oauth::server::error::{ErrorCode, OAuthError};
 use crate::oauth::server::params::Params;
 use crate::oauth::server::scope::Scopes;

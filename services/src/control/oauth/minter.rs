@@ -5,12 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::claims::{Claims, NamedToken};
-use super::keys::{Keys, SIGNING_KEY};
-use super::revocations::Revocations;
 use crate::config::FieldError;
 use crate::control::tokens::{Minted, Wanted};
 use crate::control::{Error, Mint};
+use crate::oauth::Revocations;
+use crate::oauth::claims::{Claims, NamedToken};
+use crate::oauth::keys::{Keys, SIGNING_KEY};
 use crate::store::{Expect, Key, Kind, Store, Write};
 use crate::vault::Vault;
 

@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::operation::{get, post};
-use super::{Access, Context, Control, Done, Endpoint, Error, Operation, Surface};
 use crate::config::view::View;
 use crate::config::{FieldError, Token};
+use crate::control::operation::{get, post};
+use crate::control::{Access, Context, Control, Done, Endpoint, Error, Operation, Surface};
 use crate::oauth::keys::{self, Keys, Record, State};
 use crate::oauth::rotation::{LEAD, Rotation};
 use crate::store::{Expect, Kind, Write};
