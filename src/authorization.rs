@@ -1,15 +1,14 @@
 //! Makes the authorization server of the settings.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use portcullis_layers::forward::Client;
 use portcullis_services::config::access::Site;
-use portcullis_services::control::Writers;
+use portcullis_services::logs::Writers;
 use portcullis_services::mirror::Mirror;
 use portcullis_services::oauth::authorization_server::{self, AuthorizationServer};
-use portcullis_services::oauth::clients::Guard;
 use portcullis_services::oauth::clients::registration;
+use portcullis_services::oauth::clients::{AssertionIssuer, Guard};
 use portcullis_services::oauth::github::{Apps, Github};
 use portcullis_services::oauth::server::Issuer;
 use portcullis_services::oauth::server::metadata::path;
@@ -19,9 +18,6 @@ use portcullis_services::vault::Vault;
 use crate::daemon::DaemonError;
 use crate::settings::{OAuth, Registration, Settings};
 use crate::verifiers::Verifiers;
-
-/// As good as for ever.
-const NEVER: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 
 /// What the authorization server is made of beside the settings.
 pub(crate) struct Parts<'a> {
@@ -49,6 +45,7 @@ pub(crate) fn build(settings: &Settings, parts: &Parts<'_>) -> Result<Arc<Author
             .map_err(|error| wrong("PORTCULLIS_OAUTH_FETCH_CA", format!("{}: {error}", file.display())))
     });
     let ca = ca.transpose()?;
+    let assertion_issuers = assertion_issuers(oauth, &issuer)?;
     let app = oauth.github_app().map_err(|error| wrong("GITHUB_CLIENT_SECRET", error.to_string()))?;
     let github = Github::new(parts.client, oauth.github(ca.clone()));
     let github = github.map_err(|error| wrong("GITHUB_URL", error.to_string()))?;
@@ -63,16 +60,30 @@ pub(crate) fn build(settings: &Settings, parts: &Parts<'_>) -> Result<Arc<Author
         apps: Apps::new(Arc::clone(parts.mirror.store()), Arc::clone(parts.vault), app),
         guard: Guard::new(parts.client.clone(), ca, oauth.fetch_exceptions()),
         writers: parts.writers.clone(),
-        settings: of(oauth, &issuer),
+        settings: authorization_server::Settings { assertion_issuers, ..of(oauth, &issuer) },
         issuer,
     });
     let judge = Arc::<Verifiers>::clone(parts.verifiers);
     Ok(Arc::new(server.judged_by(judge)))
 }
 
+/// The issuers whose assertions about users are taken, from their file.
+fn assertion_issuers(oauth: &OAuth, own: &Issuer) -> Result<Vec<AssertionIssuer>, DaemonError> {
+    let Some(file) = &oauth.assertion_issuers else { return Ok(Vec::new()) };
+    let wrong =
+        |detail: String| DaemonError::Setting { variable: "PORTCULLIS_OAUTH_ASSERTION_ISSUERS", detail };
+    if !oauth.assertion_grants {
+        // Whoever names issuers means them to be heard.
+        return Err(wrong("it has no effect without PORTCULLIS_OAUTH_ASSERTION_GRANTS=true".to_owned()));
+    }
+    let of_file = |error: &dyn std::fmt::Display| wrong(format!("{}: {error}", file.display()));
+    let json = std::fs::read_to_string(file).map_err(|error| of_file(&error))?;
+    AssertionIssuer::read_list(&json, own.as_str()).map_err(|error| of_file(&error))
+}
+
 fn of(oauth: &OAuth, issuer: &Issuer) -> authorization_server::Settings {
     let registration = registration::Settings {
-        idle: oauth.client_lifetime.0.unwrap_or(NEVER),
+        idle: oauth.client_lifetime.0,
         ..registration::Settings::new(issuer.endpoint(path::REGISTER))
     };
     authorization_server::Settings {
@@ -85,6 +96,9 @@ fn of(oauth: &OAuth, issuer: &Issuer) -> authorization_server::Settings {
         sessions: sessions::Lifetimes { idle: oauth.session_idle, absolute: oauth.session_lifetime },
         host_session: oauth.host_session_lifetime,
         login: oauth.session_timeout,
+        groups: oauth.groups_lifetime.0,
         registration: (oauth.registration == Registration::Open).then_some(registration),
+        assertion_grants: oauth.assertion_grants,
+        assertion_issuers: Vec::new(),
     }
 }

@@ -2,6 +2,7 @@
 //! a connection.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use axum::Router;
 use http::StatusCode;
@@ -10,6 +11,8 @@ use portcullis_layers::forward::{Tunnels, is_event_stream};
 use portcullis_layers::{Body, BoxError, HttpService, Rejection, Request, RequestContext, Response};
 use portcullis_services::config::Builtin;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio_util::either::Either;
 use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
 
@@ -32,16 +35,27 @@ pub(crate) fn all(api: Router, control: Handle, streams: &Streams) -> HashMap<Bu
     HashMap::from([(Builtin::Api, api), (Builtin::Echo, echo), (Builtin::OAuth, nothing)])
 }
 
+/// How many changes may go on whose clients have gone. What comes on top ends with its client.
+const FINISHING: usize = 1024;
+
 /// A router that works with the store: it runs on the control plane's runtime.
 pub(crate) fn elsewhere(router: Router, runtime: Handle, streams: Streams) -> HttpService {
+    let finishing = Arc::new(Semaphore::new(FINISHING));
     HttpService::from_fn(move |mut request: Request| {
         let (router, streams) = (router.clone(), streams.clone());
         let context = RequestContext::of(request.extensions_mut()).clone();
-        // When the client goes, the operation is told.
-        let task = AbortOnDropHandle::new(runtime.spawn(async move { answer(router, request).await }));
+        // Who only reads may go. What changes something is finished, so that nothing is left half done.
+        let finishes = !request.method().is_safe();
+        let finishes = finishes.then(|| Arc::clone(&finishing).try_acquire_owned().ok()).flatten();
+        let aborts = finishes.is_none();
+        let task = runtime.spawn(async move {
+            let _finishes = finishes;
+            answer(router, request).await
+        });
+        let task = if aborts { Either::Left(AbortOnDropHandle::new(task)) } else { Either::Right(task) };
         async move {
-            let response = task.await.map_err(BoxError::from)??;
-            Ok(streams.listed(&context, response))
+            let response = task.await;
+            Ok(streams.listed(&context, response.map_err(BoxError::from)??))
         }
     })
 }

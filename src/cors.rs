@@ -1,5 +1,6 @@
 //! Which other origins' pages may call a host: by its own rules, or, where it has none and is a protected
-//! resource, by those that web clients of MCP servers need.
+//! resource, by those that web clients of MCP servers need. Where neither says anything, pages of every origin may
+//! learn why a request was refused, and nothing else.
 
 use std::time::Duration;
 
@@ -46,6 +47,12 @@ pub(crate) fn cors(site: &Site, proxy: &Proxy, host: &HostName) -> Result<Option
     };
     // The metadata is for everybody, whatever the host is.
     Ok(Some(layer.except(WELL_KNOWN)))
+}
+
+/// Whether scripts of every origin may read why a request needs a token. Not where the host has its own rules, and not
+/// where it is for some networks only: then a page in one of them could ask for others.
+pub(crate) const fn are_refusals_readable(proxy: &Proxy) -> bool {
+    proxy.cors.is_none() && proxy.allowed_networks.is_none()
 }
 
 fn of_resource(site: &Site, proxy: &Proxy, host: &HostName) -> Cors {

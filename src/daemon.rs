@@ -10,11 +10,16 @@ use portcullis_layers::drain::Drain;
 use portcullis_layers::forward::{Client, PoolSettings, Timeouts, Tunnels};
 use portcullis_layers::per_worker::enter_worker;
 use portcullis_services::api;
-use portcullis_services::control::{self, Applied, Control, Judge, Writers};
-use portcullis_services::logs::{self, Levels, Writer, parse_level};
+use portcullis_services::applied::Applied;
+use portcullis_services::control::oauth::Minter;
+use portcullis_services::control::{self, Control};
+use portcullis_services::logs::{self, Levels, Writer, Writers, parse_level};
 use portcullis_services::mirror::Mirror;
 use portcullis_services::oauth::jwks::JwksFetcher;
-use portcullis_services::oauth::{IdentitySigner, Minter, Revocations, Rotation, Trust, endpoints, keys};
+use portcullis_services::oauth::upstream_tokens::Sweep;
+use portcullis_services::oauth::{
+    IdentitySigner, Judge, Revocations, RevokedFile, Rotation, Trust, endpoints, keys,
+};
 use portcullis_services::store::connect::ConnectError;
 use portcullis_services::store::snapshot_file::{self, SnapshotFile};
 use portcullis_services::store::{Keep, Store, Stream};
@@ -55,6 +60,9 @@ const AUDIT_KEEP: Keep = Keep { entries: 100_000, age: Duration::from_secs(90 * 
 
 /// The name of this node's copy of the configuration in the data folder.
 const COPY: &str = "configuration.sealed";
+
+/// The name of this node's copy of the revocations there.
+const REVOKED: &str = "revocations.sealed";
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -233,6 +241,12 @@ async fn serve(
     let client = Client::new(workers + 1, ticker.clone(), tunnels.clone(), PoolSettings::default());
     let trust = Trust::new(site.issuer.as_str(), &first.keys, workers + 1)?;
     let revocations = Arc::new(Revocations::new(Arc::clone(&store), Arc::clone(trust.revoked())));
+    // Without Redis the store is this node's own, and never away.
+    let revoked = settings.storage.redis_url.as_ref();
+    let revoked = revoked.map(|_| RevokedFile::new(settings.storage.data.join(REVOKED), Arc::clone(&vault)));
+    if let Some(Err(error)) = revoked.as_ref().map(|file| file.restore(trust.revoked())) {
+        warn!(error = &error as &dyn std::error::Error, "kept revocations can't be used");
+    }
     if let Err(error) = revocations.catch_up().await {
         warn!(%error, "revocations can't be read yet");
     }
@@ -300,7 +314,9 @@ async fn serve(
         builtins: builtin::all(api.clone(), tokio::runtime::Handle::current(), &streams),
     }));
     let live = Live::default();
-    live::judge_late(&tunnels, &live, Arc::clone(revocations.revoked()));
+    let trust = runtime.verifiers.trust.clone();
+    live::judge_late(&tunnels, &live, trust.clone());
+    let kept = Sweep::new(Arc::clone(&authorization));
     let rotation = Rotation::new(mirror.clone(), Arc::clone(&vault), settings.oauth.key_policy());
     let reconcile = Reconcile {
         mirror,
@@ -348,8 +364,12 @@ async fn serve(
     };
     tokio::spawn(count_hosts(reconcile.applied.subscribe(), metrics, live.clone(), background.clone()));
     tokio::spawn(rotation.run(reconcile.applied.subscribe(), background.clone()));
+    tokio::spawn(kept.run(reconcile.applied.subscribe(), background.clone()));
     tokio::spawn(reconcile.run(background.clone()));
-    tokio::spawn(live::end_revoked(Arc::clone(&revocations), tunnels.clone(), background.clone()));
+    tokio::spawn(live::end_revoked(Arc::clone(&revocations), tunnels.clone(), trust, background.clone()));
+    if let Some(file) = revoked {
+        tokio::spawn(file.follow(Arc::clone(&revocations), background.clone()));
+    }
     tokio::spawn(revocations.run(background.clone()));
     tokio::spawn(jwks.run(background.clone()));
     let logs = spawn_writers(settings, &writers, &store);
@@ -417,7 +437,7 @@ async fn shut_down(
     }
     drains.admin.shutdown(ADMIN_GRACE).await;
     background.cancel();
-    for writer in [&writers.requests, &writers.audit, &writers.diagnostics] {
+    for writer in [&writers.requests, &writers.audit, &writers.oauth, &writers.diagnostics] {
         if !writer.flush(LAST_FLUSH).await {
             eprintln!("portcullis: {} log entries could not be written", writer.counts().waiting);
         }
@@ -465,6 +485,7 @@ fn writers(settings: &Settings, workers: usize) -> Writers {
         requests: Writer::new(Stream::Requests, workers + 1, bytes),
         diagnostics: Writer::new(Stream::Diagnostics, workers + 1, bytes / 4),
         audit: Writer::new(Stream::Audit, workers + 1, bytes / 4),
+        oauth: Writer::new(Stream::Oauth, workers + 1, bytes / 4),
     }
 }
 
@@ -475,7 +496,9 @@ fn spawn_writers(settings: &Settings, writers: &Writers, store: &Arc<dyn Store>)
     for writer in [&writers.requests, &writers.diagnostics] {
         tokio::spawn(writer.clone().run(Arc::clone(store), keep, stop.clone()));
     }
-    tokio::spawn(writers.audit.clone().run(Arc::clone(store), AUDIT_KEEP, stop.clone()));
+    for writer in [&writers.audit, &writers.oauth] {
+        tokio::spawn(writer.clone().run(Arc::clone(store), AUDIT_KEEP, stop.clone()));
+    }
     stop
 }
 

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use portcullis_layers::auth::Revoked;
 use portcullis_layers::forward::{LiveStream, Tunnels};
 use portcullis_layers::hosts::Lookup;
 use portcullis_layers::tls::{Certificates, Certified};
 use portcullis_layers::{HostName, HttpService};
-use portcullis_services::oauth::Revocations;
+use portcullis_services::oauth::{Revocations, Trust};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -45,30 +44,40 @@ impl Live {
 
 /// Has tunnels and event streams judged when they begin by what is in force then: their host may have changed, or
 /// their token been revoked, while the upstream thought about its answer.
-pub fn judge_late(tunnels: &Tunnels, live: &Live, revoked: Arc<Revoked>) {
+pub fn judge_late(tunnels: &Tunnels, live: &Live, trust: Trust) {
     // The stacks have the tunnels: without the weak pointer none of them would ever be freed.
     let current = Arc::downgrade(&live.current);
     tunnels.admit_if(move |stream| {
-        current.upgrade().is_some_and(|current| current.load().admits(stream))
-            && !is_revoked(&revoked, stream)
+        current.upgrade().is_some_and(|current| current.load().admits(stream)) && is_good(&trust, stream)
     });
 }
 
-fn is_revoked(revoked: &Revoked, stream: &LiveStream) -> bool {
-    stream
-        .principal
-        .as_deref()
-        .is_some_and(|principal| revoked.contains(principal.token_id.as_deref(), principal.expires_at))
+/// Whether the token that opened a stream was neither revoked nor signed by a key that was forgotten.
+fn is_good(trust: &Trust, stream: &LiveStream) -> bool {
+    stream.principal.as_deref().is_none_or(|principal| {
+        !trust.revoked().contains(principal.token_id.as_deref(), principal.expires_at)
+            && trust.knows_key_of(principal)
+    })
+}
+
+/// Ends what tokens had opened that are no good any more.
+pub fn end_bad(tunnels: &Tunnels, trust: &Trust) {
+    let closed = tunnels.close_where(|stream| !is_good(trust, stream));
+    if closed > 0 {
+        info!(closed, "closed tunnels and event streams whose token or signing key was revoked");
+    }
 }
 
 /// Ends what a token had opened when it is revoked, until `stop`.
-pub async fn end_revoked(revocations: Arc<Revocations>, tunnels: Tunnels, stop: CancellationToken) {
+pub async fn end_revoked(
+    revocations: Arc<Revocations>,
+    tunnels: Tunnels,
+    trust: Trust,
+    stop: CancellationToken,
+) {
     let mut grown = revocations.grown();
     while let Some(Ok(())) = stop.run_until_cancelled(grown.changed()).await {
-        let closed = tunnels.close_where(|stream| is_revoked(revocations.revoked(), stream));
-        if closed > 0 {
-            info!(closed, "closed tunnels and event streams whose token was revoked");
-        }
+        end_bad(&tunnels, &trust);
     }
 }
 

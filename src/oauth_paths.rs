@@ -13,7 +13,6 @@ use std::task::{Context, Poll};
 
 use futures_util::future::Either;
 use http::uri::PathAndQuery;
-use portcullis_layers::auth::SESSION_PATH;
 use portcullis_layers::body::BoxFuture;
 use portcullis_layers::{BoxError, HostName, HttpService, Request, Response};
 use portcullis_services::config::Proxy;
@@ -22,42 +21,6 @@ use portcullis_services::config::auth::AuthMode;
 use portcullis_services::oauth::host::OAuthHost;
 use portcullis_services::oauth::server::metadata::{OAUTH_WELL_KNOWN, OPENID_WELL_KNOWN, path};
 use tower::{Layer, Service};
-
-/// Where forms of consent are sent.
-const CONSENT: &str = "/consent";
-/// Where browsers sign in.
-const LOGIN: &str = "/login";
-/// Where older devices ask for their token.
-const DEVICE_TOKEN: &str = "/device/token";
-/// Where a browser ends its session on a host.
-const LOGOUT_HERE: &str = "/.portcullis/logout";
-
-/// The endpoints of the issuer, and one registration below [`path::REGISTER`].
-const ENDPOINTS: [&str; 16] = [
-    path::JWKS,
-    path::AUTHORIZE,
-    path::CALLBACK,
-    CONSENT,
-    LOGIN,
-    path::LOGOUT,
-    path::TOKEN,
-    path::DEVICE,
-    path::DEVICE_CODE,
-    DEVICE_TOKEN,
-    path::REGISTER,
-    path::INTROSPECT,
-    path::REVOKE,
-    path::VERIFY,
-    path::USERINFO,
-    // With an id behind it.
-    "/register/",
-];
-
-/// What clients look for on a resource's host.
-const OF_RESOURCE: [&str; 3] = [path::AUTHORIZE, path::TOKEN, path::REGISTER];
-
-/// What browsers ask of a host with sessions.
-const OF_SESSION: [&str; 2] = [SESSION_PATH, LOGOUT_HERE];
 
 const WELL_KNOWN: [&str; 2] = [OAUTH_WELL_KNOWN, OPENID_WELL_KNOWN];
 
@@ -75,11 +38,11 @@ pub(crate) struct Paths {
 }
 
 impl Paths {
-    /// Those of a host; `None` when it has none.
-    pub(crate) fn of(site: &Site, proxy: &Arc<Proxy>, name: &HostName) -> Option<Self> {
+    /// Those of a host; `None` when it has none. Where nothing needs a token, none is to be had either.
+    pub(crate) fn of(site: &Site, proxy: &Arc<Proxy>, protected: bool, name: &HostName) -> Option<Self> {
         let is_issuer = name.as_str().eq_ignore_ascii_case(site.issuer_host());
         let issuer = is_issuer.then(|| site.issuer_path().to_owned());
-        let is_resource = proxy.resource_endpoint.is_some() && proxy.resource_oauth_endpoints;
+        let is_resource = protected && proxy.resource_endpoint.is_some() && proxy.resource_oauth_endpoints;
         let resource = is_resource.then(|| proxy.resource_path().to_owned());
         let sessions = proxy.auth_mode == AuthMode::Redirect;
         let mut starts = 0;
@@ -93,13 +56,13 @@ impl Paths {
             });
         }
         if let Some(inner) = &issuer {
-            ENDPOINTS.into_iter().for_each(|endpoint| add(&format!("{inner}{endpoint}")));
+            path::OF_ISSUER.into_iter().for_each(|endpoint| add(&format!("{inner}{endpoint}")));
         }
         if is_resource {
-            OF_RESOURCE.into_iter().for_each(&mut add);
+            path::OF_RESOURCE.into_iter().for_each(&mut add);
         }
         if sessions {
-            OF_SESSION.into_iter().for_each(&mut add);
+            path::OF_SESSION.into_iter().for_each(&mut add);
         }
         let host = OAuthHost { name: name.clone(), proxy: Arc::clone(proxy), is_issuer };
         (starts != 0).then_some(Self { host, issuer, resource, sessions, starts })
@@ -111,8 +74,8 @@ impl Paths {
         if !start.is_ascii() || self.starts >> start & 1 == 0 {
             return None;
         }
-        let of_resource = self.resource.is_some() && OF_RESOURCE.contains(&path);
-        let of_session = self.sessions && OF_SESSION.contains(&path);
+        let of_resource = self.resource.is_some() && path::OF_RESOURCE.contains(&path);
+        let of_session = self.sessions && path::OF_SESSION.contains(&path);
         self.well_known(path)
             .or_else(|| endpoint(path, self.issuer.as_ref()?))
             .or_else(|| (of_resource || of_session).then_some(path))
@@ -143,8 +106,8 @@ impl Paths {
 fn endpoint<'a>(path: &'a str, inner: &str) -> Option<&'a str> {
     let path = path.strip_prefix(inner)?;
     let of_registration =
-        || path.strip_prefix("/register/").is_some_and(|id| !id.is_empty() && !id.contains('/'));
-    ((path != "/register/" && ENDPOINTS.contains(&path)) || of_registration()).then_some(path)
+        || path.strip_prefix(path::REGISTRATIONS).is_some_and(|id| !id.is_empty() && !id.contains('/'));
+    (path::OF_ISSUER.contains(&path) || of_registration()).then_some(path)
 }
 
 /// Applies [`OAuthPaths`].
@@ -229,7 +192,7 @@ mod tests {
         let mut fields = json!({ "proxy_hostname": host, "target_url": "http://10.0.0.5" });
         fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let proxy: Proxy = serde_json::from_value(fields).unwrap();
-        Paths::of(&site(issuer), &Arc::new(proxy), &host.parse().unwrap())
+        Paths::of(&site(issuer), &Arc::new(proxy), true, &host.parse().unwrap())
     }
 
     const ISSUER: &str = "https://auth.example";
@@ -237,7 +200,7 @@ mod tests {
     #[test]
     fn the_issuers_host_has_all_endpoints() {
         let paths = paths(ISSUER, "auth.example", &json!({})).unwrap();
-        for path in ENDPOINTS.into_iter().filter(|path| *path != "/register/").chain(["/register/abc"]) {
+        for path in path::OF_ISSUER.into_iter().chain(["/register/abc"]) {
             assert_eq!(paths.find(path), Some(path));
             assert_eq!(paths.find(&format!("{path}/x/y")), None, "{path}");
             assert_eq!(paths.find(&format!("/x{path}")), None, "{path}");

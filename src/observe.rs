@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use portcullis_layers::access_log::Sink;
 use portcullis_layers::forward::Tunnels;
-use portcullis_services::control::{Control, Writers};
+use portcullis_services::control::Control;
+use portcullis_services::logs::Writers;
 use portcullis_services::oauth::JwksFetcher;
 
 use crate::edge::Edge;
@@ -34,6 +35,7 @@ pub(crate) fn register<K: Sink>(metrics: &Metrics, observed: &Observed<'_, K>) {
         ("requests", writers.requests.queue().clone()),
         ("diagnostics", writers.diagnostics.queue().clone()),
         ("audit", writers.audit.queue().clone()),
+        ("oauth", writers.oauth.queue().clone()),
     ]));
     metrics.register(sources::jwks((*jwks).clone()));
     let serve = edge.serve.counters();

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use jiff::Timestamp;
+use portcullis_services::applied::Applied;
 use portcullis_services::config::Problem;
 use portcullis_services::config::view::View;
-use portcullis_services::control::Applied;
 use portcullis_services::logs::Levels;
 use portcullis_services::mirror::Mirror;
 use portcullis_services::oauth::{AuthorizationServer, Keys};
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::bootstrap;
-use crate::live::Live;
+use crate::live::{self, Live};
 use crate::runtime::Runtime;
 use crate::settings::Settings;
 use crate::snapshot::Snapshot;
@@ -87,7 +87,9 @@ impl Reconcile {
                 "not in force"
             );
         }
+        let config = Arc::clone(&next.config);
         self.live.publish(next, &self.runtime);
+        self.authorization.serve(config);
         if !from_copy && let Some(view) = &self.live.current().view {
             self.keep_copy(view);
         }
@@ -254,6 +256,8 @@ impl Reconcile {
                 let keys = Arc::new(keys);
                 self.runtime.identity.replace_keys(Arc::clone(&keys));
                 self.authorization.replace_keys(keys);
+                // What a key has signed ends with it, what such a token has opened among it.
+                live::end_bad(self.runtime.client.tunnels(), &self.runtime.verifiers.trust);
             }
             Err(error) => warn!(%error, "the signing keys in the store can't be used: the ones before stay"),
         }

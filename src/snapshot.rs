@@ -1,6 +1,5 @@
 //! A configuration turned into what requests are served from: hosts and certificates, at one revision.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use portcullis_services::config::proxy::HttpsRedirect;
 use portcullis_services::config::resolve::{EffectiveHost, Globals, Previous, resolve};
 use portcullis_services::config::view::View;
 use portcullis_services::config::{
-    CertName, Certificate, Config, Entity, FieldError, HostPattern, Problem, Proxy, Route, RouteId,
+    CertName, Certificate, Config, Entity, FieldError, HostPattern, Problem, Proxy,
 };
 use portcullis_services::store::{Key, Kind, Revision};
 use portcullis_services::vault::Vault;
@@ -29,6 +28,8 @@ use crate::stack::{GlobalLeaves, HostStack};
 pub struct Snapshot {
     /// What it was made of; `None` before the first.
     pub view: Option<Arc<View>>,
+    /// The configuration in it, with what is in force of the one before.
+    pub config: Arc<Config>,
     /// How many were served before this one.
     pub serial: u64,
     /// The hosts.
@@ -40,14 +41,13 @@ pub struct Snapshot {
     table: CertificateTable,
     fallback: Option<Arc<Certified>>,
     globals: Option<Arc<GlobalLeaves>>,
-    /// The routes, for the next configuration that can't read one.
-    routes: BTreeMap<RouteId, Arc<Route>>,
 }
 
 impl Default for Snapshot {
     fn default() -> Self {
         Self {
             view: None,
+            config: Arc::default(),
             serial: 0,
             hosts: HostTable::new(),
             problems: Vec::new(),
@@ -55,7 +55,6 @@ impl Default for Snapshot {
             table: CertificateTable::new(None),
             fallback: None,
             globals: None,
-            routes: BTreeMap::new(),
         }
     }
 }
@@ -65,9 +64,9 @@ impl Snapshot {
     /// that can't be built keeps the stack that it had.
     pub fn build(view: Arc<View>, runtime: &Arc<Runtime>, previous: &Self) -> Self {
         let serial = previous.serial + 1;
-        let mut config = Cow::Borrowed(&*view.config);
+        let mut config = Arc::clone(&view.config);
         if !config.lost.is_empty() {
-            config.to_mut().keep_last_good(&previous.routes);
+            Arc::make_mut(&mut config).keep_last_good(&previous.config.routes);
         }
         let mut problems = config.problems.clone();
         let resolved = resolve(&config, runtime.timeouts, previous);
@@ -104,9 +103,7 @@ impl Snapshot {
             }
         }
         runtime.verifiers.retain(config.proxies.values().map(|proxy| &**proxy));
-        let routes = config.routes.clone();
-        drop(config);
-        Self { view: Some(view), serial, hosts, problems, certificates, table, fallback, globals, routes }
+        Self { view: Some(view), config, serial, hosts, problems, certificates, table, fallback, globals }
     }
 
     /// Which state of the store this is; `None` before the first.
@@ -131,7 +128,7 @@ impl Snapshot {
             match (self.hosts.get(host), next.hosts.get(host)) {
                 (None, _) | (_, None) => true,
                 (Some(before), Some(now)) if Arc::ptr_eq(before, now) => false,
-                (Some(before), Some(now)) => !now.allows(stream, host, Some(before)),
+                (Some(_), Some(now)) => !now.allows(stream, host),
             }
         })
     }
@@ -140,10 +137,7 @@ impl Snapshot {
     /// changed since, or be gone.
     pub fn admits(&self, stream: &LiveStream) -> bool {
         let Some(host) = &stream.host else { return true };
-        self.hosts.get(host).is_some_and(|now| {
-            // What let it in is forgotten: where that mattered, no is the safe answer.
-            now.serial <= stream.revision || now.allows(stream, host, None)
-        })
+        self.hosts.get(host).is_some_and(|now| now.serial <= stream.revision || now.allows(stream, host))
     }
 }
 

@@ -3,9 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
-use http::StatusCode;
 use portcullis_layers::allowlist::{Allowlist, AllowlistLayer};
-use portcullis_layers::auth::{self, AuthLayer, Mode, Policy};
 use portcullis_layers::body::BoxFuture;
 use portcullis_layers::body_limit::BodyLimitLayer;
 use portcullis_layers::forward::{Forward, InvalidTarget, LiveStream, Target};
@@ -17,9 +15,10 @@ use portcullis_layers::headers::{
 use portcullis_layers::https_redirect::HttpsRedirectLayer;
 use portcullis_layers::resource_metadata::ResourceMetadataLayer;
 use portcullis_layers::route::{HostRoutes, Place, RewriteLayer, RouteLayer, Routes};
-use portcullis_layers::{BoxError, HostName, HttpService, Principal, Rejection, Request, Response};
-use portcullis_services::config::access::{Access, access, metadata};
+use portcullis_layers::{BoxError, HostName, HttpService, Principal, Request, Response};
+use portcullis_services::config::access::{Access, access, metadata, switched_off};
 use portcullis_services::config::auth::RouteAuth;
+use portcullis_services::config::origins::origins;
 use portcullis_services::config::proxy::OUR_COOKIES;
 use portcullis_services::config::resolve::{Destination, EffectiveHost, EffectiveRoute, Globals, header_ops};
 use portcullis_services::config::{Proxy, Route};
@@ -28,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tower::util::option_layer;
 use tower::{Layer, Service, ServiceBuilder};
 
-use crate::cors::cors;
+use crate::cors;
 use crate::oauth_paths::{OAuthPathsLayer, Paths};
 use crate::recent::Recent;
 use crate::runtime::Runtime;
@@ -157,24 +156,25 @@ impl HostStack {
         self.redirect == redirect && Arc::ptr_eq(&self.effective, effective)
     }
 
-    /// Whether a tunnel or event stream that began under the rules of `before` may go on under the present ones.
-    /// Without them, it must qualify without them.
-    pub fn allows(&self, stream: &LiveStream, host: &HostName, before: Option<&Self>) -> bool {
+    /// Whether a tunnel or event stream that began under other rules may go on under the present ones.
+    pub fn allows(&self, stream: &LiveStream, host: &HostName) -> bool {
         let proxy = &self.effective.proxy;
         if !proxy.enabled {
             return false;
         }
-        let excepted = |proxy: &Proxy| (proxy.auth_mode, proxy.auth_excluded_paths.clone());
-        let auth = stream.route.as_deref().and_then(|route| self.route(route)).and_then(overriding);
+        let auth = stream.route.as_deref().and_then(|route| self.route(route)).and_then(Route::own_auth);
         match access(&self.runtime.site, proxy, auth, &self.effective.tokens, host) {
             Access::Public(list) => list.is_none_or(|list| list.check_network(stream.client).is_ok()),
             Access::Protected(policy, list) => {
-                let same = before.is_some_and(|before| excepted(proxy) == excepted(&before.effective.proxy));
-                let open = stream.open && same && !policy.excepted.is_empty();
-                let known = stream.principal.as_ref().is_some_and(|who| {
-                    is_trusted(proxy, who) && list.check_identity(who).is_ok() && has_scopes(&policy, who)
-                });
-                list.check_network(stream.client).is_ok() && (known || open || policy.mode == Mode::Pass)
+                let asked = stream.asked.as_ref();
+                // Whoever must be known is looked for on the lists; where anybody may ask, only networks count.
+                let open = policy.allows(asked, None);
+                let known = || {
+                    let who = stream.principal.as_ref();
+                    who.is_some_and(|who| is_trusted(proxy, who) && list.check_identity(who).is_ok())
+                        && policy.allows(asked, who)
+                };
+                list.check_network(stream.client).is_ok() && (open || known())
             }
         }
     }
@@ -208,11 +208,11 @@ impl HostStack {
         let proxy = &effective.proxy;
         if !proxy.enabled {
             let rules = ResponseRulesLayer::new(header_ops(&proxy.response_rules())?)?;
-            return Ok(HttpService::new(rules.layer(HttpService::from_fn(async |_| Err(disabled().into())))));
+            return Ok(HttpService::new(
+                rules.layer(HttpService::from_fn(async |_| Err(switched_off().into()))),
+            ));
         }
         let prefixes = self.prefixes()?;
-        let metadata = metadata(&runtime.site, proxy, host);
-        let endpoint = proxy.resource_endpoint.as_ref().map_or("/", |path| path.as_str());
         Ok(HttpService::new(
             ServiceBuilder::new()
                 // Outermost: rules hold for refusals, too.
@@ -222,16 +222,37 @@ impl HostStack {
                 // Each endpoint has its own rules about other origins and bodies.
                 .layer(option_layer(self.oauth(host)))
                 // Before anybody asks for a token, which a preflight never carries.
-                .layer(option_layer(cors(&runtime.site, proxy, host)?))
+                .layer(option_layer(cors::cors(&runtime.site, proxy, host)?))
+                // Behind the answers to preflights, before anything that a page could do harm with.
+                .layer(option_layer(origins(&runtime.site, proxy, host)?))
                 .layer(self.schemes())
                 .layer(option_layer(self.https_redirect()))
                 .layer(BodyLimitLayer::new(proxy.max_body_bytes.unwrap_or(runtime.max_body)))
                 // Before authentication: it tells clients how to get a token.
-                .layer(option_layer(metadata.map(|metadata| ResourceMetadataLayer::new(&metadata, endpoint))))
+                .layer(option_layer(self.metadata(host)))
                 // Authentication needs to know the route.
                 .layer(RouteLayer::new(effective.routes.clone()))
                 .service(self.dispatch(host)?),
         ))
+    }
+
+    /// What the host publishes of itself as a resource. Its upstream may add to that, unless the host says otherwise.
+    fn metadata(&self, host: &HostName) -> Option<ResourceMetadataLayer> {
+        let proxy = &self.effective.proxy;
+        let metadata = metadata(&self.runtime.site, proxy, host, self.effective.is_protected())?;
+        let endpoint = proxy.resource_endpoint.as_ref().map_or("/", |path| path.as_str());
+        Some(match &self.behind.fallback {
+            Fallback::Upstream(forward)
+                // In front of the gate: who may not come to the upstream must not make us ask it.
+                if proxy.resource_endpoint.is_some()
+                    && !proxy.resource_override_backend
+                    && proxy.allowed_networks.is_none() =>
+            {
+                let upstream = forward.clone().into_service();
+                ResourceMetadataLayer::joined(&metadata, endpoint, upstream, host)
+            }
+            _ => ResourceMetadataLayer::new(&metadata, endpoint),
+        })
     }
 
     fn schemes(&self) -> SchemesLayer {
@@ -247,7 +268,7 @@ impl HostStack {
     fn oauth(&self, host: &HostName) -> Option<OAuthPathsLayer> {
         let Self { effective, runtime, .. } = self;
         let service = runtime.oauth.clone()?;
-        let paths = Paths::of(&runtime.site, &effective.proxy, host)?;
+        let paths = Paths::of(&runtime.site, &effective.proxy, effective.is_protected(), host)?;
         let networks = networks(&effective.proxy);
         let service = ServiceBuilder::new()
             .layer(self.schemes())
@@ -294,7 +315,7 @@ impl HostStack {
         let first = self.effective.globals.routes.len();
         let own = self.effective.own.iter().enumerate().map(|(index, one)| (first + index, one, true));
         for (index, one, own) in globals.chain(own) {
-            let Some(auth) = overriding(&one.route) else { continue };
+            let Some(auth) = one.route.own_auth() else { continue };
             let gate = Lazy {
                 service: OnceLock::new(),
                 host: host.clone(),
@@ -345,7 +366,7 @@ impl Gates {
     {
         let Self { effective, runtime } = self;
         let proxy = &effective.proxy;
-        let access = access(&runtime.site, proxy, auth, &effective.tokens, host);
+        let mut access = access(&runtime.site, proxy, auth, &effective.tokens, host);
         let mut headers = HeadersLayer::new(header_ops(&proxy.request_rules())?)?;
         if proxy.auth_pass_headers {
             headers = headers.with_identity(Identity::new(proxy.auth_header_prefix.parse()?).detailed(true));
@@ -371,16 +392,10 @@ impl Gates {
         headers = headers.without(credentials);
         // Headers after the allowlist: only who may pass is announced. Forwarded last: nobody edits it.
         let inner = ServiceBuilder::new().layer(headers).layer(ForwardedLayer::new()).service(inner);
-        Ok(match access {
-            Access::Public(None) => HttpService::flat(inner),
-            Access::Public(Some(list)) => HttpService::flat(AllowlistLayer::new(list).layer(inner)),
-            Access::Protected(policy, list) => {
-                let verifier = runtime.verifiers.of(proxy);
-                // The lists need to know who it is.
-                let inner = AllowlistLayer::new(list).layer(inner);
-                HttpService::flat(AuthLayer::new(verifier, *policy).layer(inner))
-            }
-        })
+        if let Access::Protected(policy, _) = &mut access {
+            policy.readable = cors::are_refusals_readable(proxy);
+        }
+        Ok(access.gate(|| runtime.verifiers.of(proxy), inner))
     }
 }
 
@@ -390,29 +405,10 @@ fn networks(proxy: &Proxy) -> Option<Allowlist> {
     Some(Allowlist { networks: Some(networks), ..Allowlist::default() })
 }
 
-/// Whether a principal still has the scopes that all requests need. What only some paths need was asked when the
-/// stream began.
-fn has_scopes(policy: &Policy, principal: &Arc<Principal>) -> bool {
-    let now = match &policy.grants {
-        Some(grants) => auth::effective(principal, grants),
-        None => Arc::clone(principal),
-    };
-    let everywhere = auth::PathPattern::Prefix("/".into());
-    let mut rules =
-        policy.scopes.iter().filter(|rule| rule.on.methods.is_none() && rule.on.path == everywhere);
-    (policy.any_scope.is_empty() || policy.any_scope.iter().any(|scope| now.has_scope(scope)))
-        && rules.all(|rule| rule.scopes.iter().all(|scope| now.has_scope(scope)))
-}
-
 /// Whether tokens of the principal's issuer are still taken.
 fn is_trusted(proxy: &Proxy, principal: &Principal) -> bool {
     let is_its = |issuer: &str| principal.issuer == issuer;
     !principal.foreign || proxy.trusted_issuers.iter().any(|trusted| is_its(trusted.issuer.as_str()))
-}
-
-/// A host that somebody has switched off: it exists, so that neither 404 nor a wildcard may answer for it.
-fn disabled() -> Rejection {
-    Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "host_disabled", "This host is switched off.")
 }
 
 /// What this machine asks of the API needs no token where `PORTCULLIS_LOCAL_ADMIN` says so: `local` marks it.
@@ -461,11 +457,6 @@ impl Overrides {
         let build = || self.builder.gate(Some(&gate.auth), &gate.host, gate.leaf.clone()?).ok();
         gate.service.get_or_init(build).clone()
     }
-}
-
-/// The rules of a route that stand in place of its host's.
-fn overriding(route: &Route) -> Option<&RouteAuth> {
-    route.auth_config.as_ref().filter(|_| route.override_proxy_auth)
 }
 
 /// The leaf of a route: what is behind all checks.

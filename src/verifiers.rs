@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use portcullis_layers::auth::{JwtVerifier, KeySet, Keys, TokenError, Verified, Verify};
 use portcullis_services::config::Proxy;
 use portcullis_services::config::auth::TrustedIssuer;
-use portcullis_services::control::Judge;
+use portcullis_services::oauth::Judge;
 use portcullis_services::oauth::Trust;
 use portcullis_services::oauth::jwks::{JwksFetcher, Refreshing};
 use smol_str::SmolStr;

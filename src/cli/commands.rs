@@ -15,7 +15,7 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove
 const SEGMENTS: &AsciiSet = &UNRESERVED.remove(b'/').remove(b':');
 
 /// What the words are about that only lead to commands.
-const ABOUT: [(&str, &str); 26] = [
+const ABOUT: [(&str, &str); 29] = [
     ("admin", "Where the endpoints of the protocol are served"),
     ("auth", "Whether a proxy needs a token, and whose"),
     ("cert", "Certificates that are supplied"),
@@ -31,9 +31,12 @@ const ABOUT: [(&str, &str); 26] = [
     ("level", "How much the daemon says of itself, changed while it runs"),
     ("log", "Requests, the daemon's own diagnostics, and what admins did"),
     ("login", "Which accounts the logins on lists mean"),
+    ("mcp", "The MCP server that a proxy publishes"),
     ("oauth proxy", "Protected hosts, and who has a session there"),
+    ("oauth upstream-token", "GitHub's tokens that hosts have asked to keep"),
     ("oauth token", "Access and refresh tokens: what is known of them"),
     ("oauth", "The authorization server: clients, tokens, sessions, events"),
+    ("oauth-server", "What a proxy says of the authorization server"),
     ("proxy", "Public hosts and where their requests go"),
     ("resource", "Protected resources: what tokens are for"),
     ("route", "Paths that go elsewhere than their host"),

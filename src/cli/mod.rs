@@ -53,6 +53,9 @@ pub enum Invocation {
     Client(ExitCode),
 }
 
+/// The id of the option for an access token.
+const TOKEN: &str = "client_token";
+
 /// Options that every client command takes. Their ids are their own, because operations have fields of the same names.
 #[derive(Debug, Args)]
 struct Global {
@@ -70,7 +73,7 @@ struct Global {
 
     /// An access token.
     #[arg(
-        id = "client_token",
+        id = TOKEN,
         long = "token",
         value_name = "TOKEN",
         global = true,

@@ -75,6 +75,11 @@ pub struct OAuth {
     #[arg(long = "oauth-host-session-lifetime", env = "PORTCULLIS_OAUTH_HOST_SESSION_LIFETIME", default_value = "43200", value_parser = seconds::<1, { 30 * DAY }>)]
     pub host_session_lifetime: Duration,
 
+    /// Seconds after which an account's organisations and teams have to be learned anew, by signing in, where a list
+    /// asks for them; 0: never.
+    #[arg(long = "oauth-groups-lifetime", env = "PORTCULLIS_OAUTH_GROUPS_LIFETIME", default_value = "604800", value_parser = seconds_or_never)]
+    pub groups_lifetime: OrNever,
+
     /// Seconds after which a client that registered itself and is not used has to register again; 0: never.
     #[arg(long = "oauth-client-lifetime", env = "OAUTH_CLIENT_LIFETIME", default_value = "7776000", value_parser = seconds_or_never)]
     pub client_lifetime: OrNever,
@@ -91,6 +96,19 @@ pub struct OAuth {
     /// File of certificates (PEM) to trust instead of the platform's when clients' documents and GITHUB_URL are called.
     #[arg(long = "oauth-fetch-ca", env = "PORTCULLIS_OAUTH_FETCH_CA")]
     pub fetch_ca: Option<PathBuf>,
+
+    /// Take assertions of other issuers (RFC 7523), and exchange tokens (RFC 8693).
+    #[arg(
+        long = "oauth-assertion-grants",
+        env = "PORTCULLIS_OAUTH_ASSERTION_GRANTS",
+        default_value_t = false
+    )]
+    pub assertion_grants: bool,
+
+    /// File with the issuers whose assertions about users are taken: a JSON array of objects with issuer, and jwks or
+    /// jwks_uri. Needs PORTCULLIS_OAUTH_ASSERTION_GRANTS.
+    #[arg(long = "oauth-assertion-issuers", env = "PORTCULLIS_OAUTH_ASSERTION_ISSUERS")]
+    pub assertion_issuers: Option<PathBuf>,
 
     /// Days after which another key signs tokens; 0: never by itself.
     #[arg(long = "oauth-key-age", env = "PORTCULLIS_OAUTH_KEY_AGE", default_value = "90", value_parser = days_or_never)]
@@ -240,7 +258,7 @@ mod tests {
         assert_eq!(oauth.client_lifetime, OrNever(Some(Duration::from_secs(90 * DAY))));
         assert_eq!(oauth.registration, Registration::Open);
         assert_eq!(oauth.fetch_exceptions(), Exceptions::default());
-        assert!(oauth.fetch_ca.is_none());
+        assert!(!oauth.assertion_grants && oauth.assertion_issuers.is_none() && oauth.fetch_ca.is_none());
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod tokens;
 use std::path::Path;
 use std::time::Duration;
 
+use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use http::Uri;
 use portcullis_services::oauth::authorization_server::CLI_CLIENT;
@@ -71,7 +72,11 @@ impl Asked {
     pub(crate) fn of(matches: &ArgMatches) -> Result<Option<Self>, clap::Error> {
         Ok(match matches.subcommand_matches(NOUN).and_then(ArgMatches::subcommand) {
             Some(("status", _)) => Some(Self::Status),
-            Some(("doctor", below)) => Some(Self::Doctor(doctor::Options::from_arg_matches(below)?)),
+            Some(("doctor", below)) => {
+                let mut options = doctor::Options::from_arg_matches(below)?;
+                options.token_named = matches.value_source(super::TOKEN) == Some(ValueSource::CommandLine);
+                Some(Self::Doctor(options))
+            }
             _ => None,
         })
     }

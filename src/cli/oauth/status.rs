@@ -80,7 +80,7 @@ pub(super) async fn run(client: Client, name: &str, path: &Path, format: Format)
 }
 
 /// What a JWT says of itself. Nobody has verified it: it is for the eyes of its owner only.
-fn claims(token: &str) -> Option<Map<String, Value>> {
+pub(super) fn claims(token: &str) -> Option<Map<String, Value>> {
     let payload = token.split('.').nth(1)?;
     serde_json::from_slice(&BASE64.decode(payload).ok()?).ok()
 }

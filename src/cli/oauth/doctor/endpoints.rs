@@ -6,10 +6,13 @@ use http::{Method, StatusCode, Uri};
 use serde_json::{Value, json};
 
 use super::Probe;
-use super::report::{EVERY, Finding, Report, SDKS, TYPESCRIPT};
+use super::report::{EVERY, Finding, Report, SDKS};
 use super::resource::{NULLS, null_member};
 use super::server::Server;
 use crate::cli::web::with_query;
+
+/// The check of registrations.
+const REGISTER: &str = "register";
 
 /// A client that nobody has registered.
 const STRANGER: &str = "portcullis-doctor-unknown-client";
@@ -84,49 +87,109 @@ pub(super) async fn token(probe: &Probe, server: &Server, report: &mut Report) {
     );
 }
 
-/// Whether a client can register (RFC 7591). This writes, hence only when it is asked for.
+/// What a client registers with.
+struct Registration {
+    clients: &'static [&'static str],
+    name: &'static str,
+    redirect_uris: &'static [&'static str],
+    method: &'static str,
+    native: bool,
+}
+
+/// What clients in use register with. A server that refuses one URI of a list refuses the list.
+const REGISTRATIONS: &[Registration] = &[
+    Registration {
+        clients: super::report::UNKNOWN,
+        name: "programs",
+        redirect_uris: &["http://127.0.0.1/callback"],
+        method: "none",
+        native: true,
+    },
+    Registration {
+        clients: super::report::SECRET,
+        name: "Claude and ChatGPT",
+        redirect_uris: &["https://claude.ai/api/mcp/auth_callback"],
+        method: "client_secret_post",
+        native: false,
+    },
+    Registration {
+        clients: &["VS Code"],
+        name: "VS Code",
+        redirect_uris: &[
+            "https://insiders.vscode.dev/redirect",
+            "https://vscode.dev/redirect",
+            "http://127.0.0.1/",
+            "http://127.0.0.1:33418/",
+        ],
+        method: "none",
+        native: true,
+    },
+    Registration {
+        clients: &["Cursor"],
+        name: "Cursor",
+        redirect_uris: &[
+            "cursor://anysphere.cursor-mcp/oauth/callback",
+            "https://www.cursor.com/agents/mcp/oauth/callback",
+            "http://localhost:8787/callback",
+        ],
+        method: "none",
+        native: false,
+    },
+];
+
+/// Whether clients can register (RFC 7591). This writes, hence only when it is asked for.
 pub(super) async fn register(probe: &Probe, server: &Server, report: &mut Report) {
-    const CHECK: &str = "register";
     let Some(url) = server.endpoint("registration_endpoint") else { return };
     if !probe.register {
-        return report.skip(CHECK, "not tried, because it writes: --register");
+        return report.skip(REGISTER, "not tried, because it writes: --register");
     }
-    let redirects = json!(["http://127.0.0.1/callback"]);
-    let body = json!({
+    for registration in REGISTRATIONS {
+        register_as(probe, &url, registration, report).await;
+    }
+}
+
+async fn register_as(probe: &Probe, url: &Uri, registration: &Registration, report: &mut Report) {
+    let Registration { clients, name, redirect_uris, method, native } = *registration;
+    let mut body = json!({
         "client_name": "portcullis doctor",
-        "redirect_uris": redirects,
+        "redirect_uris": redirect_uris,
         "grant_types": ["authorization_code", "refresh_token"],
         "response_types": ["code"],
-        "token_endpoint_auth_method": "none",
-        "application_type": "native",
+        "token_endpoint_auth_method": method,
     });
+    if native {
+        body["application_type"] = json!("native");
+    }
+    let refused = Finding {
+        clients,
+        why: "they have to register before they can log in",
+        advice: "portcullis log follow --log oauth shows why it was refused",
+    };
     let headers = [(ACCEPT, "application/json"), (CONTENT_TYPE, "application/json")];
-    let reply = match probe.web.send(Method::POST, &url, &headers, body.to_string().into()).await {
+    let reply = match probe.web.send(Method::POST, url, &headers, body.to_string().into()).await {
         Ok(reply) => reply,
-        Err(error) => return report.fail(CHECK, error.to_string(), REGISTER),
+        Err(error) => return report.fail(REGISTER, format!("{name}: {error}"), refused),
     };
-    let Some(answer) = reply.json().filter(|_| reply.status == StatusCode::CREATED) else {
-        return report.fail(CHECK, format!("{url}: {}", reply.status.as_u16()), REGISTER);
-    };
-    let echoed = answer["client_id"].is_string() && answer["redirect_uris"] == redirects;
-    if let Some(name) = null_member(&answer) {
-        report.fail(CHECK, format!("the answer says null for {name}"), NULLS);
+    let answer = reply.json().unwrap_or_default();
+    if reply.status != StatusCode::CREATED || !answer.is_object() {
+        let error = answer["error"].as_str().unwrap_or_default();
+        let seen = format!("{name}: {} {error}", reply.status.as_u16());
+        return report.fail(REGISTER, seen.trim_end(), refused);
+    }
+    let echoed = answer["client_id"].is_string() && answer["redirect_uris"] == body["redirect_uris"];
+    let secret = method == "none" || answer["client_secret"].is_string();
+    if let Some(member) = null_member(&answer) {
+        report.fail(REGISTER, format!("{name}: the answer says null for {member}"), NULLS);
     } else {
         let finding = Finding {
-            clients: TYPESCRIPT,
-            why: "they want client_id, and redirect_uris as they were sent",
+            clients,
+            why: "they want client_id, redirect_uris as they were sent, and a secret if they asked for one",
             advice: "answer with all that is registered (RFC 7591, section 3.2.1)",
         };
-        report.expect(echoed, CHECK, "a client was registered", finding);
+        report.expect(echoed && secret, REGISTER, format!("{name}: a client was registered"), finding);
     }
     remove(probe, &answer, report).await;
 }
-
-const REGISTER: Finding = Finding {
-    clients: super::report::UNKNOWN,
-    why: "they have to register before they can log in",
-    advice: "portcullis log follow --log audit shows why it was refused",
-};
 
 /// Removes what was registered (RFC 7592, section 2.3).
 async fn remove(probe: &Probe, answer: &Value, report: &mut Report) {

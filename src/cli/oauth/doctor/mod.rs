@@ -1,4 +1,4 @@
-//! `oauth doctor`: looks at a protected host as real clients do, from outside and without a token.
+//! `oauth doctor`: looks at a protected host as real clients do, from outside, and at a token for it, if there is one.
 //!
 //! | file | looks at |
 //! | --- | --- |
@@ -7,6 +7,7 @@
 //! | `server.rs` | the authorization server's metadata and keys (RFC 8414, RFC 7517), unknown well-known paths |
 //! | `endpoints.rs` | how its endpoints refuse, and whether clients can register (RFC 6749, RFC 7591) |
 //! | `cors.rs` | what clients in browsers need |
+//! | `token.rs` | whom a token is for, and whether it is good here (RFC 8707, RFC 9068) |
 //! | `report.rs` | what is said about it |
 //!
 //! Nothing is written at the host, unless `--register` asks for it.
@@ -17,6 +18,7 @@ mod network;
 mod report;
 mod resource;
 mod server;
+mod token;
 
 use std::time::Duration;
 
@@ -26,6 +28,7 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderName, Method, Uri};
 
 use self::report::Report;
+use self::token::Presented;
 use super::discovery::origin;
 use crate::cli::Failure;
 use crate::cli::client::{Client, ClientError};
@@ -61,6 +64,10 @@ pub(crate) struct Options {
     /// The port of plain HTTP [default: 80 where HTTPS is on port 443, else it is not looked at]
     #[arg(long, value_name = "PORT")]
     http_port: Option<u16>,
+
+    /// Whether the token was named with this command, so that it has to be for this host.
+    #[arg(skip)]
+    pub(super) token_named: bool,
 }
 
 /// What all checks work with.
@@ -71,6 +78,7 @@ struct Probe {
     origin: String,
     register: bool,
     http_port: Option<u16>,
+    presented: Option<Presented>,
 }
 
 /// Looks at a host and tells about it. The exit code is 1 when a check fails.
@@ -82,6 +90,7 @@ pub(super) async fn run(client: &Client, options: Options, format: Format) -> Re
         origin: options.origin,
         register: options.register,
         http_port: options.http_port,
+        presented: client.token.clone().map(|token| Presented { token, named: options.token_named }),
     };
     let report = examine(&probe).await;
     let text = report.render(format).map_err(|error| Failure::Render(error.to_string()))?;
@@ -102,9 +111,10 @@ async fn examine(probe: &Probe) -> Report {
     network::plain_http(probe, &mut report).await;
     let challenge = resource::challenge(probe, &mut report).await;
     resource::bad_token(probe, &mut report).await;
-    let found = resource::metadata(probe, challenge.as_deref(), &mut report).await;
+    let found = resource::metadata(probe, challenge, &mut report).await;
     cors::resource(probe, &found, &mut report).await;
     server::unknown(probe, "the host", &probe.url, &mut report).await;
+    token::token(probe, &found, &mut report).await;
     let Some(issuer) = found.issuer else { return report };
     if let Some(server) = server::metadata(probe, &issuer, &mut report).await {
         server::at_the_host(probe, &issuer, &mut report).await;
@@ -158,6 +168,7 @@ mod tests {
                 register: false,
                 origin: String::new(),
                 http_port: None,
+                token_named: false,
             };
             target(&options).map(|url| url.to_string())
         };

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
 
 use super::Probe;
-use super::report::{EVERY, Finding, HOSTED, Report, SDKS};
+use super::report::{EVERY, Finding, HOSTED, OVER_IPV4, Report, SDKS};
 use crate::cli::client::ClientError;
 use crate::cli::oauth::discovery::same_origin;
 use crate::cli::web::{Place, Reply};
@@ -55,6 +55,20 @@ pub(super) async fn names(probe: &Probe, report: &mut Report) -> bool {
             advice: "nothing, if only clients in this network are to connect; else give the host a public address",
         },
     );
+    let public = |address: &&IpAddr| is_public(**address);
+    if addresses.iter().any(|address| is_public(*address))
+        && !addresses.iter().filter(public).any(|address| address.to_canonical().is_ipv4())
+    {
+        report.warn(
+            "dns-ipv4",
+            "no public address of IPv4",
+            Finding {
+                clients: OVER_IPV4,
+                why: "its servers call over IPv4 only",
+                advice: "add an A record for the host",
+            },
+        );
+    }
     !addresses.is_empty()
 }
 

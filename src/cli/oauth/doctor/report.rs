@@ -13,6 +13,12 @@ use crate::cli::output::{Format, printable};
 pub(super) const EVERY: &[&str] = &["every client"];
 /// Those whose calls come from their makers' servers.
 pub(super) const HOSTED: &[&str] = &["Claude (web, desktop, mobile)", "ChatGPT"];
+/// Those that use a resource only under its own URL.
+pub(super) const WHOLE: &[&str] = &["VS Code", "Claude (web, desktop, mobile)"];
+/// Those whose calls come over IPv4 only.
+pub(super) const OVER_IPV4: &[&str] = &["Claude (web, desktop, mobile)"];
+/// Those that register with a secret, which they send in the body.
+pub(super) const SECRET: &[&str] = &["Claude (web, desktop, mobile)", "ChatGPT"];
 /// Those that are made with the TypeScript SDK.
 pub(super) const TYPESCRIPT: &[&str] = &["TypeScript SDK", "Claude Code", "MCP Inspector", "mcp-remote"];
 /// Those that are made with either of the two official SDKs.

@@ -5,7 +5,7 @@ use http::{HeaderValue, Method, StatusCode, Uri};
 use serde_json::Value;
 
 use super::Probe;
-use super::report::{EVERY, Finding, PYTHON, Report, SDKS, TYPESCRIPT};
+use super::report::{EVERY, Finding, PYTHON, Report, SDKS, TYPESCRIPT, WHOLE};
 use crate::cli::oauth::discovery::{self, covers};
 use crate::cli::web::Reply;
 
@@ -17,11 +17,23 @@ const NAMED: &str = "metadata-named";
 pub(super) struct Found {
     /// Where its metadata is.
     pub(super) place: Option<Uri>,
+    /// What its metadata says that it is.
+    pub(super) resource: Option<String>,
     pub(super) issuer: Option<String>,
+    /// The scopes that the challenge asks for.
+    pub(super) scope: Option<String>,
 }
 
-/// Whether a request without a token is told where to get one. Returns the URL of the metadata.
-pub(super) async fn challenge(probe: &Probe, report: &mut Report) -> Option<String> {
+/// What a challenge says.
+#[derive(Debug, Default)]
+pub(super) struct Challenge {
+    /// The URL of the metadata.
+    named: Option<String>,
+    scope: Option<String>,
+}
+
+/// Whether a request without a token is told where to get one.
+pub(super) async fn challenge(probe: &Probe, report: &mut Report) -> Option<Challenge> {
     let reply = match probe.knock(&[]).await {
         Ok(reply) => reply,
         Err(error) => {
@@ -83,7 +95,7 @@ async fn get_is_challenged(probe: &Probe, report: &mut Report) {
     );
 }
 
-fn read_challenge(reply: &Reply, report: &mut Report) -> Option<String> {
+fn read_challenge(reply: &Reply, report: &mut Report) -> Option<Challenge> {
     const CHECK: &str = "challenge";
     let values: Vec<&str> =
         reply.headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()).collect();
@@ -100,6 +112,10 @@ fn read_challenge(reply: &Reply, report: &mut Report) -> Option<String> {
         );
         return None;
     };
+    let said = Challenge {
+        named: params.get("resource_metadata").cloned(),
+        scope: params.get("scope").filter(|scope| !scope.is_empty()).cloned(),
+    };
     if values.len() > 1 {
         report.warn(
             CHECK,
@@ -110,11 +126,10 @@ fn read_challenge(reply: &Reply, report: &mut Report) -> Option<String> {
                 advice: "send one WWW-Authenticate header with one scheme",
             },
         );
-        return params.get("resource_metadata").cloned();
+        return Some(said);
     }
-    let named = params.get("resource_metadata").cloned();
     report.expect(
-        named.is_some(),
+        said.named.is_some(),
         CHECK,
         seen,
         Finding {
@@ -145,7 +160,7 @@ fn read_challenge(reply: &Reply, report: &mut Report) -> Option<String> {
             },
         );
     }
-    named
+    Some(said)
 }
 
 /// Whether a token that is none is refused, and as such.
@@ -177,8 +192,9 @@ pub(super) async fn bad_token(probe: &Probe, report: &mut Report) {
 }
 
 /// Whether the resource's metadata is where clients look for it, and fits the URL (RFC 9728).
-pub(super) async fn metadata(probe: &Probe, named: Option<&str>, report: &mut Report) -> Found {
-    let mut found = Found::default();
+pub(super) async fn metadata(probe: &Probe, challenge: Option<Challenge>, report: &mut Report) -> Found {
+    let Challenge { named, scope } = challenge.unwrap_or_default();
+    let mut found = Found { scope, ..Found::default() };
     let path = probe.url.path().trim_end_matches('/');
     let inserted = probe.at(&format!("{}{path}", discovery::RESOURCE));
     let root = probe.at(discovery::RESOURCE);
@@ -189,10 +205,14 @@ pub(super) async fn metadata(probe: &Probe, named: Option<&str>, report: &mut Re
     }
     for (check, place) in forms {
         let Some(place) = place else { continue };
-        if let Some(issuer) = document(probe, check, &place, report).await {
+        if let Some(Names { resource, issuer }) = document(probe, check, &place, report).await {
             found.place = found.place.or(Some(place));
+            found.resource = found.resource.or(Some(resource));
             found.issuer = found.issuer.or(Some(issuer));
         }
+    }
+    if let Some(resource) = &found.resource {
+        whole(probe, resource, report);
     }
     if found.issuer.is_none() {
         report.fail(
@@ -208,8 +228,32 @@ pub(super) async fn metadata(probe: &Probe, named: Option<&str>, report: &mut Re
     found
 }
 
-/// Looks at one place of the metadata. Returns the authorization server that it names.
-async fn document(probe: &Probe, check: &'static str, place: &Uri, report: &mut Report) -> Option<String> {
+/// Whether the resource is the URL that clients are given, and not only a part of it.
+fn whole(probe: &Probe, resource: &str, report: &mut Report) {
+    if !covers(resource, &probe.url) {
+        // Said before: no client goes on then.
+        return;
+    }
+    report.prefer(
+        resource.parse::<Uri>().is_ok_and(|own| covers(&probe.url.to_string(), &own)),
+        "resource-url",
+        format!("the resource is {resource}"),
+        Finding {
+            clients: WHOLE,
+            why: "they compare the resource with the whole URL that they were given, and stop",
+            advice: "set resource_endpoint of the host to the path that clients are given",
+        },
+    );
+}
+
+/// What a document of the metadata names.
+struct Names {
+    resource: String,
+    issuer: String,
+}
+
+/// Looks at one place of the metadata.
+async fn document(probe: &Probe, check: &'static str, place: &Uri, report: &mut Report) -> Option<Names> {
     let missing = Finding {
         clients: &["clients that do not read the challenge"],
         why: "they look for the metadata at its well-known places only",
@@ -259,7 +303,7 @@ fn judge(
     place: &Uri,
     document: &Value,
     report: &mut Report,
-) -> Option<String> {
+) -> Option<Names> {
     let resource = document["resource"].as_str().unwrap_or_default();
     let issuer = document["authorization_servers"][0].as_str().map(str::to_owned);
     let seen =
@@ -281,7 +325,7 @@ fn judge(
         };
         report.expect(issuer.is_some(), check, seen, finding);
     }
-    issuer
+    Some(Names { resource: resource.to_owned(), issuer: issuer? })
 }
 
 /// A `null` where a member should be absent.

@@ -4,7 +4,7 @@ use http::{StatusCode, Uri};
 use serde_json::Value;
 
 use super::Probe;
-use super::report::{EVERY, Finding, OLD, PUBLISHED, PYTHON, Report, SDKS, TYPESCRIPT, UNKNOWN};
+use super::report::{EVERY, Finding, OLD, PUBLISHED, PYTHON, Report, SDKS, SECRET, TYPESCRIPT, UNKNOWN};
 use super::resource::{NULLS, null_member};
 use crate::cli::oauth::discovery::{self, origin, places};
 use crate::cli::web::Place;
@@ -155,14 +155,25 @@ fn contents(server: &Server, report: &mut Report) {
             advice: "publish token_endpoint_auth_methods_supported with none",
         },
     );
+    let registers = server.endpoint("registration_endpoint").is_some();
     report.prefer(
-        server.endpoint("registration_endpoint").is_some(),
+        registers,
         "registration",
         listed("registration_endpoint"),
         Finding {
             clients: UNKNOWN,
             why: "they have no client id, and no document about themselves",
             advice: "turn registration on, or give these clients ids",
+        },
+    );
+    report.prefer(
+        !registers || server.names("token_endpoint_auth_methods_supported", "client_secret_post"),
+        "client-secrets",
+        listed("token_endpoint_auth_methods_supported"),
+        Finding {
+            clients: SECRET,
+            why: "they register with client_secret_post, unless they are known by a document or by ids that you gave them",
+            advice: "take client_secret_post, and publish it",
         },
     );
     report.prefer(
