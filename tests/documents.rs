@@ -339,3 +339,103 @@ fn every_line_that_the_demo_prints_works_when_it_is_pasted() {
         "the key is in the store only: {kept:?}"
     );
 }
+
+/// The texts of the repository, with their names.
+fn texts(directory: &Path, found: &mut Vec<(PathBuf, String)>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            if ![".git", ".tools", "target", "node_modules", "corpus"].contains(&name.as_str()) {
+                texts(&path, found);
+            }
+        } else if name != "Cargo.lock"
+            && name != ".env"
+            && let Ok(text) = std::fs::read_to_string(&path)
+        {
+            found.push((path, text));
+        }
+    }
+}
+
+/// Whether a line has a URL with a password in it that is no placeholder.
+fn has_url_with_password(line: &str) -> bool {
+    line.match_indices("://").any(|(at, found)| {
+        let rest = &line[at + found.len()..];
+        let end =
+            rest.find(|char: char| char.is_whitespace() || "/\"'`<>,)".contains(char)).unwrap_or(rest.len());
+        let Some((user, _)) = rest[..end].rsplit_once('@') else { return false };
+        let Some((_, password)) = user.split_once(':') else { return false };
+        let placeholder = password.contains(['$', '{', '[', '%', '.']) || password.contains("PASS");
+        !password.is_empty() && !placeholder && !user.contains('[')
+    })
+}
+
+/// Whether a line gives a variable for a secret a value of its own.
+fn has_secret(line: &str) -> bool {
+    ["PASSWORD", "PASSWD", "SECRET", "SECRET_KEY", "TOKEN", "CLIENT_SECRET", "PRIVATE_KEY_B64"].iter().any(
+        |name| {
+            line.match_indices(name).any(|(at, found)| {
+                let value = line[at + found.len()..].trim_start();
+                let value = value.strip_prefix('=').or_else(|| value.strip_prefix(": "));
+                let value = value.map(|value| value.trim_start().trim_start_matches(['"', '\'']));
+                value.is_some_and(|value| {
+                    value
+                        .chars()
+                        .take_while(|char| char.is_ascii_alphanumeric() || "-_+/=".contains(*char))
+                        .count()
+                        >= 6
+                })
+            })
+        },
+    )
+}
+
+/// The predecessor's scripts had the password of its Redis in them, and its code one for when none was set (catalogue
+/// 14.2, number 39).
+#[test]
+fn no_script_no_document_and_no_default_has_a_password() {
+    for (line, bad) in [
+        ("REDIS_URL=redis://:test@localhost:6379/0", true),
+        ("connect('redis://user:hunter2@cache/0')", true),
+        ("redis://[USER:PASSWORD@]HOST", false),
+        ("redis://:${REDIS_PASSWORD}@redis:6379", false),
+        ("redis://localhost:6379/0", false),
+    ] {
+        assert_eq!(has_url_with_password(line), bad, "{line}");
+    }
+    for (line, bad) in [
+        ("REDIS_PASSWORD=hunter2", true),
+        ("export PORTCULLIS_SECRET_KEY=\"0123456789abcdef\"", true),
+        ("  GITHUB_CLIENT_SECRET: 0123456789", true),
+        ("REDIS_PASSWORD=", false),
+        ("REDIS_PASSWORD: ${REDIS_PASSWORD:?run}", false),
+        ("REDIS_PASSWORD=$(secret)", false),
+    ] {
+        assert_eq!(has_secret(line), bad, "{line}");
+    }
+
+    let mut found = Vec::new();
+    texts(root(), &mut found);
+    assert!(found.len() > 100, "{}", found.len());
+    for (path, text) in &found {
+        let path = path.strip_prefix(root()).unwrap().to_string_lossy();
+        let is_code = path.ends_with(".rs");
+        // Tests look for such things, and show what is refused.
+        if is_code && (path.contains("tests/") || path.ends_with("tests.rs") || path.ends_with("testing.rs"))
+        {
+            continue;
+        }
+        let text = if is_code { text.split("#[cfg(").next().unwrap_or_default() } else { text };
+        for line in text.lines() {
+            assert!(!has_url_with_password(line), "{path}: {line}");
+            assert!(is_code || !has_secret(line), "{path}: {line}");
+        }
+    }
+    for (name, default) in settings() {
+        let secret =
+            ["PASSWORD", "SECRET", "TOKEN", "SECRET_KEY", "KEY_B64"].iter().any(|end| name.ends_with(end));
+        assert!(!secret || default.is_empty() || default == "false", "{name} has a default: {default}");
+        assert!(!has_url_with_password(&default), "{name}: {default}");
+    }
+}

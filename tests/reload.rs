@@ -369,6 +369,61 @@ async fn a_tunnel_ends_when_its_user_is_taken_off_the_list_or_its_token_is_delet
     }
 }
 
+/// A tunnel, with a token where there is one.
+async fn tunnel(daemon: &Daemon, host: &str, path: &str, token: Option<&str>) -> support::sockets::Socket {
+    let mut request = support::sockets::handshake_request(host, path);
+    if let Some(token) = token {
+        request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    }
+    let stream = TcpStream::connect(daemon.http).await.unwrap();
+    let mut socket = support::sockets::switched(stream, request).await;
+    socket.echo(Message::text("hello")).await;
+    socket
+}
+
+async fn goes_on(socket: &mut support::sockets::Socket, what: &str) {
+    assert_eq!(socket.echo(Message::text("still")).await, Message::text("still"), "{what}");
+}
+
+#[tokio::test]
+async fn a_tunnel_is_judged_by_the_scopes_of_its_own_path() {
+    let (daemon, upstream) = (Daemon::start(), Upstream::start("main").await);
+    let rule = |path: &str, method: &str| json!({ "path": path, "methods": [method], "scopes": ["user"] });
+    let everything = json!({ "path": "/mcp", "scopes": ["user"] });
+    let fields = json!({
+        "auth_enabled": true, "auth_required_users": ["service:one"], "oauth_user_users": ["service:one"],
+        "auth_scope_rules": [everything],
+    });
+    daemon.host("scopes.test", &upstream.url(), fields).await;
+    let token = daemon.token("one", "scopes.test").await;
+    let mut needs = tunnel(&daemon, "scopes.test", "/mcp/ws", Some(&token)).await;
+    let mut free = tunnel(&daemon, "scopes.test", "/ws", Some(&token)).await;
+    daemon.change("scopes.test", json!({ "oauth_user_users": ["service:other", "service:one"] })).await;
+    goes_on(&mut needs, "it is on the list").await;
+    daemon.change("scopes.test", json!({ "oauth_user_users": ["service:other"] })).await;
+    while needs.next().await.is_some() {}
+    goes_on(&mut free, "its path needs no scope").await;
+    let rules = json!([everything, rule("/ws", "POST"), rule("/other", "GET")]);
+    daemon.change("scopes.test", json!({ "auth_scope_rules": rules })).await;
+    goes_on(&mut free, "the rules are for other requests").await;
+    daemon.change("scopes.test", json!({ "auth_scope_rules": [everything, rule("/ws", "GET")] })).await;
+    while free.next().await.is_some() {}
+}
+
+#[tokio::test]
+async fn a_tunnel_on_an_excepted_path_stays_as_long_as_its_path_is_excepted() {
+    let (daemon, upstream) = (Daemon::start(), Upstream::start("main").await);
+    let fields = json!({ "auth_enabled": true, "auth_excluded_paths": ["/open"] });
+    daemon.host("open.test", &upstream.url(), fields).await;
+    let mut socket = tunnel(&daemon, "open.test", "/open/ws", None).await;
+    daemon.change("open.test", json!({ "auth_excluded_paths": ["/more", "/open"] })).await;
+    goes_on(&mut socket, "its path is excepted still").await;
+    daemon.change("open.test", json!({ "auth_mode": "passthrough", "auth_excluded_paths": [] })).await;
+    goes_on(&mut socket, "anybody passes").await;
+    daemon.change("open.test", json!({ "auth_mode": "forward", "auth_excluded_paths": ["/more"] })).await;
+    while socket.next().await.is_some() {}
+}
+
 #[tokio::test]
 async fn a_document_that_is_no_good_changes_nothing() {
     let (daemon, upstream) = (Daemon::start(), Upstream::start("main").await);

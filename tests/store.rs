@@ -195,6 +195,33 @@ async fn a_node_that_starts_without_its_store_serves_what_it_served_last() {
 }
 
 #[tokio::test]
+async fn a_node_that_starts_without_its_store_refuses_what_was_revoked() {
+    let mut redis = RedisServer::start();
+    let mut first = Daemon::start_with(on(&redis));
+    let api = Api::local(&first);
+    let made = api.call("POST", "/tokens/", json!({ "name": "ci", "scopes": ["user"] })).await;
+    let text = |answer: Value| answer["token"].as_str().expect("a token").to_owned();
+    let old = text(made.json());
+    let rotated = api.call("POST", "/tokens/ci/rotate", json!({})).await;
+    let new = text(rotated.json());
+    let list = |daemon: &Daemon, token: &str| {
+        let mut request = get("localhost", "/proxy/targets");
+        request.headers_mut().insert("authorization", format!("Bearer {token}").parse().expect("a value"));
+        plain(daemon.http, request)
+    };
+    assert_eq!(list(&first, &new).await.status, 200);
+    assert_eq!(list(&first, &old).await.status, 401);
+    first.signal("TERM");
+    assert_eq!(first.ended(), Some(0));
+    let dir = Arc::clone(&first.dir);
+    redis.kill();
+
+    let second = Daemon::start_in(dir, on(&redis));
+    assert_eq!(list(&second, &new).await.status, 503, "let in, but the list is in the store");
+    assert_eq!(list(&second, &old).await.status, 401);
+}
+
+#[tokio::test]
 async fn the_copy_of_the_configuration_shows_no_secret() {
     let redis = RedisServer::start();
     let daemon = Daemon::start_with(on(&redis));

@@ -28,7 +28,7 @@ async fn refusals_have_the_right_status_and_name_what_is_wrong() {
         (401, &Api::Remote(daemon.https, Some("nonsense".to_owned())), "GET", "/proxy/targets/", &[], "", ""),
         (403, &user, "DELETE", app, &[], "", "insufficient_scope"),
         (403, &user, "GET", "/tokens/", &[], "", "insufficient_scope"),
-        (403, &admin, "DELETE", app, &[("origin", "https://evil.example")], "", "cross_site"),
+        (403, &admin, "DELETE", app, &[("origin", "https://evil.example")], "", "origin_not_allowed"),
         (404, &admin, "GET", "/nothing", &[], "", "no_such_path"),
         (404, &admin, "GET", "/proxy/targets/none.example", &[], "", "not_found"),
         (405, &admin, "DELETE", "/proxy/targets/", &[], "", "method_not_allowed"),

@@ -77,11 +77,16 @@ async fn every_answer(api: &Api, names: &[(&str, &str)]) -> Vec<(String, Answer)
     answers
 }
 
+/// The predecessor told the secret of a host's GitHub app and the private keys of certificates to who read them, and
+/// its log had tokens and keys (catalogue 14.2, numbers 37 and 38).
 #[tokio::test]
 async fn secrets_are_in_no_answer_and_in_no_log() {
     const SECRET_KEY: &str = "this-key-seals-all-secrets-of-the-test";
+    const APP_SECRET: &str = "the-secret-of-the-app-of-a-host";
+    const GLOBAL_SECRET: &str = "the-secret-of-the-deployments-app";
     let daemon = Daemon::start_with(|command| {
         command.env("PORTCULLIS_SECRET_KEY", SECRET_KEY).env("LOG_LEVEL", "TRACE");
+        command.env("GITHUB_CLIENT_ID", "Iv1.global").env("GITHUB_CLIENT_SECRET", GLOBAL_SECRET);
     });
     let api = Api::local(&daemon);
     let (chain, key) = pair("app.localhost");
@@ -93,6 +98,16 @@ async fn secrets_are_in_no_answer_and_in_no_log() {
     let token = token["token"].as_str().unwrap().to_owned();
     let setup = api.call("POST", "/setup/tokens", Value::Null).await.json();
     let setup = setup["token"].as_str().unwrap().to_owned();
+    let app = json!({ "client_id": "Iv1.own", "client_secret": APP_SECRET });
+    let app = api.call("POST", "/proxy/targets/app.localhost/github-oauth", app).await;
+    assert_eq!(app.status, 200, "{}", told(&app));
+    let client = json!({ "client_id": "conf", "redirect_uris": ["https://client.example/callback"] });
+    let client = api.call("POST", "/oauth/clients", client).await;
+    assert_eq!(client.status, 201, "{}", told(&client));
+    let first = client.json()["client_secret"].as_str().unwrap().to_owned();
+    let client = api.call("POST", "/oauth/clients/conf/secret", Value::Null).await;
+    let second = client.json()["client_secret"].as_str().unwrap().to_owned();
+    assert_ne!(first, second);
     let wrong = json!({ "cert_name": "b", "fullchain_pem": chain, "private_key_pem": [key] });
     let wrong = api.call("POST", "/certificates/upload", wrong).await;
     assert_eq!(wrong.status, 422);
@@ -106,10 +121,16 @@ async fn secrets_are_in_no_answer_and_in_no_log() {
         ("a token", signature),
         ("a setup token", &*setup),
         ("the secret key", SECRET_KEY),
+        ("the secret of a host's app", APP_SECRET),
+        ("the secret of the deployment's app", GLOBAL_SECRET),
+        ("the first secret of a client", &*first),
+        ("the second secret of a client", &*second),
     ];
-    let names = [("proxy_hostname", "app.localhost"), ("cert_name", "app"), ("name", "ci")];
+    let names =
+        [("proxy_hostname", "app.localhost"), ("cert_name", "app"), ("name", "ci"), ("client_id", "conf")];
     let mut told = every_answer(&api, &names).await;
     told.push(("the refusal".to_owned(), wrong));
+    told.push(("the answer to who sets an app".to_owned(), app));
     for (path, answer) in &told {
         let text = String::from_utf8_lossy(&answer.body);
         for (what, secret) in &secrets {

@@ -78,6 +78,34 @@ async fn a_missing_scope_is_403_and_the_challenge_names_all_that_are_needed() {
 }
 
 #[tokio::test]
+async fn who_was_taken_off_a_list_is_not_sent_for_another_token() {
+    let site = Site::own().await;
+    let fields = json!({
+        "auth_enabled": true, "auth_required_users": ["alice"], "auth_scope_required": "read",
+        "oauth_scope_users": { "write": ["bob"] }, "auth_scope_rules": [{ "path": "/w", "scopes": ["write"] }],
+    });
+    site.daemon.proxy(HOST, &site.upstream.url(), &fields);
+    let ask =
+        async |path: &str, scope: &str| site.get_as(path, &site.own_token(&[("scope", json!(scope))])).await;
+    assert_eq!(ask("/", "read").await.status, StatusCode::OK);
+    let answer = ask("/", "").await;
+    assert_eq!(
+        (answer.status, &answer.json()["code"]),
+        (StatusCode::FORBIDDEN, &json!("insufficient_scope"))
+    );
+    // The scope is bob's alone.
+    for scope in ["read", "read write"] {
+        let answer = ask("/w", scope).await;
+        assert_eq!((answer.status, &answer.json()["code"]), (StatusCode::FORBIDDEN, &json!("access_denied")));
+        assert_eq!(answer.header("www-authenticate"), "", "{scope}");
+    }
+    site.daemon.run(&["proxy", "update", HOST, "--auth-required-users=bob"]);
+    for scope in ["read", "read write", ""] {
+        expect_list(&ask("/", scope).await, Some("User"), scope);
+    }
+}
+
+#[tokio::test]
 async fn the_realm_is_that_of_the_host_or_the_authorization_server() {
     let site = Site::start(json!({ "auth_realm": "Orders" })).await;
     assert!(site.get("/").await.header("www-authenticate").starts_with(r#"Bearer realm="Orders", "#));

@@ -10,6 +10,7 @@ mod browsers;
 mod issuer_host;
 mod issuers;
 mod keys;
+mod metadata;
 mod origins;
 mod paths;
 mod statements;

@@ -49,7 +49,7 @@ async fn who_is_not_on_the_list_sees_a_page_and_no_host() {
     let page = visitor.open(&world.url(HOST, "/"), "").await;
     let page = world.sign_in(&mut visitor, page, "bob").await;
     assert_eq!(page.answer().status, StatusCode::FORBIDDEN, "{}", page.text());
-    assert!(page.text().contains("bob is not on the list of app.localhost"), "{}", page.text());
+    assert!(page.text().contains("this account is on no list of this deployment"), "{}", page.text());
     assert!(visitor.cookie(HOST, COOKIE).is_none());
 }
 

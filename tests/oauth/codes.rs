@@ -70,6 +70,10 @@ async fn nobody_is_redirected_to_a_uri_that_is_not_registered() {
         assert_eq!(page.answer().header("location"), "");
         assert!(page.answer().header("content-security-policy").contains("default-src 'none'"));
     }
+    let mut signed_in = world.visitor();
+    world.github.person(Person::SignedIn("alice".to_owned()));
+    let page = signed_in.open(&world.at_issuer("/login"), REDIRECT).await;
+    assert_eq!(page.answer().status, StatusCode::OK);
     for (name, value, error) in [
         ("code_challenge", "", "invalid_request"),
         ("code_challenge_method", "plain", "invalid_request"),
@@ -77,11 +81,18 @@ async fn nobody_is_redirected_to_a_uri_that_is_not_registered() {
         ("resource", "https://elsewhere.example", "invalid_target"),
         ("resource", "nonsense", "invalid_target"),
         ("scope", "nobody:knows", "invalid_scope"),
-        ("prompt", "none", "login_required"),
     ] {
-        let page = world.visitor().open(&world.authorize_url(&client, &[(name, value)]), REDIRECT).await;
+        let url = world.authorize_url(&client, &[(name, value)]);
+        // Nobody is signed in, and anybody can register a client: a link, and no redirect.
+        let page = world.visitor().open(&url, REDIRECT).await;
+        assert_eq!(page.answer().status, StatusCode::BAD_REQUEST, "{name}={value}");
+        assert!(page.text().contains(&format!("{REDIRECT}?error={error}")), "{name}={value} {}", page.text());
+        let page = signed_in.open(&url, REDIRECT).await;
         assert_eq!(page.param("error").as_deref(), Some(error), "{name}={value} {}", page.url);
     }
+    let silent = world.authorize_url(&client, &[("prompt", "none")]);
+    let page = world.visitor().open(&silent, REDIRECT).await;
+    assert_eq!(page.param("error").as_deref(), Some("login_required"), "{}", page.url);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,8 +4,17 @@
 mod support;
 mod world;
 
+mod apps;
+mod assertions;
 mod browsers;
+mod clocks;
 mod codes;
 mod forward_auth;
+mod hosts;
 mod nodes;
 mod refreshes;
+mod rotation;
+mod round_trips;
+mod secrets;
+mod streams;
+mod upstream_tokens;

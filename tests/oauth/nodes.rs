@@ -1,5 +1,6 @@
 //! Two nodes on one Redis: what begins on one goes on at the other, once.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -16,23 +17,31 @@ use crate::support::visitor::{Visitor, form_of};
 /// How long nodes may differ.
 const SOON: Duration = Duration::from_secs(1);
 
-async fn nodes(redis: &RedisServer) -> (World, Daemon) {
-    let shared = |command: &mut std::process::Command| {
+pub(crate) async fn nodes(redis: &RedisServer) -> (World, Daemon) {
+    nodes_with(redis, |_| ()).await
+}
+
+/// Two nodes with a changed command.
+pub(crate) async fn nodes_with(redis: &RedisServer, change: impl Fn(&mut Command)) -> (World, Daemon) {
+    let shared = |command: &mut Command| {
         command
             .env("REDIS_URL", redis.url())
             .env("PORTCULLIS_SECRET_KEY", "0123456789abcdef0123456789abcdef");
+        change(command);
     };
     let world = World::with(shared).await;
     let second = start(&world.github, None, shared);
     (world, second)
 }
 
-async fn post(node: &Daemon, world: &World, path: &str, pairs: &[(&str, &str)]) -> Answer {
+/// Posts a form to a node as the issuer.
+pub(crate) async fn post(node: &Daemon, world: &World, path: &str, pairs: &[(&str, &str)]) -> Answer {
     let body = form_of(pairs.iter().copied());
     Visitor::new(node.https).send(http::Method::POST, &world.at_issuer(path), &[], body).await
 }
 
-async fn get_as(node: &Daemon, path: &str, token: &str) -> Answer {
+/// Asks a node for a path of the host.
+pub(crate) async fn get_as(node: &Daemon, path: &str, token: &str) -> Answer {
     client::secure(node.https, client::get_as(&format!("{HOST}:{PORT}"), path, token)).await
 }
 
@@ -72,7 +81,7 @@ async fn a_code_of_one_node_is_redeemed_once_on_both() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_revocation_closes_an_open_stream_on_the_other_node_within_a_second() {
+async fn a_revocation_closes_an_open_stream_on_the_other_node_and_no_other() {
     let redis = RedisServer::start();
     let (world, second) = nodes(&redis).await;
     let client = world.register(json!({})).await;
@@ -108,50 +117,4 @@ async fn a_revocation_closes_an_open_stream_on_the_other_node_within_a_second() 
         while let Some(Ok(_)) = lasting_stream.body_mut().frame().await {}
     });
     assert!(still.await.is_err(), "the stream of another grant goes on");
-}
-
-/// How often a Redis was asked for something. Writing logs does not count: each entry is a command of its own.
-async fn questions(redis: &RedisServer) -> u64 {
-    const QUESTIONS: [&str; 10] =
-        ["get", "mget", "hget", "hmget", "hgetall", "exists", "zrange", "zscore", "getdel", "xrange"];
-    let client = redis::Client::open(redis.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let info: String = redis::cmd("INFO").arg("commandstats").query_async(&mut connection).await.unwrap();
-    let calls = info.lines().filter_map(|line| {
-        let (command, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
-        QUESTIONS.contains(&command).then(|| figures.split(',').next()?.parse::<u64>().ok())?
-    });
-    calls.sum()
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_authenticated_request_asks_the_store_nothing() {
-    const REQUESTS: u64 = 1000;
-    let redis = RedisServer::start();
-    let (world, second) = nodes(&redis).await;
-    let client = world.register(json!({})).await;
-    let token = world.tokens(&client).await["access_token"].as_str().unwrap().to_owned();
-    eventually("the host is on the second node", async || {
-        (get_as(&second, "/mcp", &token).await.status == StatusCode::OK).then_some(())
-    })
-    .await;
-    let before = questions(&redis).await;
-    let began = Instant::now();
-    let (mut sender, _connection) =
-        client::http2::<http_body_util::Full<bytes::Bytes>>(second.https, HOST).await;
-    for _ in 0..REQUESTS {
-        let request = http::Request::get(format!("https://{HOST}:{PORT}/mcp"))
-            .header("authorization", format!("Bearer {token}"))
-            .body(http_body_util::Full::default())
-            .unwrap();
-        let answer = client::read(sender.send_request(request).await.unwrap()).await;
-        assert_eq!(answer.status, StatusCode::OK);
-    }
-    let seconds = began.elapsed().as_secs() + 1;
-    let asked = questions(&redis).await - before;
-    // What two nodes ask anyway: whether something was revoked, or has changed.
-    assert!(
-        asked < REQUESTS / 10 + 20 * seconds,
-        "asked {asked} times in {seconds} s for {REQUESTS} requests"
-    );
 }

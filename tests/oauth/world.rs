@@ -44,6 +44,23 @@ pub(crate) struct Client {
     pub(crate) id: String,
 }
 
+/// What a client was given.
+#[derive(Debug, Clone)]
+pub(crate) struct Tokens {
+    pub(crate) access: String,
+    pub(crate) refresh: String,
+}
+
+impl Tokens {
+    /// Those of a good answer.
+    pub(crate) fn of(answer: &Answer) -> Self {
+        assert_eq!(answer.status, StatusCode::OK, "{}", String::from_utf8_lossy(&answer.body));
+        let all = answer.json();
+        let text = |name: &str| all[name].as_str().unwrap_or_default().to_owned();
+        Self { access: text("access_token"), refresh: text("refresh_token") }
+    }
+}
+
 impl World {
     /// One where `alice` (1) and `bob` (2) have accounts at GitHub, and `alice` may use the host.
     pub(crate) async fn new() -> Self {
@@ -160,6 +177,14 @@ impl World {
         back.param("code").unwrap_or_else(|| panic!("no code: {}", back.url))
     }
 
+    /// Tokens for a client, by somebody in a browser of their own.
+    pub(crate) async fn tokens_of(&self, client: &Client, login: &str, more: &[(&str, &str)]) -> Tokens {
+        let url = self.authorize_url(client, more);
+        let back = self.authorize(&mut self.visitor(), &url, login).await;
+        let code = back.param("code").unwrap_or_else(|| panic!("no code: {}", back.url));
+        Tokens::of(&self.redeem(client, &code).await)
+    }
+
     /// Redeems a code.
     pub(crate) async fn redeem(&self, client: &Client, code: &str) -> Answer {
         let pairs = [
@@ -222,4 +247,10 @@ pub(crate) fn challenge(verifier: &str) -> String {
 pub(crate) fn claims(token: &str) -> Value {
     let payload = token.split('.').nth(1).unwrap();
     serde_json::from_slice(&BASE64_URL.decode(payload).unwrap()).unwrap()
+}
+
+/// The id of the key that has signed a token, by the token's word.
+pub(crate) fn key_id(token: &str) -> String {
+    let header = BASE64_URL.decode(token.split('.').next().unwrap()).unwrap();
+    serde_json::from_slice::<Value>(&header).unwrap()["kid"].as_str().unwrap().to_owned()
 }

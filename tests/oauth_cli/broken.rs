@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -94,12 +94,14 @@ fn answer(asked: &Asked) -> Said {
             );
             said
         }
+        ("GET", "/mcp") if asked.headers.get("authorization").is_some_and(is_good) => Said::status(405),
         (_, "/mcp" | "/tokens/info") => {
             let mut said = Said::status(401);
             let error =
                 if asked.headers.contains_key("authorization") { ", error=\"invalid_token\"" } else { "" };
             let named = format!("{origin}/.well-known/oauth-protected-resource/mcp");
-            said.header("www-authenticate", Some(&format!("Bearer resource_metadata=\"{named}\"{error}")));
+            let challenge = format!("Bearer resource_metadata=\"{named}\", scope=\"mcp:read\"{error}");
+            said.header("www-authenticate", Some(&challenge));
             said.header("access-control-expose-headers", Some("WWW-Authenticate, Mcp-Session-Id"));
             said
         }
@@ -127,20 +129,32 @@ fn answer(asked: &Asked) -> Said {
             }),
         ),
         ("POST", "/token") => Said::json(400, &json!({ "error": "invalid_client" })),
-        ("POST", "/register") => Said::json(
-            201,
-            &json!({
-                "client_id": "c1",
-                "redirect_uris": ["http://127.0.0.1/callback"],
-                "registration_client_uri": format!("{origin}/register/c1"),
-                "registration_access_token": "rat",
-            }),
-        ),
+        ("POST", "/register") => registered(asked),
         ("DELETE", "/register/c1") => Said::status(204),
         _ => Said::status(404),
     };
     said.header("access-control-allow-origin", Some("*"));
     said
+}
+
+/// The last part of a token that a good host takes. Nobody signs it here.
+pub(crate) const GOOD: &str = "good";
+
+fn is_good(header: &HeaderValue) -> bool {
+    header.to_str().unwrap().ends_with(&format!(".{GOOD}"))
+}
+
+/// RFC 7591, section 3.2.1.
+fn registered(asked: &Asked) -> Said {
+    let mut client: Value = serde_json::from_str(&asked.body).unwrap();
+    client["client_id"] = "c1".into();
+    client["registration_client_uri"] = format!("{}/register/c1", asked.origin).into();
+    client["registration_access_token"] = "rat".into();
+    if client["token_endpoint_auth_method"] != "none" {
+        client["client_secret"] = "secret".into();
+        client["client_secret_expires_at"] = 0.into();
+    }
+    Said::json(201, &client)
 }
 
 fn metadata(origin: &str) -> Value {
@@ -153,7 +167,7 @@ fn metadata(origin: &str) -> Value {
         "device_authorization_endpoint": format!("{origin}/device/code"),
         "response_types_supported": ["code"],
         "code_challenge_methods_supported": ["S256"],
-        "token_endpoint_auth_methods_supported": ["none"],
+        "token_endpoint_auth_methods_supported": ["none", "client_secret_post"],
         "authorization_response_iss_parameter_supported": true,
         "client_id_metadata_document_supported": true,
     })

@@ -1,10 +1,15 @@
 //! `oauth doctor`: what it says of a good host, and of hosts that are wrong in one way each.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64_URL;
 use serde_json::{Value, json};
 
-use crate::broken::{self, Asked, Said};
+use crate::broken::{self, Asked, GOOD, Said};
 use crate::site::{Site, err};
 use crate::support::daemon::command;
+use crate::support::eventually;
 
 /// The entries of a check that went so.
 fn entries<'a>(report: &'a Value, check: &str, result: &str) -> Vec<&'a Value> {
@@ -124,7 +129,8 @@ async fn a_good_host_of_others_is_well_and_nothing_is_written() {
     );
     assert_eq!(entries(&report, "register", "skip").len(), 1);
     let (_, report) = look_at(|_, _| (), &["--register"]).await;
-    assert_eq!(entries(&report, "unregister", "pass").len(), 1, "{report:#}");
+    let registered = entries(&report, "register", "pass").len();
+    assert_eq!((registered, entries(&report, "unregister", "pass").len()), (4, 4), "{report:#}");
 }
 
 /// One thing that is wrong: its name, how answers change, and the check that must say so.
@@ -181,6 +187,11 @@ const CASES: &[Case] = &[
     ("no code flow", |asked, said| metadata(asked, said, |value| value["response_types_supported"] = json!(["token"])), "fail", "response-types"),
     ("no public clients", |asked, said| metadata(asked, said, |value| value["token_endpoint_auth_methods_supported"] = json!(["client_secret_basic"])), "fail", "public-clients"),
     ("no registration", |asked, said| metadata(asked, said, |value| { value.as_object_mut().unwrap().remove("registration_endpoint"); }), "warn", "registration"),
+    ("a part of the URL as resource", |asked, said| resource(asked, said, |value| value["resource"] = value["resource"].as_str().unwrap().trim_end_matches("/mcp").into()), "warn", "resource-url"),
+    ("no secrets for clients", |asked, said| metadata(asked, said, |value| value["token_endpoint_auth_methods_supported"] = json!(["none"])), "warn", "client-secrets"),
+    ("no schemes of programs", |asked, said| if asked.path == "/register" && asked.body.contains("cursor://") { said.status = 400 }, "fail", "register"),
+    ("web addresses are no native ones", |asked, said| if asked.path == "/register" && asked.body.contains("vscode.dev") { said.status = 400 }, "fail", "register"),
+    ("no secret after all", |asked, said| if asked.path == "/register" && asked.method == "POST" { said.change(|value| { value.as_object_mut().unwrap().remove("client_secret"); }) }, "fail", "register"),
     ("no client documents", |asked, said| metadata(asked, said, |value| value["client_id_metadata_document_supported"] = json!(false)), "warn", "client-documents"),
     ("no iss", |asked, said| metadata(asked, said, |value| value["authorization_response_iss_parameter_supported"] = json!(false)), "warn", "iss-parameter"),
     ("no keys", |asked, said| if asked.path == "/jwks" { said.status = 404; said.body.clear() }, "fail", "keys"),
@@ -194,6 +205,150 @@ const CASES: &[Case] = &[
     ("registrations stay", |asked, said| if asked.method == "DELETE" { said.status = 404 }, "warn", "unregister"),
     ("another time", |_, said| said.header("date", Some("Thu, 01 Jan 2015 00:00:00 GMT")), "fail", "clock"),
 ];
+
+/// A token that says this. Its signature is for the host to judge.
+fn token(claims: &Value) -> String {
+    format!("e30.{}.{GOOD}", BASE64_URL.encode(claims.to_string()))
+}
+
+/// Looks at a good host with a token that is for it, but for what is changed.
+async fn look_with(change: impl FnOnce(&mut Value), twist: fn(&Asked, &mut Said)) -> (Option<i32>, Value) {
+    let address = broken::host(twist).await;
+    let home = tempfile::tempdir().unwrap();
+    let origin = format!("http://{address}");
+    let mut claims = json!({
+        "iss": origin, "aud": [format!("{origin}/mcp"), "https://other.example"], "exp": 4_000_000_000_u64,
+        "iat": 1_000_000_000, "scope": "mcp:write mcp:read",
+    });
+    change(&mut claims);
+    let (url, token) = (format!("{origin}/mcp"), token(&claims));
+    let args = ["--format", "json", "--token", &token, "oauth", "doctor", &url];
+    let output = tokio::task::block_in_place(|| command(home.path()).args(args).output().unwrap());
+    for said in [&output.stdout, &output.stderr] {
+        assert!(!String::from_utf8_lossy(said).contains(&token), "the token is never shown");
+    }
+    let report =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", err(&output)));
+    (output.status.code(), report)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_looked_at_and_what_is_wrong_with_it_is_said() {
+    const CHECKS: [&str; 5] = ["audience", "token-issuer", "token-lifetime", "token-scopes", "accepted"];
+    let (code, report) = look_with(|_| (), |_, _| ()).await;
+    for check in CHECKS {
+        assert_eq!(entries(&report, check, "pass").len(), 1, "{check}: {report:#}");
+    }
+    assert_eq!((code, complaints(&report)), (Some(0), vec![("warn".to_owned(), "dns".to_owned())]));
+
+    type Change = fn(&mut Value);
+    let cases: [(&str, Change, &str, &str); 8] = [
+        ("for another", |claims| claims["aud"] = "https://other.example/mcp".into(), "fail", "audience"),
+        ("for the whole host", |claims| claims["aud"] = claims["iss"].clone(), "fail", "audience"),
+        ("for nobody", |claims| claims["aud"] = Value::Null, "fail", "audience"),
+        ("of another", |claims| claims["iss"] = "https://auth.other.example".into(), "fail", "token-issuer"),
+        ("ended", |claims| claims["exp"] = 1_500_000_000.into(), "fail", "token-lifetime"),
+        ("to come", |claims| claims["iat"] = 3_999_999_999_u64.into(), "fail", "token-lifetime"),
+        ("too little", |claims| claims["scope"] = "mcp:write".into(), "warn", "token-scopes"),
+        ("nothing at all", |claims| *claims = json!({ "scope": "mcp:read" }), "fail", "token-lifetime"),
+    ];
+    for (name, change, result, check) in cases {
+        let (code, report) = look_with(change, |_, _| ()).await;
+        let found = entries(&report, check, result);
+        assert_eq!(found.len(), 1, "{name}: {report:#}");
+        for field in ["clients", "why", "advice"] {
+            assert!(!found[0][field].is_null(), "{name}: {field}");
+        }
+        assert_eq!(code, Some(i32::from(result == "fail")), "{name}: {report:#}");
+    }
+    // What a token says does not bind the host.
+    for status in [401, 403] {
+        let twist: fn(&Asked, &mut Said) = match status {
+            401 => |asked, said| {
+                if said.status == 405 && asked.path == "/mcp" {
+                    said.status = 401;
+                }
+            },
+            _ => |asked, said| {
+                if said.status == 405 && asked.path == "/mcp" {
+                    said.status = 403;
+                }
+            },
+        };
+        let (code, report) = look_with(|_| (), twist).await;
+        assert_eq!((code, entries(&report, "accepted", "fail").len()), (Some(1), 1), "{report:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_shown_to_no_host_that_it_is_not_for() {
+    static SHOWN: AtomicUsize = AtomicUsize::new(0);
+    let count = |asked: &Asked, _: &mut Said| {
+        let token = asked.headers.get("authorization").is_some_and(|value| value != "Bearer not-a-token");
+        SHOWN.fetch_add(usize::from(token), Ordering::Relaxed);
+    };
+    look_with(|_| (), count).await;
+    assert_eq!(SHOWN.swap(0, Ordering::Relaxed), 1, "that one is for the host");
+    let (_, report) = look_with(|claims| claims["aud"] = "https://other.example/mcp".into(), count).await;
+    assert_eq!(entries(&report, "accepted", "skip").len(), 1, "{report:#}");
+    assert_eq!(SHOWN.load(Ordering::Relaxed), 0);
+
+    // What the profile has is for its gateway: another host is looked at without it.
+    let home = tempfile::tempdir().unwrap();
+    let claims = json!({ "aud": "https://gateway.example", "exp": 4_000_000_000_u64 });
+    std::fs::create_dir_all(home.path().join(".config/portcullis")).unwrap();
+    let profiles = format!(
+        "profiles:\n  default:\n    base_url: https://gateway.example\n    token: {}\n",
+        token(&claims)
+    );
+    let file = home.path().join(".config/portcullis/profiles.yml");
+    std::fs::write(&file, profiles).unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let url = format!("http://{}/mcp", broken::host(count).await);
+    let args = ["--format", "json", "oauth", "doctor", &url];
+    let output = tokio::task::block_in_place(|| command(home.path()).args(args).output().unwrap());
+    let report: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", err(&output)));
+    let skipped = entries(&report, "audience", "skip");
+    assert!(skipped[0]["seen"].as_str().unwrap().contains("https://gateway.example"), "{report:#}");
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    assert_eq!(SHOWN.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_the_gateway_is_good_where_it_is_for() {
+    let site = Site::start().await;
+    site.protect(&json!({ "auth_required_users": ["service:robot"], "resource_scopes": ["user"] }));
+    let host = format!("app.localhost:{}", site.daemon.https.port());
+    let ca = site.authority.to_str().unwrap();
+    let look = |token: &str| {
+        let output = site.run(&["--cacert", ca, "--token", token, "oauth", "doctor", &host]);
+        let report: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", err(&output)));
+        (output.status.code(), report)
+    };
+    let good = site.daemon.token("robot", "app.localhost").await;
+    let (code, report) = look(&good);
+    for check in ["audience", "token-issuer", "token-lifetime", "accepted"] {
+        assert_eq!(entries(&report, check, "pass").len(), 1, "{check}: {report:#}");
+    }
+    assert_eq!(code, Some(0), "{report:#}");
+    let stranger = site.daemon.token("stranger", "app.localhost").await;
+    let (code, report) = look(&stranger);
+    let refused = entries(&report, "accepted", "fail");
+    assert!(refused[0]["why"].as_str().unwrap().contains("on no list"), "{report:#}");
+    assert_eq!(code, Some(1));
+    let elsewhere = site.daemon.token("elsewhere", "localhost").await;
+    let (code, report) = look(&elsewhere);
+    assert_eq!((code, entries(&report, "audience", "fail").len()), (Some(1), 1), "{report:#}");
+    site.daemon.api(http::Method::DELETE, "/tokens/robot", Value::Null).await;
+    let refused = eventually("the token is revoked", async || {
+        let (_, report) = look(&good);
+        entries(&report, "accepted", "fail").first().map(|entry| (*entry).clone())
+    })
+    .await;
+    assert!(refused["seen"].as_str().unwrap().starts_with("401"), "{refused}");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_fault_is_found_and_named_with_the_clients_that_fail() {

@@ -140,6 +140,28 @@ async fn tokens_renew_themselves_and_commands_at_once_share_one() {
     site.good(&["proxy", "list"]);
 }
 
+/// The predecessor's command line was no client that its server knew (catalogue 14.2, number 35): its token always
+/// looked as if it had ended, and each command refreshed it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_is_a_client_that_is_known_and_keeps_its_token_while_it_is_good() {
+    let site = Site::start().await;
+    site.logged_in().await;
+    let kept = || ["access_token", "refresh_token"].map(|name| site.kept_value(name).unwrap());
+    let first = kept();
+    for _ in 0..3 {
+        site.good(&["proxy", "list"]);
+        assert_eq!(site.good(&["oauth", "status"])["gateway_agrees"], true, "the token is what it seems");
+    }
+    assert!(first == kept(), "no command has refreshed it");
+    let client = site.good(&["oauth", "client", "show", "portcullis-cli"]);
+    assert_eq!(
+        (&client["first_party"], &client["metadata"]["token_endpoint_auth_method"]),
+        (&json!(true), &json!("none"))
+    );
+    let grants = site.good(&["oauth", "client", "tokens", "portcullis-cli"]);
+    assert!(!grants.to_string().contains(&first[0]), "what is listed is not the token");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_on_no_list_is_not_logged_in() {
     let site = Site::start().await;

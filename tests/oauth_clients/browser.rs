@@ -1,6 +1,6 @@
 //! Browsers at a host that sends them to sign in.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::site::{APP, HUBOT, ISSUER, MONA, Site};
 use crate::support::browser::Browser;
@@ -69,6 +69,9 @@ async fn who_is_on_no_list_of_the_host_is_told_so_and_may_sign_out_to_come_back_
     let site = Site::start().await;
     let upstream = Upstream::start("app").await;
     site.app(&upstream.url()).await;
+    // Who may use nothing at all gets no session to sign out of.
+    let other = json!({ "auth_enabled": true, "oauth_user_users": [HUBOT] });
+    site.daemon.host("other.example.test", &upstream.url(), other).await;
     let browser = Browser::start().await;
     let end = browser.sign_in(&site.url(APP, "/"), HUBOT).await;
     let text = browser.text().await;

@@ -11,7 +11,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -27,13 +27,19 @@ pub struct Document {
 impl Document {
     /// Serves the document of a native client, which has no port in its redirect URI.
     pub async fn serve(authority: &Authority) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let url = format!("https://localhost:{port}/oauth/client.json");
         let document = json!({
-            "client_id": url, "client_name": "Documented", "redirect_uris": ["http://127.0.0.1/callback"],
+            "client_name": "Documented", "redirect_uris": ["http://127.0.0.1/callback"],
             "grant_types": ["authorization_code", "refresh_token"], "token_endpoint_auth_method": "none",
         });
+        Self::of(authority, "/oauth/client.json", document).await
+    }
+
+    /// Serves this document, with its own URL as the client's id.
+    pub async fn of(authority: &Authority, path: &str, mut document: Value) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let url = format!("https://localhost:{port}{path}");
+        document["client_id"] = json!(url);
         let acceptor = TlsAcceptor::from(Arc::new(config(authority)));
         let (asked, text) = (Arc::new(AtomicUsize::new(0)), document.to_string());
         let counter = Arc::clone(&asked);

@@ -1,5 +1,5 @@
-//! Real clients at a protected host, with nothing but its URL: the MCP SDKs, Authlib, a browser, nginx. People sign
-//! in through a browser, at a stand-in for GitHub.
+//! Real clients at a protected host, with nothing but its URL: the MCP SDKs, the Inspector, Authlib, a browser; what
+//! the makers of others send; and other proxies. People sign in through a browser, at a stand-in for GitHub.
 //!
 //! `just client-deps` installs what these tests need.
 
@@ -11,7 +11,9 @@ mod support;
 mod authlib;
 mod browser;
 mod document;
+mod inspector;
+mod makers;
 mod mcp;
-mod nginx;
 mod pages;
+mod proxies;
 mod site;

@@ -28,8 +28,8 @@ pub const HUBOT: &str = "hubot";
 /// GitHub's number for the first.
 pub const MONA_ID: &str = "583231";
 
-const CLIENT_ID: &str = "Iv1.0123456789abcdef";
-const CLIENT_SECRET: &str = "0123456789abcdef0123456789abcdef01234567";
+pub const CLIENT_ID: &str = "Iv1.0123456789abcdef";
+pub const CLIENT_SECRET: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// The file with the certificate of the authority, in the folder where the daemon runs.
 const AUTHORITY: &str = "authority.pem";

@@ -137,6 +137,15 @@ impl Browser {
         self.follow(&element).await;
     }
 
+    /// Clicks what a selector finds, once it is there: an element of a page that changes itself by a script.
+    pub async fn press(&self, css: &str) {
+        let element = eventually(css, async || self.find(css).await).await;
+        // As a script does it: what people see and click may be another element on top of this one.
+        let argument = json!({ ELEMENT: element.0 });
+        let script = json!({ "script": "arguments[0].click()", "args": [argument] });
+        self.post("/execute/sync", script).await;
+    }
+
     /// Does what a person does who wants to get through with this name: chooses GitHub, signs in there, agrees.
     /// Where that ended.
     pub async fn sign_in(&self, url: &str, login: &str) -> String {

@@ -21,6 +21,7 @@ pub mod programs;
 #[path = "../../services/tests/support/redis.rs"]
 pub mod redis;
 pub mod sockets;
+pub mod streams;
 pub mod upstream;
 pub mod visitor;
 

@@ -49,11 +49,23 @@ impl Program {
     pub fn client(script: &str, arguments: &[&str], authority: &Path) -> Self {
         let (mut command, script) = of_clients(script);
         command.arg(script).args(arguments);
-        command.env("SSL_CERT_FILE", authority).env("NODE_EXTRA_CA_CERTS", authority);
-        // Whatever stands between the developer's machine and the rest of the world is not part of the test.
-        for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
-            command.env_remove(proxy);
-        }
+        trust(&mut command, authority);
+        Self::start(command)
+    }
+
+    /// A program that is installed with the clients in Python.
+    pub fn command(name: &str) -> Command {
+        Command::new(installed().join("bin").join(name))
+    }
+
+    /// A program of a package that `tests/clients` installs, which trusts the authority in this file and keeps what
+    /// it keeps in this folder.
+    pub fn installed(script: &str, authority: &Path, home: &Path, change: impl FnOnce(&mut Command)) -> Self {
+        let (mut command, names) = of_clients("names.mjs");
+        let script = names.with_file_name("node_modules").join(script);
+        command.arg("--import").arg(names).arg(script).env("HOME", home).current_dir(home);
+        trust(&mut command, authority);
+        change(&mut command);
         Self::start(command)
     }
 
@@ -85,15 +97,19 @@ impl Drop for Program {
     }
 }
 
+/// Makes a client trust the authority in this file.
+fn trust(command: &mut Command, authority: &Path) {
+    command.env("SSL_CERT_FILE", authority).env("NODE_EXTRA_CA_CERTS", authority);
+    // Whatever stands between the developer's machine and the rest of the world is not part of the test.
+    for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
+        command.env_remove(proxy);
+    }
+}
+
 /// Where the clients are, and what runs this one.
 fn of_clients(script: &str) -> (Command, PathBuf) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let installed = root.join(".tools/clients");
-    assert!(
-        installed.join("wanted").exists(),
-        "the test clients are missing: `just client-deps` installs them"
-    );
-    let bin = installed.join("bin");
+    let bin = installed().join("bin");
     let own_node = bin.join("node");
     let program = match Path::new(script).extension().and_then(|extension| extension.to_str()) {
         Some("py") => bin.join("python"),
@@ -104,4 +120,14 @@ fn of_clients(script: &str) -> (Command, PathBuf) {
     let mut command = Command::new(program);
     command.env("PYTHONDONTWRITEBYTECODE", "1");
     (command, root.join("tests/clients").join(script))
+}
+
+/// Where what is written in Python is installed, and Node.js if the machine has none that is new enough.
+fn installed() -> PathBuf {
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/clients");
+    assert!(
+        installed.join("wanted").exists(),
+        "the test clients are missing: `just client-deps` installs them"
+    );
+    installed
 }

@@ -84,8 +84,13 @@ pub async fn over_http2(address: SocketAddr, host: &str, path: &str) -> (SendReq
     (sender, socket)
 }
 
-pub async fn on_http2(mut sender: SendRequest<Full<Bytes>>, host: &str, path: &str) -> Socket {
-    let response = sender.send_request(connect_request(host, path)).await.unwrap();
+pub async fn on_http2(sender: SendRequest<Full<Bytes>>, host: &str, path: &str) -> Socket {
+    tunnel(sender, connect_request(host, path)).await
+}
+
+/// The same by a request of the test's own.
+pub async fn tunnel(mut sender: SendRequest<Full<Bytes>>, request: Request<Full<Bytes>>) -> Socket {
+    let response = sender.send_request(request).await.unwrap();
     assert_eq!(response.status(), 200);
     Socket::of(response).await
 }

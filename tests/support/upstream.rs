@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -29,6 +29,9 @@ impl Upstream {
         let router = Router::new()
             .route("/ws", get(websocket))
             .route("/events", get(events))
+            .route("/ticks", get(ticks))
+            .route("/{below}/ticks", get(ticks))
+            .route("/{below}/ws", get(websocket))
             .route("/slow", any(slow))
             .route("/big", get(big))
             .route("/count", any(count))
@@ -80,6 +83,21 @@ async fn websocket(upgrade: WebSocketUpgrade) -> Response {
 async fn events() -> impl IntoResponse {
     let begin = stream::iter(["one", "two"]).map(|data| Ok::<_, Infallible>(Event::default().data(data)));
     Sse::new(begin.chain(stream::pending()))
+}
+
+/// An event every now and then, for ever: the time when it was sent, in milliseconds since 1970.
+async fn ticks() -> impl IntoResponse {
+    let beat = tokio::time::interval(Duration::from_millis(50));
+    Sse::new(stream::unfold(beat, async |mut beat| {
+        beat.tick().await;
+        let event = Event::default().data(millis_now().to_string());
+        Some((Ok::<_, Infallible>(event), beat))
+    }))
+}
+
+/// Milliseconds since 1970.
+pub fn millis_now() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()
 }
 
 /// Answers after as many milliseconds as the query says.

@@ -13,10 +13,12 @@ use super::client::{self, Answer};
 /// As many redirects as browsers follow.
 const MAX_REDIRECTS: usize = 20;
 
-/// Somebody with a browser. Every `https` host is the daemon's; `http` goes where the URL says.
+/// Somebody with a browser. Every `https` host is the daemon's, but for those that are told to be elsewhere; `http`
+/// goes where the URL says.
 #[derive(Debug, Clone)]
 pub struct Visitor {
     https: SocketAddr,
+    elsewhere: BTreeMap<String, SocketAddr>,
     /// By host and name.
     cookies: BTreeMap<(String, String), String>,
 }
@@ -41,7 +43,14 @@ pub struct Form {
 impl Visitor {
     /// One who visits a daemon for the first time.
     pub const fn new(https: SocketAddr) -> Self {
-        Self { https, cookies: BTreeMap::new() }
+        Self { https, elsewhere: BTreeMap::new(), cookies: BTreeMap::new() }
+    }
+
+    /// One for whom a host is at an address of its own.
+    #[must_use]
+    pub fn knowing(mut self, host: &str, address: SocketAddr) -> Self {
+        self.elsewhere.insert(host.to_owned(), address);
+        self
     }
 
     /// The cookie of a host.
@@ -52,6 +61,11 @@ impl Visitor {
     /// The names of the cookies of a host.
     pub fn cookie_names(&self, host: &str) -> Vec<&str> {
         self.cookies.keys().filter(|(of, _)| of == host).map(|(_, name)| name.as_str()).collect()
+    }
+
+    /// The values of all cookies.
+    pub fn cookie_values(&self) -> Vec<&str> {
+        self.cookies.values().map(String::as_str).collect()
     }
 
     /// Forgets a cookie.
@@ -117,7 +131,7 @@ impl Visitor {
         }
         let request = request.body(Full::new(Bytes::from(body))).unwrap();
         let answer = if uri.scheme_str() == Some("https") {
-            client::secure(self.https, request).await
+            client::secure(*self.elsewhere.get(&host).unwrap_or(&self.https), request).await
         } else {
             client::plain(authority.parse().unwrap(), request).await
         };

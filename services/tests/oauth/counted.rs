@@ -1,4 +1,4 @@
-//! A store that counts how often it is asked.
+//! A store that counts how often it is asked, and fails when it shall.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use portcullis_services::store::{
-    Document, Entry, ItemKey, Keep, Key, Kind, Lease, Logged, Range, Raw, Record, RecordCursor, RecordKey,
-    RecordKind, RecordPage, RecordWrite, Result, Revision, Store, Stream, Write,
+    Document, Entry, Error, ItemKey, Keep, Key, Kind, Lease, Logged, Range, Raw, Record, RecordCursor,
+    RecordKey, RecordKind, RecordPage, RecordWrite, Result, Revision, Store, Stream, Write,
 };
 
 /// Another store behind a counter.
@@ -16,16 +16,22 @@ use portcullis_services::store::{
 pub(crate) struct Counted {
     inner: Arc<dyn Store>,
     calls: AtomicUsize,
+    lost_revocations: AtomicUsize,
 }
 
 impl Counted {
     pub(crate) fn new(inner: Arc<dyn Store>) -> Self {
-        Self { inner, calls: AtomicUsize::new(0) }
+        Self { inner, calls: AtomicUsize::new(0), lost_revocations: AtomicUsize::new(0) }
     }
 
     /// How often it was asked anything.
     pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
+    }
+
+    /// Fails the next revocations of tokens, so many times.
+    pub(crate) fn lose_revocations(&self, times: usize) {
+        self.lost_revocations.store(times, Ordering::SeqCst);
     }
 
     fn inner(&self) -> &dyn Store {
@@ -95,6 +101,11 @@ impl Store for Counted {
     }
 
     async fn append(&self, stream: Stream, entries: Vec<Entry>, keep: Keep) -> Result<()> {
+        let lose = |left: usize| left.checked_sub(1);
+        let order = Ordering::SeqCst;
+        if stream == Stream::Revocations && self.lost_revocations.fetch_update(order, order, lose).is_ok() {
+            return Err(Error::Unavailable("lost".into()));
+        }
         self.inner().append(stream, entries, keep).await
     }
 

@@ -2,13 +2,9 @@
 
 use http::{HeaderMap, Method, StatusCode};
 use portcullis_services::store::{Expect, Key, Kind, Store, Write};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::world::{APP, Answer, CLIENT, ISSUER, MONA, REDIRECT, World, claims, header};
-
-fn text<'a>(value: &'a Value, member: &str) -> &'a str {
-    value[member].as_str().unwrap_or_else(|| panic!("no {member} in {value}"))
-}
+use crate::world::{APP, Answer, CLIENT, ISSUER, MONA, REDIRECT, World, claims, header, text};
 
 async fn introspect(world: &World, client: &str, secret: &str, token: &str) -> Answer {
     let fields = [("client_id", client), ("client_secret", secret), ("token", token)];
@@ -42,6 +38,7 @@ async fn only_who_proves_who_it_is_may_ask() {
         let answer = world.post("/introspect", &fields).await;
         let (status, error) = (answer.status, answer.error());
         assert_eq!((status, error.as_str()), (StatusCode::UNAUTHORIZED, "invalid_client"), "{fields:?}");
+        assert_eq!(answer.header("www-authenticate"), "Basic realm=\"oauth\"", "RFC 9110, section 15.5.2");
         assert_eq!(answer.header("access-control-allow-origin"), "*");
     }
     let bearer = header("authorization", &format!("Bearer {token}"));

@@ -3,8 +3,9 @@
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::register::register;
 use crate::standin::Person;
-use crate::world::{APP, Answer, Browser, ISSUER, REDIRECT, World, claims, form};
+use crate::world::{APP, Answer, Browser, ISSUER, REDIRECT, World, claims, form, text};
 
 const BYE: &str = "https://client.example.com/bye?from=here";
 const SESSION: &str = "__Host-portcullis-session";
@@ -33,10 +34,6 @@ fn is_revoked(world: &World, token: &str) -> bool {
     let said = claims(token);
     let exp = said["exp"].as_u64().expect("a time");
     world.revocations.revoked().contains(said["jti"].as_str(), exp)
-}
-
-fn text<'a>(tokens: &'a Value, name: &str) -> &'a str {
-    tokens[name].as_str().expect(name)
 }
 
 async fn refresh(world: &World, tokens: &Value) -> Answer {
@@ -141,8 +138,9 @@ async fn a_form_of_another_site_comes_back_as_a_link() {
 }
 
 #[tokio::test]
-async fn who_signs_in_again_leaves_no_session_behind() {
+async fn who_signs_in_after_somebody_else_leaves_no_session_behind() {
     let world = world().await;
+    world.put_host("shared.example.com", json!({ "oauth_user_users": ["hubot"] })).await;
     let browser = world.browser();
     browser.sign_in().await;
     let cookie = browser.host_session().await;
@@ -150,9 +148,45 @@ async fn who_signs_in_again_leaves_no_session_behind() {
     let asked = crate::world::Authorization::new(
         "web",
         REDIRECT,
-        &[("scope", "openid"), ("resource", APP), ("prompt", "login")],
+        &[("scope", "openid"), ("resource", "https://shared.example.com"), ("prompt", "login")],
     );
+    world.github.person(Person::SignedIn("hubot".to_owned()));
     browser.code(&asked.url).await;
     assert_ne!(browser.cookie("auth.example.com", SESSION), before);
     assert!(is_revoked(&world, &cookie), "what came of the session before has ended with it");
+}
+
+#[tokio::test]
+async fn a_link_with_a_strangers_token_leads_nowhere() {
+    let world = World::new().await;
+    let body = json!({
+        "redirect_uris": [REDIRECT],
+        "post_logout_redirect_uris": ["https://evil.example.com/"],
+        "token_endpoint_auth_method": "none",
+    });
+    let registered = register(&world, body).await.json();
+    let client = text(&registered, "client_id");
+    let own = world.browser();
+    let tokens = world.tokens_of(&own, client, "", &[("scope", "openid"), ("resource", APP)]).await;
+    let link = url(&[
+        ("id_token_hint", text(&tokens, "id_token")),
+        ("post_logout_redirect_uri", "https://evil.example.com/"),
+    ]);
+    // Of who has no session here, nothing ends: then the link would be no more than a way to that site.
+    let stranger = world.browser();
+    let page = stranger.go(&link).await;
+    assert_eq!((page.status, page.location()), (StatusCode::OK, ""), "{}", page.text());
+    assert!(page.text().contains("You are signed out"), "{}", page.text());
+    // Somebody else is asked first.
+    world.put_host("open.example.com", json!({ "oauth_user_users": ["*"] })).await;
+    world.github.person(Person::SignedIn("hubot".to_owned()));
+    stranger.sign_in().await;
+    let page = stranger.go(&link).await;
+    assert!(page.text().contains("Sign out?") && is_signed_in(&stranger), "{}", page.text());
+    // The user of the token goes back to the client.
+    let back = own.go(&link).await;
+    assert_eq!(back.location(), "https://evil.example.com/");
+    assert!(!is_signed_in(&own));
+    let again = own.go(&link).await;
+    assert_eq!((again.status, again.location()), (StatusCode::OK, ""), "now there is nothing left to end");
 }

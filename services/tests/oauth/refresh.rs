@@ -4,7 +4,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::world::{
-    APP, Answer, Authorization, Browser, CLIENT, ISSUER, REDIRECT, World, claims, form, header,
+    APP, Answer, Authorization, Browser, CLIENT, ISSUER, REDIRECT, World, claims, form, header, text,
 };
 
 const HOST: &str = "app.example.com";
@@ -18,10 +18,6 @@ async fn world() -> World {
 async fn refresh(world: &World, token: &str) -> Answer {
     let fields = [("grant_type", "refresh_token"), ("client_id", "web"), ("refresh_token", token)];
     world.post("/token", &fields).await
-}
-
-fn text<'a>(value: &'a Value, member: &str) -> &'a str {
-    value[member].as_str().unwrap_or_else(|| panic!("no {member} in {value}"))
 }
 
 async fn person(world: &World, browser: &Browser<'_>, scope: &str) -> (Value, Value) {

@@ -8,7 +8,7 @@ use portcullis_services::oauth::authorization_server::Settings;
 use portcullis_services::oauth::clients::registration;
 use serde_json::{Value, json};
 
-use crate::world::{APP, Answer, CLIENT, ISSUER, REDIRECT, World, header, settings};
+use crate::world::{APP, Answer, CLIENT, ISSUER, REDIRECT, World, header, settings, text};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -17,7 +17,7 @@ async fn send(world: &World, method: Method, url: &str, mut headers: HeaderMap, 
     world.request(CLIENT, method, url, headers, body.to_string()).await
 }
 
-async fn register(world: &World, body: Value) -> Answer {
+pub(crate) async fn register(world: &World, body: Value) -> Answer {
     send(world, Method::POST, &format!("{ISSUER}/register"), HeaderMap::new(), &body).await
 }
 
@@ -25,10 +25,6 @@ async fn manage(world: &World, method: Method, client: &Value, token: Option<&st
     let headers = token.map(|token| header("authorization", &format!("Bearer {token}"))).unwrap_or_default();
     let url = client["registration_client_uri"].as_str().expect("a URL");
     send(world, method, url, headers, body).await
-}
-
-fn text<'a>(value: &'a Value, member: &str) -> &'a str {
-    value[member].as_str().unwrap_or_else(|| panic!("no {member} in {value}"))
 }
 
 /// Catalogue 14.2, number 34.
@@ -59,12 +55,15 @@ async fn everything_that_is_registered_is_echoed() {
         assert!(id.starts_with("dyn_") && text(&got, "client_secret").starts_with("pcs_"));
         assert!(text(&got, "registration_access_token").starts_with("pcm_"));
         assert_eq!(text(&got, "registration_client_uri"), format!("{ISSUER}/register/{id}"), "at {at}");
-        assert!(got["client_id_issued_at"].is_u64());
+        let issued_at = got["client_id_issued_at"].as_u64().expect("a time");
+        let ends = got["client_secret_expires_at"].as_u64().expect("a time");
+        assert_eq!(ends - issued_at, 90 * 86_400, "as long as a client that is used is kept");
         let fields = got.as_object_mut().expect("an object");
         for member in [
             "client_id",
             "client_secret",
             "client_id_issued_at",
+            "client_secret_expires_at",
             "registration_access_token",
             "registration_client_uri",
         ] {
@@ -73,7 +72,6 @@ async fn everything_that_is_registered_is_echoed() {
         assert_eq!(
             got,
             json!({
-                "client_secret_expires_at": 0,
                 "client_name": "A client",
                 "redirect_uris": [REDIRECT, "http://127.0.0.1/callback"],
                 "token_endpoint_auth_method": "client_secret_basic",
@@ -184,6 +182,28 @@ async fn registrations_are_limited_and_the_limit_says_when_to_come_back() {
     let headers = header("content-type", "application/json");
     let answer = world.request(elsewhere, Method::POST, &url, headers, asked().to_string()).await;
     assert_eq!(answer.status, StatusCode::CREATED, "one network does not use up what others have");
+}
+
+#[tokio::test]
+async fn an_update_does_not_pass_the_limit_of_a_host() {
+    let limits =
+        registration::Settings { per_host: 2, ..registration::Settings::new(format!("{ISSUER}/register")) };
+    let world = World::with(Settings { registration: Some(limits), ..settings() }).await;
+    for _ in 0..2 {
+        assert_eq!(
+            register(&world, json!({ "redirect_uris": [REDIRECT] })).await.status,
+            StatusCode::CREATED
+        );
+    }
+    let client =
+        register(&world, json!({ "redirect_uris": ["https://mine.example.com/callback"] })).await.json();
+    let token = text(&client, "registration_access_token");
+    let change = |uri: &str| json!({ "client_id": client["client_id"], "redirect_uris": [uri] });
+    let full = manage(&world, Method::PUT, &client, Some(token), &change(REDIRECT)).await;
+    assert_eq!((full.status, full.header("retry-after")), (StatusCode::TOO_MANY_REQUESTS, "3600"));
+    let other =
+        manage(&world, Method::PUT, &client, Some(token), &change("https://mine.example.com/other")).await;
+    assert_eq!(other.status, StatusCode::OK, "{}", other.text());
 }
 
 #[tokio::test]
@@ -342,5 +362,11 @@ async fn a_client_with_a_secret_has_to_show_it_as_it_registered() {
         all.extend(more);
         let answer = world.post_with("/token", &all, headers).await;
         assert_eq!(answer.error(), code, "{all:?}");
+        let refused = code == "invalid_client";
+        let status = if refused { StatusCode::UNAUTHORIZED } else { StatusCode::BAD_REQUEST };
+        // RFC 9110, section 15.5.2: each 401 says how, not only to who tried by the header.
+        let challenge = refused.then_some("Basic realm=\"oauth\"");
+        let told = answer.headers.get("www-authenticate").map(|value| value.to_str().expect("text"));
+        assert_eq!((answer.status, told), (status, challenge), "{all:?}");
     }
 }

@@ -2,13 +2,9 @@
 
 use http::header::HeaderMap;
 use http::{Method, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::world::{APP, Answer, CLIENT, ISSUER, REDIRECT, World};
-
-fn text<'a>(value: &'a Value, member: &str) -> &'a str {
-    value[member].as_str().unwrap_or_else(|| panic!("no {member} in {value}"))
-}
+use crate::world::{APP, Answer, CLIENT, ISSUER, REDIRECT, World, header, text};
 
 async fn revoke(world: &World, client: &str, token: &str) -> Answer {
     world.post("/revoke", &[("client_id", client), ("token", token)]).await
@@ -178,5 +174,25 @@ async fn a_request_that_is_none_has_the_code_of_the_rfc() {
     for (method, status) in [(Method::GET, 405), (Method::OPTIONS, 204)] {
         let answer = world.request(CLIENT, method, &url, HeaderMap::new(), String::new()).await;
         assert_eq!((answer.status.as_u16(), answer.header("allow")), (status, "POST, OPTIONS"));
+    }
+}
+
+/// RFC 6749, section 5.2, and RFC 9110, section 15.5.2.
+#[tokio::test]
+async fn a_client_that_is_refused_learns_how_to_authenticate() {
+    let world = World::new().await;
+    for (path, headers) in [
+        ("/token", header("authorization", "Bearer x")),
+        ("/token", header("authorization", "Basic eDp5")),
+        ("/token", http::HeaderMap::new()),
+        ("/revoke", header("authorization", "Digest username=x")),
+        ("/introspect", http::HeaderMap::new()),
+    ] {
+        let shown = format!("{path} {headers:?}");
+        let fields = [("grant_type", "refresh_token"), ("refresh_token", "pcr_x"), ("token", "x")];
+        let answer = world.post_with(path, &fields, headers).await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{shown}");
+        assert_eq!(answer.error(), "invalid_client", "{shown}");
+        assert_eq!(answer.header("www-authenticate"), "Basic realm=\"oauth\"", "{shown}");
     }
 }

@@ -6,11 +6,7 @@ use portcullis_services::store::{Expect, Key, Kind, Store, Write};
 use serde_json::{Value, json};
 
 use crate::standin::Person;
-use crate::world::{APP, Answer, CLIENT, CLOSED, ISSUER, MONA, World};
-
-fn text<'a>(value: &'a Value, member: &str) -> &'a str {
-    value[member].as_str().unwrap_or_else(|| panic!("no {member} in {value}"))
-}
+use crate::world::{APP, Answer, CLIENT, CLOSED, ISSUER, MONA, World, text};
 
 /// The session of Mona's browser at the application, as its cookie has it.
 pub(crate) async fn session(world: &World) -> String {
@@ -408,4 +404,16 @@ async fn below_a_wildcard_each_name_is_a_resource() {
     ] {
         assert_eq!(get(url).bearer(token).ask(&world).await.status.as_u16(), status, "{url}");
     }
+}
+
+#[tokio::test]
+async fn a_preflight_is_no_yes() {
+    let (world, _) = world("mcp").await;
+    let preflight = get("https://app.example.com/")
+        .method("OPTIONS")
+        .with("origin", "https://web.example.com")
+        .with("access-control-request-method", "PUT")
+        .with("access-control-request-headers", "authorization");
+    // Other proxies take every 2xx for a yes, so it is not answered here.
+    assert_eq!(preflight.ask(&world).await.status, StatusCode::UNAUTHORIZED);
 }

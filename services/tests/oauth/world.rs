@@ -1,16 +1,15 @@
 //! An authorization server over a store in memory, with GitHub's stand-in behind it, and browsers in front.
 
-#![allow(dead_code, reason = "each family of tests uses its own part of the support")]
-
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::to_bytes;
 use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD as BASE64};
 use http::header::{CONTENT_TYPE, COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use http_body_util::BodyExt;
@@ -22,8 +21,8 @@ use portcullis_layers::users::Users;
 use portcullis_layers::{Body, ClientAddr, HostName, RequestContext};
 use portcullis_services::config::Proxy;
 use portcullis_services::config::access::{Lists, Site};
-use portcullis_services::control::Writers;
 use portcullis_services::logs::Writer;
+use portcullis_services::logs::Writers;
 use portcullis_services::mirror::Mirror;
 use portcullis_services::oauth::authorization_server::{AuthorizationServer, Parts, Settings};
 use portcullis_services::oauth::clients::{ConfiguredClient, Exceptions, Guard, registration};
@@ -59,8 +58,9 @@ pub(crate) const REDIRECT: &str = "https://client.example.com/callback";
 pub(crate) const MONA: u64 = 583_231;
 pub(crate) const HUBOT: u64 = 7;
 
-const APP_ID: &str = "Iv1.0123456789abcdef";
-const APP_SECRET: &str = "0123456789abcdef0123456789abcdef01234567";
+/// The deployment's own app at GitHub.
+pub(crate) const APP_ID: &str = "Iv1.0123456789abcdef";
+pub(crate) const APP_SECRET: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// A deployment.
 pub(crate) struct World {
@@ -69,8 +69,48 @@ pub(crate) struct World {
     pub(crate) mirror: Mirror,
     pub(crate) server: Arc<AuthorizationServer>,
     pub(crate) revocations: Arc<Revocations>,
+    pub(crate) vault: Arc<Vault>,
+    /// What happened, for administrators.
+    pub(crate) events: Writer,
+    /// What our own tokens are verified with.
+    pub(crate) trust: Trust,
+    clock: Arc<Clock>,
+    hosts: Mutex<BTreeSet<String>>,
     router: Router,
     web: Client,
+}
+
+/// How a deployment differs from the usual one.
+pub(crate) struct Setup {
+    pub(crate) settings: Settings,
+    /// What may be fetched beside public addresses, and the authority of its certificates.
+    pub(crate) fetches: (Exceptions, Option<Arc<str>>),
+    /// Where everything is kept; in memory if nothing is said.
+    pub(crate) directory: Option<PathBuf>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { settings: settings(), fetches: (Exceptions::default(), None), directory: None }
+    }
+}
+
+/// The server's clock. It is the system's, until a test moves it: then it stands still.
+#[derive(Debug, Default)]
+struct Clock {
+    stopped: Mutex<Option<Timestamp>>,
+}
+
+impl Clock {
+    fn now(&self) -> Timestamp {
+        self.stopped.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(Timestamp::now)
+    }
+
+    fn advance(&self, by: Duration) {
+        let by = jiff::SignedDuration::try_from(by).expect("some time");
+        let later = self.now().checked_add(by).expect("a time");
+        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = Some(later);
+    }
 }
 
 /// An answer.
@@ -103,7 +143,10 @@ pub(crate) fn settings() -> Settings {
         sessions: sessions::Lifetimes::default(),
         host_session: Duration::from_secs(3600),
         login: Duration::from_secs(600),
+        groups: Some(Duration::from_secs(604_800)),
         registration: Some(registration::Settings::new(format!("{ISSUER}/register"))),
+        assertion_grants: false,
+        assertion_issuers: Vec::new(),
     }
 }
 
@@ -115,6 +158,12 @@ impl World {
 
     /// The same with other settings.
     pub(crate) async fn with(settings: Settings) -> Self {
+        Self::of(Setup { settings, ..Setup::default() }).await
+    }
+
+    /// The same with whatever differs.
+    pub(crate) async fn of(setup: Setup) -> Self {
+        let Setup { settings, fetches: (exceptions, ca), directory } = setup;
         let github = standin::Github::start().await;
         github.add_app(standin::App::new(APP_ID, APP_SECRET, &format!("{ISSUER}/callback")));
         github.add_user(User { name: Some("Mona Lisa".to_owned()), ..User::new(MONA, "Mona") });
@@ -122,7 +171,11 @@ impl World {
         github.person(Person::SignedIn("Mona".to_owned()));
         let web = Client::new(1, Ticker::new(1), Tunnels::new(1), PoolSettings::default());
         let upstream = github::Settings::new(github.url().parse().expect("a URL"), None);
-        let counted = Arc::new(Counted::new(Arc::new(Embedded::in_memory().expect("memory"))));
+        let kept = match directory {
+            Some(directory) => Embedded::open(&directory).expect("a directory"),
+            None => Embedded::in_memory().expect("memory"),
+        };
+        let counted = Arc::new(Counted::new(Arc::new(kept)));
         let store: Arc<dyn Store> = Arc::<Counted>::clone(&counted);
         let mirror = Mirror::new(Arc::clone(&store));
         let vault = Vault::new(&SecretString::from("0123456789abcdef0123456789abcdef")).expect("a key");
@@ -132,12 +185,13 @@ impl World {
         let trust = Trust::new(ISSUER, &keys, 1).expect("keys");
         let revocations = Arc::new(Revocations::new(Arc::clone(&store), Arc::clone(trust.revoked())));
         let writer = |stream| Writer::new(stream, 1, 1 << 20);
+        let events = writer(Stream::Oauth);
         let defaults = Lists { admin: Users::parse(["Mona"]).expect("users"), ..Lists::default() };
         let app = App::new(APP_ID.parse().expect("an id"), APP_SECRET.into()).expect("an app");
         let parts = Parts {
             mirror: mirror.clone(),
             apps: Apps::new(Arc::clone(&store), Arc::clone(&vault), Some(app)),
-            vault,
+            vault: Arc::clone(&vault),
             site: Site {
                 issuer: ISSUER.to_owned(),
                 port_suffix: String::new(),
@@ -149,17 +203,35 @@ impl World {
             keys: Arc::new(keys),
             verifier: Arc::new(trust.verifier([])),
             github: Github::new(&web, upstream).expect("a client"),
-            guard: Guard::new(web.clone(), None, Exceptions::default()),
+            guard: Guard::new(web.clone(), ca, exceptions),
             writers: Writers {
                 requests: writer(Stream::Requests),
                 diagnostics: writer(Stream::Diagnostics),
                 audit: writer(Stream::Audit),
+                oauth: events.clone(),
             },
             settings,
         };
-        let server = Arc::new(AuthorizationServer::new(parts));
+        let clock = Arc::new(Clock::default());
+        let time = Arc::clone(&clock);
+        let server = Arc::new(AuthorizationServer::new(parts).with_clock(move || time.now()));
         let router = endpoints::router(&server);
-        let world = Self { github, store: counted, mirror, server, revocations, router, web };
+        let hosts = Mutex::default();
+        let store = counted;
+        let world = Self {
+            github,
+            store,
+            mirror,
+            server,
+            revocations,
+            vault,
+            events,
+            trust,
+            clock,
+            hosts,
+            router,
+            web,
+        };
         world
             .put_host("app.example.com", json!({ "oauth_user_users": ["Mona"], "oauth_mcp_users": ["Mona"] }))
             .await;
@@ -167,8 +239,41 @@ impl World {
         world
     }
 
+    /// Lets the server's time go on, which stands still from now on but for this.
+    pub(crate) fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    /// The server's time stands still.
+    pub(crate) fn stop_time(&self) {
+        self.advance(Duration::ZERO);
+    }
+
+    /// The server's time.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Gives a host an app of its own at GitHub, which is known there with the secret `secret-of-ID`.
+    pub(crate) async fn put_app(&self, host: &str, id: &str, more: Value) {
+        let secret = format!("secret-of-{id}");
+        self.github.add_app(standin::App::new(id, &secret, &format!("{ISSUER}/callback")));
+        self.put_app_of(host, id, &secret).await;
+        let (mut fields, Value::Object(more)) = (json!({ "github_client_id": id }), more) else {
+            panic!("an object")
+        };
+        fields.as_object_mut().expect("an object").extend(more);
+        self.put_host(host, fields).await;
+    }
+
+    /// Lets the node see what was written, as its reconciler does.
+    pub(crate) async fn see(&self) {
+        self.mirror.latest().await.expect("read");
+    }
+
     /// Sets up a protected host.
     pub(crate) async fn put_host(&self, host: &str, more: Value) {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner).insert(format!("https://{host}"));
         let mut value = json!({
             "proxy_hostname": host,
             "target_url": "http://10.0.0.5:80",
@@ -181,10 +286,28 @@ impl World {
         self.store.commit(vec![write]).await.expect("stored");
     }
 
+    pub(crate) async fn put_route(&self, id: &str, value: Value) {
+        let write = Write::Put { key: Key::new(Kind::Route, id), value, expect: Expect::Any };
+        self.store.commit(vec![write]).await.expect("stored");
+    }
+
+    /// Seals the secret of a host's own app.
+    pub(crate) async fn put_app_of(&self, host: &str, id: &str, secret: &str) {
+        let sealed = json!({ "client_id": id, "client_secret": secret }).to_string();
+        let name = Proxy::github_secret_id(&host.parse().expect("a host"));
+        let write = self.vault.put(&name, sealed.as_bytes(), Expect::Any).expect("sealed");
+        self.store.commit(vec![write]).await.expect("stored");
+    }
+
     /// Sets up a client as an administrator does; returns its secret, if it has one.
     pub(crate) async fn put_client(&self, id: &str, metadata: Value) -> Option<String> {
+        self.put_party(id, metadata, false).await
+    }
+
+    /// The same; `first` says that it is a part of the deployment.
+    pub(crate) async fn put_party(&self, id: &str, metadata: Value, first: bool) -> Option<String> {
         let Value::Object(fields) = metadata else { panic!("an object") };
-        let (client, secret) = ConfiguredClient::new(&fields, false).expect("metadata");
+        let (client, secret) = ConfiguredClient::new(&fields, first).expect("metadata");
         self.store.commit(vec![client.put(id, Expect::Any).expect("an id")]).await.expect("stored");
         secret.map(|secret| secret.expose_secret().to_owned())
     }
@@ -300,6 +423,48 @@ impl World {
         answer.json()
     }
 
+    /// Redeems a code of the client `web`; `more` are further fields.
+    pub(crate) async fn redeem(&self, code: &str, verifier: &str, more: &[(&str, &str)]) -> Answer {
+        let mut fields = vec![
+            ("grant_type", "authorization_code"),
+            ("client_id", "web"),
+            ("code", code),
+            ("code_verifier", verifier),
+        ];
+        fields.extend(more);
+        self.post("/token", &fields).await
+    }
+
+    /// Uses a refresh token of the client `web`; `more` are further fields.
+    pub(crate) async fn refresh(&self, token: &str, more: &[(&str, &str)]) -> Answer {
+        let mut fields =
+            vec![("grant_type", "refresh_token"), ("client_id", "web"), ("refresh_token", token)];
+        fields.extend(more);
+        self.post("/token", &fields).await
+    }
+
+    /// What the resource server `rs` is told of a token.
+    pub(crate) async fn introspect(&self, secret: &str, token: &str) -> Value {
+        let fields = [("client_id", "rs"), ("client_secret", secret), ("token", token)];
+        self.post("/introspect", &fields).await.json()
+    }
+
+    /// What another proxy is told about a request to a URL with a token.
+    pub(crate) async fn verify(&self, url: &str, token: &str) -> Answer {
+        self.see().await;
+        let (host, path) = split(url);
+        let mut headers = header("authorization", &format!("Bearer {token}"));
+        for (name, value) in [
+            ("x-forwarded-method", "GET"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", &host),
+            ("x-forwarded-uri", &path),
+        ] {
+            headers.insert(name, value.parse().expect("a value"));
+        }
+        self.request(CLIENT, Method::GET, &format!("{ISSUER}/verify"), headers, String::new()).await
+    }
+
     /// Where a request comes in, as the stack of the host says it. The issuer's own has nothing of note.
     async fn host(&self, name: &HostName) -> OAuthHost {
         let is_issuer = ISSUER.ends_with(&format!("/{name}"));
@@ -311,7 +476,15 @@ impl World {
         OAuthHost { name: name.clone(), proxy, is_issuer }
     }
 
-    async fn at_github(&self, url: &str) -> Answer {
+    /// Whether a URL is on the issuer's host or a protected one.
+    fn is_ours(&self, url: &str) -> bool {
+        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = |origin: &str| url.strip_prefix(origin).is_some_and(|rest| rest.starts_with(['/', '?']));
+        rest(ISSUER) || hosts.iter().any(|host| rest(host))
+    }
+
+    /// A request of a browser to GitHub.
+    pub(crate) async fn at_github(&self, url: &str) -> Answer {
         let target = Target::new(self.github.url().parse().expect("a URL"));
         let forward = Forward::new(&self.web, target, CancellationToken::new()).expect("a target");
         let path = url.strip_prefix(&self.github.url()).expect("at GitHub");
@@ -347,6 +520,18 @@ impl Answer {
     /// The parameters of the redirect.
     pub(crate) fn redirected(&self) -> Vec<(String, String)> {
         pairs(self.location().split_once('?').map_or("", |(_, query)| query))
+    }
+
+    /// The error code of the redirect.
+    pub(crate) fn redirected_error(&self) -> String {
+        assert!(self.location().starts_with(REDIRECT), "{} {} {}", self.status, self.location(), self.text());
+        field(&self.redirected(), "error").to_owned()
+    }
+
+    /// When to come back, in seconds.
+    pub(crate) fn retry_after(&self) -> Duration {
+        let text = self.header("retry-after");
+        Duration::from_secs(text.parse().unwrap_or_else(|_| panic!("no Retry-After: {self:?}")))
     }
 
     /// The error code of a JSON answer.
@@ -414,10 +599,7 @@ impl Browser<'_> {
             let location = answer.location().to_owned();
             answer = if location.starts_with(&self.world.github.url()) {
                 self.world.at_github(&location).await
-            } else if location.starts_with(ISSUER)
-                || location.starts_with(APP)
-                || location.starts_with(CLOSED)
-            {
+            } else if self.world.is_ours(&location) {
                 self.send(Method::GET, &location, None).await
             } else {
                 return answer;
@@ -426,12 +608,37 @@ impl Browser<'_> {
         panic!("sent round and round: {answer:?}");
     }
 
+    /// Agrees to what a page asks, where there is one. Returns the answer that comes of it, not followed.
+    pub(crate) async fn agree(&self, answer: Answer) -> Answer {
+        if answer.status != StatusCode::OK {
+            return answer;
+        }
+        let hidden = answer.fields();
+        let mut fields: Vec<(&str, &str)> =
+            hidden.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        fields.push(("decision", "approve"));
+        self.send(Method::POST, &format!("{ISSUER}/consent"), Some(&fields)).await
+    }
+
+    /// Begins a login; returns where it leads at GitHub, where nobody goes yet.
+    pub(crate) async fn to_github(&self, url: &str) -> String {
+        let answer = self.send(Method::GET, url, None).await;
+        let answer = self.agree(answer).await;
+        let location = answer.location().to_owned();
+        assert!(location.starts_with(&self.world.github.url()), "{url}: {answer:?}");
+        location
+    }
+
+    /// Does all that a client's request asks for; returns what the client gets.
+    pub(crate) async fn authorize(&self, url: &str) -> Answer {
+        let answer = self.go(url).await;
+        let answer = self.agree(answer).await;
+        self.follow(answer).await
+    }
+
     /// Lets a client have its code: signs in and agrees, as far as that is asked.
     pub(crate) async fn code(&self, url: &str) -> String {
-        let mut answer = self.go(url).await;
-        if answer.status == StatusCode::OK {
-            answer = self.submit(&answer, &format!("{ISSUER}/consent"), &[("decision", "approve")]).await;
-        }
+        let answer = self.authorize(url).await;
         let back = answer.redirected();
         let code = field(&back, "code").to_owned();
         assert!(!code.is_empty(), "no code: {} {}", answer.location(), answer.text());
@@ -465,6 +672,11 @@ impl Browser<'_> {
 
     pub(crate) fn cookie(&self, host: &str, name: &str) -> Option<String> {
         self.jar().get(&(host.to_owned(), name.to_owned())).cloned()
+    }
+
+    /// The values of all its cookies.
+    pub(crate) fn cookies(&self) -> Vec<String> {
+        self.jar().values().cloned().collect()
     }
 
     pub(crate) fn set_cookie(&self, host: &str, name: &str, value: &str) {
@@ -513,6 +725,16 @@ pub(crate) fn claims(token: &str) -> Value {
     serde_json::from_slice(&BASE64.decode(payload).expect("base64")).expect("JSON")
 }
 
+/// A member of an answer.
+pub(crate) fn text<'a>(value: &'a Value, member: &str) -> &'a str {
+    value[member].as_str().unwrap_or_else(|| panic!("no {member} in {value}"))
+}
+
+/// How a client with a secret says who it is in a header.
+pub(crate) fn basic(id: &str, secret: &str) -> HeaderMap {
+    header("authorization", &format!("Basic {}", BASE64_STANDARD.encode(format!("{id}:{secret}"))))
+}
+
 /// One header.
 pub(crate) fn header(name: &'static str, value: &str) -> HeaderMap {
     HeaderMap::from_iter([(HeaderName::from_static(name), value.parse().expect("a value"))])
@@ -527,7 +749,7 @@ pub(crate) fn form(fields: &[(&str, &str)]) -> String {
 }
 
 /// Host, and path with query, of an `https` URL.
-fn split(url: &str) -> (String, String) {
+pub(crate) fn split(url: &str) -> (String, String) {
     let rest = url.strip_prefix("https://").unwrap_or_else(|| panic!("not https: {url}"));
     match rest.find(['/', '?']) {
         Some(at) if rest[at..].starts_with('/') => (rest[..at].to_owned(), rest[at..].to_owned()),

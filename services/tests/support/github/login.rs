@@ -102,6 +102,7 @@ fn approve(
         challenge: (!challenge.is_empty() && field(asked, "code_challenge_method") == "S256")
             .then(|| challenge.to_owned()),
     };
+    inner.secrets.extend([code.clone(), field(asked, "state").to_owned()]);
     inner.codes.insert(code.clone(), grant);
     redirect(redirect_uri, &[("code", &code), ("state", field(asked, "state"))])
 }
@@ -137,6 +138,7 @@ pub(super) async fn access_token(State(github): State<Github>, headers: HeaderMa
         let detail = "The redirect_uri MUST match the registered callback URL for this application.";
         return wrong(&headers, "redirect_uri_mismatch", detail);
     }
+    inner.secrets.push(field(&asked, "code_verifier").to_owned());
     if let Some(challenge) = &grant.challenge {
         let hash = digest(&SHA256, field(&asked, "code_verifier").as_bytes());
         if *challenge != BASE64_URL_SAFE_NO_PAD.encode(hash) {
@@ -154,6 +156,7 @@ pub(super) fn token(inner: &mut Inner, headers: &HeaderMap, grant: Grant) -> Res
     }
     let token = format!("gho_{}", random(18));
     let scope = grant.scopes.join(",");
+    inner.secrets.push(token.clone());
     inner.tokens.insert(token.clone(), grant);
     reply(headers, json!({ "access_token": token, "scope": scope, "token_type": "bearer" }))
 }

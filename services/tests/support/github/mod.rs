@@ -132,6 +132,8 @@ struct Inner {
     person: Person,
     codes: HashMap<String, Grant>,
     tokens: HashMap<String, Grant>,
+    /// Everything that nobody but the app may ever see.
+    secrets: Vec<String>,
     forms: Vec<String>,
     faults: HashMap<String, Fault>,
     seen: Vec<Seen>,
@@ -222,6 +224,11 @@ impl Github {
     /// The tokens that are good.
     pub fn tokens(&self) -> Vec<String> {
         self.inner().tokens.keys().cloned().collect()
+    }
+
+    /// All that was secret between an app and us so far: codes, tokens, states, PKCE verifiers.
+    pub fn secrets(&self) -> Vec<String> {
+        self.inner().secrets.clone()
     }
 
     /// The user ended all grants at the settings page.
