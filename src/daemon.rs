@@ -436,6 +436,10 @@ async fn shut_down(
         warn!(connections = late, "ended connections that did not end by themselves");
     }
     drains.admin.shutdown(ADMIN_GRACE).await;
+    // Their ends are in the log; without this the last ones could come after its last flush.
+    if tokio::time::timeout(ADMIN_GRACE, tunnels.closed()).await.is_err() {
+        warn!("tunnels have not ended");
+    }
     background.cancel();
     for writer in [&writers.requests, &writers.audit, &writers.oauth, &writers.diagnostics] {
         if !writer.flush(LAST_FLUSH).await {

@@ -41,17 +41,19 @@ pub(super) struct Tunnel {
 impl Tunnel {
     /// Carries bytes until one side has closed, or the tunnel is closed by its registration.
     pub(super) async fn run(self) {
-        let Self { client, upstream, early, registration, on_end, ticker } = self;
+        let Self { client, upstream, early, mut registration, on_end, ticker } = self;
         // The client's end first: it is there, or has failed, as soon as the 101 is written, so that
         // whoever waits for the end of the tunnel has said so by then.
         let end = match client.await {
-            Ok(client) => copy(TokioIo::new(client), upstream, early, registration, &ticker).await,
+            Ok(client) => copy(TokioIo::new(client), upstream, early, &mut registration, &ticker).await,
             Err(error) => {
                 tracing::debug!(%error, "client was gone before the tunnel stood");
                 TunnelEnd::default()
             }
         };
         on_end.end(end);
+        // Whoever waits for the last tunnel to be gone finds its end told.
+        drop(registration);
     }
 }
 
@@ -59,7 +61,7 @@ async fn copy<A, B>(
     mut client: A,
     mut upstream: B,
     early: Bytes,
-    mut registration: Registration,
+    registration: &mut Registration,
     ticker: &Ticker,
 ) -> TunnelEnd
 where
@@ -194,10 +196,10 @@ mod tests {
         let (upstream, upstream_end) = duplex(64);
         let ticker = Ticker::new(1);
         let token = CancellationToken::new();
-        let registration =
+        let mut registration =
             Tunnels::new(1).register(StreamKind::Tunnel, &RequestContext::default(), &token, &ticker);
         let task = tokio::spawn(async move {
-            copy(client_end, upstream_end, Bytes::from_static(early), registration, &ticker).await
+            copy(client_end, upstream_end, Bytes::from_static(early), &mut registration, &ticker).await
         });
         (client, upstream, token, task)
     }
