@@ -52,6 +52,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::body::BoxError;
+use crate::check::Check;
 use crate::context::{Principal, RequestContext};
 use crate::future::Gate;
 use crate::glob;
@@ -283,7 +284,11 @@ impl From<AllowlistError> for Rejection {
             AllowlistError::Group(_) => "Group not authorized",
             AllowlistError::Network(_) => "Network not authorized",
         };
-        Self::new(StatusCode::FORBIDDEN, "access_denied", detail).with_source(error)
+        let rejection = Self::new(StatusCode::FORBIDDEN, "access_denied", detail);
+        // Where somebody comes from says nothing about who it is.
+        let is_about_users = !matches!(error, AllowlistError::Network(_));
+        let rejection = if is_about_users { rejection.with_check(Check::User) } else { rejection };
+        rejection.with_source(error)
     }
 }
 
@@ -440,7 +445,7 @@ mod tests {
     fn a_refusal_is_403_without_a_challenge() {
         let rejection = Rejection::from(AllowlistError::User("1".into()));
         assert_eq!(rejection.status(), StatusCode::FORBIDDEN);
-        assert_eq!(rejection.code(), "access_denied");
+        assert_eq!((rejection.code(), rejection.check()), ("access_denied", Some(Check::User)));
         assert!(rejection.headers().is_empty());
         assert!(!rejection.detail().contains('1'), "the public text names the user");
     }

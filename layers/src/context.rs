@@ -17,6 +17,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method};
 use smol_str::SmolStr;
 
+use crate::check::Check;
 use crate::names::HostName;
 
 /// The address of the client as far as we believe it.
@@ -366,6 +367,10 @@ pub struct Facts {
     pub code: OnceLock<&'static str>,
     /// By respond: the internal cause, for the log only.
     pub cause: OnceLock<String>,
+    /// By respond, and by who judges requests to other hosts: the check of who asks that has failed.
+    pub check: OnceLock<Check>,
+    /// By who judges requests to other hosts: the host that this one was about.
+    pub about: OnceLock<HostName>,
     /// By forward: the upstream that was asked.
     pub upstream: OnceLock<SmolStr>,
     /// By forward, in microseconds plus one: the time from the call until the upstream's response head; 0 is unset.

@@ -12,6 +12,7 @@ pub mod auth;
 pub mod body;
 #[cfg(feature = "body-limit")]
 pub mod body_limit;
+pub mod check;
 pub mod context;
 pub mod cookies;
 pub mod deadline;
@@ -55,6 +56,7 @@ pub mod users;
 
 pub use accept::Accepted;
 pub use body::{Body, BoxError, HttpService, Request, Response};
+pub use check::Check;
 pub use context::{ClientAddr, Conn, Facts, Principal, RequestContext, RequestId, RouteMatch, TlsInfo};
 pub use header_prefix::HeaderPrefix;
 pub use names::HostName;

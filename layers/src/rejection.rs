@@ -6,6 +6,7 @@ use std::fmt;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::body::BoxError;
+use crate::check::Check;
 
 /// An error that already knows its HTTP meaning.
 ///
@@ -17,6 +18,7 @@ pub struct Rejection {
     code: &'static str,
     detail: Cow<'static, str>,
     headers: HeaderMap,
+    check: Option<Check>,
     source: Option<BoxError>,
 }
 
@@ -24,7 +26,7 @@ impl Rejection {
     /// A rejection. `code` is a short, stable word for logs and clients (`no_such_host`),
     /// `detail` a sentence for people.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code, detail: detail.into(), headers: HeaderMap::new(), source: None }
+        Self { status, code, detail: detail.into(), headers: HeaderMap::new(), check: None, source: None }
     }
 
     /// What an error means: a rejection is itself, anything else is our fault and its text stays inside.
@@ -44,6 +46,13 @@ impl Rejection {
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.append(name, value);
+        self
+    }
+
+    /// Says which check of who asks has failed, for logs.
+    #[must_use]
+    pub const fn with_check(mut self, check: Check) -> Self {
+        self.check = Some(check);
         self
     }
 
@@ -67,6 +76,11 @@ impl Rejection {
     /// The public sentence.
     pub fn detail(&self) -> &str {
         &self.detail
+    }
+
+    /// The check of who asks that has failed, if it was one.
+    pub const fn check(&self) -> Option<Check> {
+        self.check
     }
 
     /// The headers of the answer.

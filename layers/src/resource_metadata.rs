@@ -49,6 +49,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use self::upstream::Own;
+pub use self::upstream::Published;
 use crate::body::{BoxError, BoxFuture, HttpService};
 use crate::names::HostName;
 use crate::rejection::Rejection;
@@ -140,7 +141,9 @@ impl ResourceMetadataLayer {
     /// this host, without anything of the request at hand, by whoever comes first in a minute.
     pub fn joined(metadata: &Metadata, endpoint: &str, upstream: HttpService, host: &HostName) -> Self {
         let endpoint = endpoint.trim_end_matches('/').to_owned();
-        let own = Some(Own::new(metadata.clone(), upstream, host, &endpoint));
+        // The name of a host is ASCII.
+        let host = HeaderValue::from_str(host.as_str()).unwrap_or(HeaderValue::from_static(""));
+        let own = Some(Own::new(metadata.clone(), Published::new(upstream, host, &endpoint)));
         Self { shared: Arc::new(Shared { document: metadata.to_json(), endpoint, own }) }
     }
 }

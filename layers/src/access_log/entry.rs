@@ -87,6 +87,8 @@ impl<K: Sink> Entry<K> {
             status: outcome.status.unwrap_or(CLIENT_CLOSED_REQUEST),
             code: facts.code.get().copied().or(outcome.code),
             cause: facts.cause.get().or(outcome.cause.as_ref()).map(String::as_str),
+            check: facts.check.get().copied(),
+            about: facts.about.get().map(HostName::as_str),
             route: facts.route.get().map(SmolStr::as_str),
             principal: facts.principal.get().map(|principal| &**principal),
             upstream: facts.upstream.get().map(SmolStr::as_str),

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use http::{Method, Version};
 
+use crate::check::Check;
 use crate::context::{ClientAddr, Principal, RequestId, TlsInfo};
 use crate::names::HostName;
 
@@ -53,6 +54,10 @@ pub struct Record<'a> {
     pub code: Option<&'a str>,
     /// Why, for the log only.
     pub cause: Option<&'a str>,
+    /// The check of who asks that has failed.
+    pub check: Option<Check>,
+    /// The host that a question about another one's request was about.
+    pub about: Option<&'a str>,
     /// The route that matched.
     pub route: Option<&'a str>,
     /// Who asked.
@@ -117,6 +122,8 @@ impl Record<'_> {
         text(out, b",\"backend_url\":\"", self.upstream);
         text(out, b",\"error_type\":\"", self.code);
         text(out, b",\"error\":\"", self.cause.map(|cause| truncated(cause, MAX_CAUSE)));
+        text(out, b",\"auth_check\":\"", self.check.map(Check::as_str));
+        text(out, b",\"auth_hostname\":\"", self.about);
         if let Some(principal) = self.principal {
             encode_principal(out, principal);
         }
@@ -366,6 +373,8 @@ pub(super) mod tests {
             status: 200,
             code: None,
             cause: None,
+            check: None,
+            about: None,
             route: None,
             principal: None,
             upstream: None,
@@ -433,6 +442,8 @@ pub(super) mod tests {
             status: 403,
             code: Some("insufficient_scope"),
             cause: Some("no \"admin\""),
+            check: Some(Check::Scope),
+            about: Some("guarded.example.com"),
             route: Some("api"),
             principal: Some(&principal),
             upstream: Some("http://10.0.0.9:80"),
@@ -457,6 +468,8 @@ pub(super) mod tests {
             ("status_code", json!(403)),
             ("error_type", json!("insufficient_scope")),
             ("error", json!("no \"admin\"")),
+            ("auth_check", json!("scope_check")),
+            ("auth_hostname", json!("guarded.example.com")),
             ("route_id", json!("api")),
             ("backend_url", json!("http://10.0.0.9:80")),
             ("upstream_ms", json!(0.007)),

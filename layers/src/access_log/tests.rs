@@ -12,6 +12,7 @@ use tower::{ServiceExt, service_fn};
 
 use super::*;
 use crate::body::{Body, BoxError};
+use crate::check::Check;
 use crate::context::{ClientAddr, Conn, Principal, TunnelEnd};
 
 /// Keeps records as the JSON that they become.
@@ -245,6 +246,8 @@ async fn what_inner_layers_learned_is_in_the_record() {
         facts.route.set("api".into()).unwrap();
         facts.principal.set(Arc::new(Principal { subject: "1".into(), ..Principal::default() })).unwrap();
         facts.code.set("insufficient_scope").unwrap();
+        facts.check.set(Check::Scope).unwrap();
+        facts.about.set("guarded.example.com".parse().unwrap()).unwrap();
         facts.upstream.set("http://up".into()).unwrap();
         facts.set_upstream_time(Duration::from_millis(3));
         facts.received.store(11, std::sync::atomic::Ordering::Relaxed);
@@ -265,6 +268,8 @@ async fn what_inner_layers_learned_is_in_the_record() {
         ("route_id", json!("api")),
         ("auth_user", json!("1")),
         ("error_type", json!("insufficient_scope")),
+        ("auth_check", json!("scope_check")),
+        ("auth_hostname", json!("guarded.example.com")),
         ("backend_url", json!("http://up")),
         ("upstream_ms", json!(3.0)),
         ("bytes_received", json!(11)),

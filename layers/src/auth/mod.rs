@@ -104,6 +104,7 @@ pub use token::{Audience, TokenError, Verified, Verify};
 use self::login::Departure;
 use crate::allowlist::AllowlistError;
 use crate::body::BoxError;
+use crate::check::Check;
 use crate::context::{Asked, Principal, RequestContext};
 use crate::future::Gate;
 use crate::rejection::Rejection;
@@ -227,16 +228,18 @@ impl<V: Verify> Shared<V> {
                 None => Err(self.unknown(request)),
             };
         };
-        let principal = match self.verifier.verify(token).and_then(|verified| policy.admit(&verified)) {
-            Ok(principal) => principal,
+        let verified = self.verifier.verify(token);
+        let cause = match verified.as_ref().map_err(TokenError::clone).and_then(|one| policy.admit(one)) {
+            Ok(principal) => return self.let_in(principal, method, path),
             Err(_) if pass => return Ok(None),
-            Err(cause) => {
-                let required = policy.required(method, path);
-                let challenge = policy.challenge.with_error("invalid_token", cause.description(), &required);
-                return Err(AuthError::Refused { cause, challenge });
-            }
+            Err(cause) => cause,
         };
-        self.let_in(principal, method, path)
+        // Whoever has a good token for another resource is known; whom an issuer names that is not trusted here is not.
+        let known = verified.ok().filter(|_| matches!(cause, TokenError::Audience(_)));
+        let principal = known.map(|one| Arc::clone(one.principal()));
+        let required = policy.required(method, path);
+        let challenge = policy.challenge.with_error("invalid_token", cause.description(), &required);
+        Err(AuthError::Refused { cause, principal, challenge })
     }
 
     /// Lets a principal in that has the scopes that the request needs.
@@ -318,6 +321,8 @@ pub enum AuthError {
         /// Why.
         #[source]
         cause: TokenError,
+        /// Who sent it, where it is good elsewhere.
+        principal: Option<Arc<Principal>>,
         /// The value of `WWW-Authenticate`.
         challenge: HeaderValue,
     },
@@ -372,48 +377,73 @@ impl AuthError {
             | Self::Stranger { principal, .. }
             | Self::Withheld { principal, .. }
             | Self::CrossSite { principal } => Some(principal),
-            Self::Missing { .. } | Self::Repeated { .. } | Self::Refused { .. } | Self::Login { .. } => None,
+            Self::Refused { principal, .. } => principal.as_ref(),
+            Self::Missing { .. } | Self::Repeated { .. } | Self::Login { .. } => None,
         }
     }
-}
 
-impl From<AuthError> for Rejection {
-    fn from(error: AuthError) -> Self {
+    /// The check that has failed. Who is sent to the login has not been asked anything yet.
+    const fn check(&self) -> Option<Check> {
+        match self {
+            Self::Missing { .. } | Self::Repeated { .. } | Self::CrossSite { .. } => Some(Check::Token),
+            Self::Refused { cause, .. } => Some(cause.check()),
+            Self::Scope { .. } | Self::Withheld { .. } => Some(Check::Scope),
+            Self::Stranger { .. } => Some(Check::User),
+            Self::Login { .. } => None,
+        }
+    }
+
+    /// What it means to the client.
+    fn into_rejection(self) -> Rejection {
+        let error = self;
         let (status, code, detail, challenge) = match &error {
-            AuthError::Missing { challenge } => {
+            Self::Missing { challenge } => {
                 (StatusCode::UNAUTHORIZED, "token_required", "An access token is required", challenge)
             }
-            AuthError::Repeated { challenge } => (
+            Self::Repeated { challenge } => (
                 StatusCode::BAD_REQUEST,
                 "invalid_request",
                 "The request has more than one Authorization header",
                 challenge,
             ),
-            AuthError::Refused { cause, challenge } => {
+            Self::Refused { cause, challenge, .. } => {
                 (StatusCode::UNAUTHORIZED, "invalid_token", cause.description(), challenge)
             }
-            AuthError::Scope { challenge, .. } => {
+            Self::Scope { challenge, .. } => {
                 (StatusCode::FORBIDDEN, "insufficient_scope", "The access token lacks a scope", challenge)
             }
-            AuthError::Login { location, cookie } => {
-                return Self::new(StatusCode::FOUND, "login_required", "Login is required")
+            Self::Login { location, cookie } => {
+                return Rejection::new(StatusCode::FOUND, "login_required", "Login is required")
                     .with_header(LOCATION, location.clone())
                     .with_header(SET_COOKIE, cookie.clone())
                     .with_header(CACHE_CONTROL, HeaderValue::from_static("no-store"))
                     .with_source(error);
             }
             // No challenge: another token would not help.
-            AuthError::Stranger { cause, .. } => return Self::from(cause.clone()),
-            AuthError::Withheld { .. } => {
+            Self::Stranger { cause, .. } => return Rejection::from(cause.clone()),
+            Self::Withheld { .. } => {
                 let detail = "Scope not authorized";
-                return Self::new(StatusCode::FORBIDDEN, "access_denied", detail).with_source(error);
+                return Rejection::new(StatusCode::FORBIDDEN, "access_denied", detail).with_source(error);
             }
-            AuthError::CrossSite { .. } => {
+            Self::CrossSite { .. } => {
                 let detail = "The session does not count for a request that another site has made";
-                return Self::new(StatusCode::FORBIDDEN, "cross_site", detail).with_source(error);
+                return Rejection::new(StatusCode::FORBIDDEN, "cross_site", detail).with_source(error);
             }
         };
-        Self::new(status, code, detail).with_header(WWW_AUTHENTICATE, challenge.clone()).with_source(error)
+        Rejection::new(status, code, detail)
+            .with_header(WWW_AUTHENTICATE, challenge.clone())
+            .with_source(error)
+    }
+}
+
+impl From<AuthError> for Rejection {
+    fn from(error: AuthError) -> Self {
+        let check = error.check();
+        let rejection = error.into_rejection();
+        match check {
+            Some(check) => rejection.with_check(check),
+            None => rejection,
+        }
     }
 }
 

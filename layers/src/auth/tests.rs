@@ -118,6 +118,51 @@ async fn refusals_have_the_status_and_challenge_of_their_cause() {
 }
 
 #[tokio::test]
+async fn each_refusal_tells_which_check_has_failed_and_who_is_known() {
+    let list =
+        |name: &str| Allowlist { users: Some(Users::parse([name]).expect("valid")), ..Allowlist::default() };
+    let policy = |members: &str| Policy {
+        scopes: vec![rule("/", &["read"])],
+        members: Some(Arc::new(list(members))),
+        ..policy()
+    };
+    for (token, members, check, known) in [
+        (None, "alice", Check::Token, false),
+        (Some("bad"), "alice", Check::Token, false),
+        (Some("alice~other.example~read"), "alice", Check::Audience, true),
+        (Some("alice~app.example~write"), "alice", Check::Scope, true),
+        (Some("alice~app.example~write"), "bob", Check::User, true),
+    ] {
+        let mut request = get("/", token);
+        let facts = Arc::new(Facts::default());
+        RequestContext::of(request.extensions_mut()).facts = Some(Arc::clone(&facts));
+        let rejection = call(policy(members), request).await.expect_err("refused");
+        assert_eq!(rejection.check(), Some(check), "{token:?}");
+        assert_eq!(facts.principal.get().is_some(), known, "{token:?}");
+    }
+    let html = ("accept", "text/html");
+    let to_login = call(login_policy(), sent("GET", "/", &[html])).await.expect_err("refused");
+    assert_eq!(to_login.check(), None, "nothing was asked of it yet");
+    let issuers = Some(vec!["https://idp.example".into()]);
+    let mut request = get("/", Some("alice~app.example~read"));
+    let facts = Arc::new(Facts::default());
+    RequestContext::of(request.extensions_mut()).facts = Some(Arc::clone(&facts));
+    let rejection = call(Policy { issuers, ..policy("alice") }, request).await.expect_err("refused");
+    assert_eq!((rejection.check(), facts.principal.get()), (Some(Check::Token), None));
+    for (error, check) in [
+        (TokenError::Malformed, Check::Decode),
+        (TokenError::TooLong(9), Check::Decode),
+        (TokenError::Algorithm("none".into()), Check::Decode),
+        (TokenError::Expired, Check::Token),
+        (TokenError::Revoked, Check::Token),
+        (TokenError::Signature, Check::Token),
+        (TokenError::Audience(Vec::new()), Check::Audience),
+    ] {
+        assert_eq!(error.check(), check, "{error}");
+    }
+}
+
+#[tokio::test]
 async fn two_authorization_headers_are_a_bad_request_in_every_mode() {
     for mode in [Mode::Reject, Mode::Redirect, Mode::Pass] {
         let mut request = get("/", Some("alice~app.example~"));

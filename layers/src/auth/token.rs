@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use smol_str::SmolStr;
 
 use super::scopes::{self, Grants};
+use crate::check::Check;
 use crate::context::Principal;
 
 /// Tells whether a token is good: a plug point. It decides at once and in memory.
@@ -175,6 +176,28 @@ pub enum TokenError {
 }
 
 impl TokenError {
+    /// The check that the token has failed.
+    pub const fn check(&self) -> Check {
+        match self {
+            Self::TooLong(_)
+            | Self::Malformed
+            | Self::Header
+            | Self::Claims
+            | Self::Algorithm(_)
+            | Self::Type(_)
+            | Self::Critical
+            | Self::Missing(_) => Check::Decode,
+            Self::Issuer(_)
+            | Self::UnknownKey { .. }
+            | Self::KeyNotNamed
+            | Self::Signature
+            | Self::Expired
+            | Self::NotYetValid
+            | Self::Revoked => Check::Token,
+            Self::Audience(_) => Check::Audience,
+        }
+    }
+
     /// What the client may know.
     pub const fn description(&self) -> &'static str {
         match self {

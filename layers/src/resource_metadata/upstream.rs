@@ -16,7 +16,6 @@ use tokio::time::{Instant, timeout};
 
 use super::{Metadata, OURS, WELL_KNOWN};
 use crate::body::{Body, HttpService, Request};
-use crate::names::HostName;
 
 /// How long an answer counts, and the lack of one.
 const AGE: Duration = Duration::from_secs(60);
@@ -35,13 +34,18 @@ const ABOUT_TOKENS: [&str; 4] = [
     "dpop_bound_access_tokens_required",
 ];
 
-/// The document of an upstream, as it was when it was last asked.
-pub(super) struct Own {
-    ours: Metadata,
+/// Where an upstream has its own document, if it has one.
+pub struct Published {
     upstream: HttpService,
     host: HeaderValue,
     /// Where it is looked for, in this order (RFC 9728, section 3.1).
     urls: Vec<Uri>,
+}
+
+/// The document of an upstream, as it was when it was last asked.
+pub(super) struct Own {
+    ours: Metadata,
+    theirs: Published,
     // Held while the upstream is asked: who waits for it finds what came of it.
     kept: Mutex<Option<Kept>>,
 }
@@ -52,40 +56,35 @@ struct Kept {
     joined: Option<Bytes>,
 }
 
-impl fmt::Debug for Own {
+impl fmt::Debug for Published {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Own").field("urls", &self.urls).finish_non_exhaustive()
+        f.debug_struct("Published").field("urls", &self.urls).finish_non_exhaustive()
     }
 }
 
-impl Own {
-    pub(super) fn new(ours: Metadata, upstream: HttpService, host: &HostName, endpoint: &str) -> Self {
+impl fmt::Debug for Own {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Own").field("theirs", &self.theirs).finish_non_exhaustive()
+    }
+}
+
+impl Published {
+    /// At the well-known URLs of an upstream that knows itself by this `Host`, for a resource at this path.
+    pub fn new(upstream: HttpService, host: HeaderValue, endpoint: &str) -> Self {
+        let endpoint = endpoint.trim_end_matches('/');
         let mut urls = vec![format!("{WELL_KNOWN}{endpoint}"), WELL_KNOWN.to_owned()];
         urls.dedup();
         Self {
-            ours,
             upstream,
-            // The name of a host is ASCII.
-            host: HeaderValue::from_str(host.as_str()).unwrap_or(HeaderValue::from_static("")),
+            host,
             // An endpoint that is no path can't be asked for.
             urls: urls.into_iter().filter_map(|url| url.parse().ok()).collect(),
-            kept: Mutex::default(),
         }
     }
 
-    /// Both documents joined; none where the upstream has none of use.
-    pub(super) async fn document(&self) -> Option<Bytes> {
-        let mut kept = self.kept.lock().await;
-        if let Some(kept) = kept.as_ref().filter(|kept| kept.at.elapsed() < AGE) {
-            return kept.joined.clone();
-        }
-        let found = timeout(PATIENCE, self.ask()).await.ok().flatten();
-        let joined = found.map(|theirs| self.ours.joined_with(&theirs).to_json());
-        *kept = Some(Kept { at: Instant::now(), joined: joined.clone() });
-        joined
-    }
-
-    async fn ask(&self) -> Option<Map<String, Value>> {
+    /// Asks for it, without anything of a client in the request. None where there is no document of use; how long that
+    /// may take is the caller's to say.
+    pub async fn ask(&self) -> Option<Map<String, Value>> {
         for url in &self.urls {
             if let Some(found) = self.ask_at(url).await {
                 return Some(found);
@@ -110,6 +109,24 @@ impl Own {
         let found: Map<String, Value> = serde_json::from_slice(&body).ok()?;
         // Servers that have an answer to everything are common; the document always has this member (section 2).
         found.get("resource").is_some_and(Value::is_string).then_some(found)
+    }
+}
+
+impl Own {
+    pub(super) fn new(ours: Metadata, theirs: Published) -> Self {
+        Self { ours, theirs, kept: Mutex::default() }
+    }
+
+    /// Both documents joined; none where the upstream has none of use.
+    pub(super) async fn document(&self) -> Option<Bytes> {
+        let mut kept = self.kept.lock().await;
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.at.elapsed() < AGE) {
+            return kept.joined.clone();
+        }
+        let found = timeout(PATIENCE, self.theirs.ask()).await.ok().flatten();
+        let joined = found.map(|theirs| self.ours.joined_with(&theirs).to_json());
+        *kept = Some(Kept { at: Instant::now(), joined: joined.clone() });
+        joined
     }
 }
 

@@ -216,6 +216,9 @@ fn note(rejection: &Rejection, asker: &Asker) {
     if let Some(facts) = &asker.facts {
         // Written once: the first answer is the one that the client sees.
         let _ = facts.code.set(rejection.code());
+        if let Some(check) = rejection.check() {
+            let _ = facts.check.set(check);
+        }
         if let Some(cause) = cause {
             let _ = facts.cause.set(cause);
         }
@@ -249,6 +252,7 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     use super::*;
+    use crate::check::Check;
 
     fn rejection() -> Rejection {
         Rejection::new(StatusCode::FORBIDDEN, "not_allowed", "You <may> not.").with_source("the list says so")
@@ -297,11 +301,12 @@ mod tests {
         let response = answer_to(request, || {
             let inner = std::io::Error::other("connection reset");
             Rejection::new(StatusCode::BAD_GATEWAY, "bad_gateway", "The site is away.")
+                .with_check(Check::User)
                 .with_source(inner)
                 .into()
         })
         .await;
-        assert_eq!(facts.code.get(), Some(&"bad_gateway"));
+        assert_eq!((facts.code.get(), facts.check.get()), (Some(&"bad_gateway"), Some(&Check::User)));
         assert_eq!(facts.cause.get().map(String::as_str), Some("connection reset"));
         assert!(response.body().contains(r#""request_id":"00000000000000010000000000000002""#));
     }
