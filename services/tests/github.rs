@@ -1,5 +1,7 @@
 //! The client of GitHub against a server that speaks its wire protocol.
 
+#[path = "github/device.rs"]
+mod device;
 #[path = "support/github/mod.rs"]
 mod standin;
 

@@ -17,6 +17,7 @@ pub mod managed;
 #[cfg(feature = "oauth")]
 pub mod oauth;
 pub mod operation;
+pub mod probes;
 pub mod proxies;
 pub mod proxy_auth;
 pub mod proxy_github;
@@ -88,6 +89,8 @@ pub struct Control {
     pub(crate) draining: CancellationToken,
     #[cfg(feature = "oauth")]
     oauth: Option<Arc<crate::oauth::AuthorizationServer>>,
+    /// None where nothing is called.
+    pub(crate) probes: Option<probes::Probes>,
     started: Timestamp,
     calls: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
 }
@@ -165,6 +168,7 @@ impl Control {
             draining,
             #[cfg(feature = "oauth")]
             oauth: None,
+            probes: None,
             started,
             calls,
         }

@@ -204,7 +204,6 @@ impl Operation for ShowProxyResource {
     const NAME: &'static str = "show_proxy_resource";
     const COMMAND: &'static [&'static str] = &["proxy", "resource", "show"];
     const HTTP: Endpoint = get("/proxy/targets/{proxy_hostname}/resource");
-    const ALIASES: &'static [Endpoint] = &[get("/proxy/targets/{proxy_hostname}/mcp")];
     const SCOPE: Access = Access::User;
     type Output = ProxyResource;
 

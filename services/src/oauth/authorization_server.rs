@@ -19,10 +19,11 @@ use super::consents::Consents;
 use super::devices::Devices;
 use super::endpoints::Hosts;
 use super::github::{Apps, Github};
-use super::grants::{self, Grants};
+use super::grants::{self, Ended, Grants};
 use super::keys::Keys;
 use super::limiter::{Crowd, Limiter};
 use super::login::Logins;
+use super::masked::{masked, without_tokens};
 use super::pins::Pins;
 use super::revocations::Revocations;
 use super::server::metadata::{self, Features, Issuer, ServerMetadata};
@@ -167,10 +168,16 @@ pub(super) struct Limits {
     pub(super) logouts: Limiter,
     /// Requests to the token endpoint and its like that fail.
     pub(super) failures: Limiter,
+    /// Events of checks, which come beside those that tell what came of the request.
+    pub(super) checks: Limiter,
+    /// Events of failures of nobody that is known.
+    pub(super) outcomes: Limiter,
+    /// Events of devices that wait.
+    pub(super) polls: Limiter,
 }
 
 /// Something that happened, for the log of events.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Event<'a> {
     /// What.
     pub(crate) kind: &'static str,
@@ -184,6 +191,8 @@ pub(crate) struct Event<'a> {
     pub(crate) subject: Option<&'a str>,
     pub(crate) username: Option<&'a str>,
     pub(crate) detail: Option<&'a str>,
+    /// The id of the request, which its other events and the log of requests have as well.
+    pub(crate) request_id: Option<&'a str>,
 }
 
 impl AuthorizationServer {
@@ -264,6 +273,10 @@ impl AuthorizationServer {
                 documents: Limiter::new(30, minute),
                 logouts: Limiter::new(60, minute),
                 failures: Limiter::new(60, minute),
+                checks: Limiter::new(60, minute),
+                outcomes: Limiter::new(60, minute),
+                // Two devices that ask as often as they may.
+                polls: Limiter::new(24, minute),
             },
             keys: ArcSwap::new(keys),
             served: ArcSwapOption::empty(),
@@ -359,18 +372,18 @@ impl AuthorizationServer {
     /// When the store fails: then it has to be repeated.
     pub(crate) async fn end_host_sessions(&self, id: &str, now: Timestamp) -> store::Result<usize> {
         let of_browser = |grant: &grants::Grant| grant.client.id == BROWSER_CLIENT;
-        self.host_grants.revoke_those(Filter::Session(id), now, of_browser).await
+        Ok(self.host_grants.revoke_those(Filter::Session(id), now, of_browser).await?.grants)
     }
 
     /// Ends all grants of a client, a subject, a session or a resource, those of browsers on hosts among them;
-    /// returns how many. What they are of ends first: then none can be added.
+    /// returns how much. What they are of ends first: then none can be added.
     ///
     /// # Errors
     ///
     /// When the store fails: then it has to be repeated.
-    pub(crate) async fn end_grants(&self, filter: Filter<'_>, now: Timestamp) -> store::Result<usize> {
-        let ended = self.grants.revoke_all(filter, now).await?;
-        let ended = ended + self.host_grants.revoke_all(filter, now).await?;
+    pub(crate) async fn end_grants(&self, filter: Filter<'_>, now: Timestamp) -> store::Result<Ended> {
+        let mut ended = self.grants.revoke_all(filter, now).await?;
+        ended += self.host_grants.revoke_all(filter, now).await?;
         if matches!(filter, Filter::Subject(_) | Filter::Session(_)) {
             self.review_upstream_tokens(filter, now).await?;
         }
@@ -390,10 +403,11 @@ impl AuthorizationServer {
             "event_type": event.kind,
             "success": event.error.is_none(),
             "error": event.error.unwrap_or_default(),
-            "message": event.detail.unwrap_or_default(),
+            "message": masked(event.detail.unwrap_or_default()),
+            "trace_id": event.request_id.unwrap_or_default(),
             "client_ip": event.client_ip.map(|client| client.to_string()).unwrap_or_default(),
             "proxy_hostname": host.unwrap_or_default(),
-            "auth_client_id": event.client_id.unwrap_or_default(),
+            "auth_client_id": without_tokens(event.client_id.unwrap_or_default()),
             "auth_user": event.username.unwrap_or_default(),
             "auth_subject": event.subject.unwrap_or_default(),
         });

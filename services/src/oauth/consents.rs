@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::opaque;
-use super::state::{Filter, Scopes};
+use super::state::{Filter, Scopes, after};
 use crate::store::{
     Error, Expect, MAX_PAGE, Page, Record, RecordCursor, RecordKey, RecordKind, RecordWrite, Result, Store,
 };
@@ -39,6 +39,13 @@ pub struct Consent {
     pub created_at: Timestamp,
     /// When scopes were last added or confirmed.
     pub updated_at: Timestamp,
+}
+
+impl Consent {
+    /// Whether it has not ended yet.
+    fn holds(&self, now: Timestamp) -> bool {
+        now < after(self.updated_at, LIFETIME)
+    }
 }
 
 /// What a client asks a user for.
@@ -111,7 +118,7 @@ impl Consents {
     /// # Errors
     ///
     /// When the store fails.
-    pub async fn missing(&self, request: &Request<'_>) -> Result<Vec<Missing>> {
+    pub async fn missing(&self, request: &Request<'_>, now: Timestamp) -> Result<Vec<Missing>> {
         if request.resources.is_empty() {
             // A request for nothing must not pass as agreed.
             return Ok(request.missing("", None).into_iter().collect());
@@ -119,7 +126,8 @@ impl Consents {
         let mut missing = Vec::new();
         for resource in request.resources {
             let known = if request.memorable { self.find(&request.key(resource)).await? } else { None };
-            missing.extend(request.missing(resource, known.as_ref().map(|(_, consent)| consent)));
+            let known = known.as_ref().map(|(_, consent)| consent).filter(|consent| consent.holds(now));
+            missing.extend(request.missing(resource, known));
         }
         Ok(missing)
     }
@@ -213,12 +221,12 @@ impl Consents {
     async fn agreed(&self, request: &Request<'_>, resource: &str, now: Timestamp) -> Result<RecordWrite> {
         let key = request.key(resource);
         let (expect, consent) = match self.find(&key).await? {
-            Some((version, mut consent)) => {
+            Some((version, mut consent)) if consent.holds(now) => {
                 consent.scopes.extend(request.scopes.iter().cloned());
                 consent.updated_at = now;
                 (Expect::Version(version), consent)
             }
-            None => {
+            known => {
                 let consent = Consent {
                     subject: request.subject.to_owned(),
                     client_id: request.client_id.to_owned(),
@@ -228,7 +236,7 @@ impl Consents {
                     created_at: now,
                     updated_at: now,
                 };
-                (Expect::Absent, consent)
+                (known.map_or(Expect::Absent, |(version, _)| Expect::Version(version)), consent)
             }
         };
         let filters =

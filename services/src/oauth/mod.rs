@@ -33,6 +33,7 @@ pub mod jwks;
 pub mod keys;
 mod limiter;
 mod login;
+pub(crate) mod masked;
 mod network;
 mod opaque;
 pub mod outbound;

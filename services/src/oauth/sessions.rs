@@ -157,7 +157,9 @@ impl Sessions {
     /// When the store fails.
     pub async fn find(&self, kept: &str, now: Timestamp) -> Result<Option<Session>> {
         let Some((mut session, version)) = self.presented(kept, now).await? else { return Ok(None) };
-        if now >= after(session.seen_at, RESOLUTION) {
+        // One that is used must not seem to be idle for that.
+        let resolution = RESOLUTION.min(self.lifetimes.idle / 4);
+        if now >= after(session.seen_at, resolution) {
             session.seen_at = now;
             let write = self.write(&session, Expect::Version(version), now)?;
             match self.store.commit_records(vec![write]).await {

@@ -6,7 +6,8 @@
 //! - `sweep.rs`: sees to those whose end nobody noticed.
 //!
 //! A token ends in two steps: first it is marked, so that nobody reads it again, then GitHub is told, and it is
-//! forgotten. Who finds one that is marked goes on from there. Nothing here decides who may use a host.
+//! forgotten. Who finds one that is marked goes on from there. One that is replaced is set aside under an id of its
+//! own, marked, by the very write that puts the other in its place. Nothing here decides who may use a host.
 
 mod ends;
 mod sweep;
@@ -26,6 +27,7 @@ pub use self::ends::UpstreamToken;
 #[cfg(test)]
 pub(crate) use self::sweep::Outcome;
 pub use self::sweep::Sweep;
+use super::claims::token_id;
 use super::github::{App, Token};
 use super::state::{Filter, Identity};
 use super::{opaque, sessions};
@@ -45,7 +47,7 @@ const HOST: &str = "host";
 /// A token that is kept: everything but the token.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Kept {
-    /// Its id, which stands for the host and the user.
+    /// Its id, which stands for the host and the user. One that was replaced has another.
     pub id: String,
     /// The host that it is for.
     pub host: HostName,
@@ -144,21 +146,16 @@ impl UpstreamTokens {
         Self { store, vault, lifetime }
     }
 
-    /// Keeps a token in place of the one before, which is returned: it still has to end at GitHub.
+    /// Keeps a token in place of the one before, which is set aside and returned: it still has to end at GitHub,
+    /// unless it is the same.
     ///
     /// # Errors
     ///
     /// See [`KeepError`]: then the token is not kept.
     pub async fn keep(&self, given: Given<'_>, now: Timestamp) -> Result<Option<Kept>, KeepError> {
         let id = id_of(given.host, &given.identity.subject);
-        let sealed = Sealed {
-            token: given.token.expose().to_owned(),
-            client_id: given.app.id().clone(),
-            client_secret: given.app.client_secret().expose_secret().to_owned(),
-        };
-        let json = Zeroizing::new(serde_json::to_vec(&sealed).expect("texts serialise"));
         let kept = Kept {
-            sealed: self.vault.seal(&name(&id), &json)?,
+            sealed: self.seal(&id, given.token, given.app)?,
             host: given.host.clone(),
             subject: given.identity.subject.clone(),
             login: given.identity.login.clone(),
@@ -175,8 +172,13 @@ impl UpstreamTokens {
             let before = self.read(&kept.id).await?;
             let expect = before.as_ref().map_or(Expect::Absent, |(version, _)| Expect::Version(*version));
             let session = RecordWrite::Check { key: sessions::key(given.session), expect: Expect::Present };
-            match self.store.commit_records(vec![self.write(&kept, expect)?, session]).await {
-                Ok(()) => return Ok(before.map(|(_, before)| before)),
+            let mut writes = vec![self.write(&kept, expect)?, session];
+            let replaced = before.and_then(|(_, before)| self.set_aside(before, given.token));
+            if let Some(replaced) = &replaced {
+                writes.push(self.write(replaced, Expect::Absent)?);
+            }
+            match self.store.commit_records(writes).await {
+                Ok(()) => return Ok(replaced),
                 Err(Error::RecordConflict { key }) if key.kind == RecordKind::Session => {
                     return Err(KeepError::SessionEnded);
                 }
@@ -263,6 +265,34 @@ impl UpstreamTokens {
             Ok(()) | Err(Error::RecordConflict { .. }) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// A token as it waits for its end, when another one takes its place. None where there is nothing to end.
+    fn set_aside(&self, before: Kept, by: &Token) -> Option<Kept> {
+        let id = token_id();
+        let sealed = match self.open(&before) {
+            // GitHub gave the same one again.
+            Ok((token, _)) if token.expose() == by.expose() => return None,
+            Ok((token, app)) => self.seal(&id, &token, &app),
+            Err(error) => Err(error),
+        };
+        match sealed {
+            Ok(sealed) => Some(Kept { id, sealed, ended: true, ..before }),
+            Err(error) => {
+                tracing::warn!(%error, host = %before.host, "a token of GitHub's that is replaced can't be ended");
+                None
+            }
+        }
+    }
+
+    fn seal(&self, id: &str, token: &Token, app: &App) -> Result<Value, vault::Error> {
+        let sealed = Sealed {
+            token: token.expose().to_owned(),
+            client_id: app.id().clone(),
+            client_secret: app.client_secret().expose_secret().to_owned(),
+        };
+        let json = Zeroizing::new(serde_json::to_vec(&sealed).expect("texts serialise"));
+        self.vault.seal(&name(id), &json)
     }
 
     /// The token, and the app as it was when it was given.
@@ -393,10 +423,17 @@ mod tests {
         assert_eq!(now.scopes, ["read:user"]);
         assert!(deployment.tokens.find(&b, "2").await.expect("read").is_none());
         let list = async |filter| deployment.tokens.list(filter, None, 10).await.expect("read").items.len();
+        // The one before waits for its end, and is nobody's to read.
+        assert!(before.ended && deployment.tokens.get(&before.id).await.expect("read").is_none());
+        assert_eq!(list(Filter::All).await, 4);
+        deployment.tokens.forget(&before).await.expect("forgotten");
         assert_eq!(list(Filter::All).await, 3);
         assert_eq!(list(Filter::Subject("1")).await, 2);
         assert_eq!((list(Filter::Session(&session)).await, list(Filter::Session(&again)).await), (2, 1));
         assert_eq!(deployment.tokens.list_of_host(&a, None, 10).await.expect("read").items.len(), 2);
+        // The same token again is nothing to end.
+        assert!(deployment.keep(&a, &ann, &again, "four").await.is_none());
+        assert_eq!(list(Filter::All).await, 3);
     }
 
     #[tokio::test]
@@ -431,13 +468,16 @@ mod tests {
         assert!(deployment.tokens.find(&a, "1").await.expect("read").is_none());
         assert!(deployment.tokens.get(&first.id).await.expect("read").is_none());
         let before = deployment.keep(&a, &ann, &session, "two").await.expect("the one before");
-        assert!(before.ended);
+        assert!(before.ended && before.id != first.id);
+        assert_eq!(deployment.opened(&before).0, "one");
+        assert!(deployment.tokens.mark(&before).await.expect("marked"), "it is, already");
         // Whoever still ends the first one does not touch the second.
         assert!(!deployment.tokens.mark(&first).await.expect("read"));
         deployment.tokens.forget(&first).await.expect("read");
         let second = deployment.tokens.find(&a, "1").await.expect("read").expect("kept");
         assert_eq!(deployment.opened(&second).0, "two");
         deployment.tokens.forget(&second).await.expect("forgotten");
+        deployment.tokens.forget(&before).await.expect("forgotten");
         assert!(deployment.tokens.list(Filter::All, None, 10).await.expect("read").items.is_empty());
     }
 }

@@ -1,5 +1,7 @@
 //! When users are asked whether a client may act for them, and when not again.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use portcullis_services::oauth::{Consents, Filter};
 use serde_json::json;
@@ -49,6 +51,27 @@ async fn is_asked(browser: &Browser<'_>, url: &str) -> bool {
     let back = browser.follow(back).await.redirected();
     assert!(!field(&back, "code").is_empty(), "{url}: {back:?}");
     asks
+}
+
+#[tokio::test]
+async fn an_agreement_holds_for_a_year() {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let world = world().await;
+    world.stop_time();
+    let both = usual(&[("scope", "mcp openid")]);
+    // Who has not signed in yet is asked before that, whatever they have agreed to.
+    let asks = async |url: &str| {
+        let browser = world.browser();
+        browser.sign_in().await;
+        is_asked(&browser, url).await
+    };
+    assert!(asks(&both).await);
+    world.advance(364 * DAY);
+    assert!(!asks(&both).await);
+    world.advance(DAY);
+    assert!(asks(&usual(&[("scope", "mcp")])).await);
+    assert!(!asks(&usual(&[("scope", "mcp")])).await);
+    assert!(asks(&both).await, "nothing of what has ended is agreed to again by that");
 }
 
 #[tokio::test]

@@ -171,6 +171,91 @@ async fn a_client_that_signs_needs_its_keys_of_now() {
     assert_eq!(good.status, StatusCode::OK, "{}", good.text());
 }
 
+/// Who has a refresh token from before must gain nothing by keeping the client's host away.
+#[tokio::test]
+async fn a_client_that_signs_by_now_is_not_public_again_while_its_host_is_away() {
+    let described = Described::new().await;
+    let tokens = described.tokens().await;
+    let token = text(&tokens, "refresh_token");
+    let keys = json!({ "keys": [Signer::ec().jwk("a")] });
+    described.publishes("", json!({ "token_endpoint_auth_method": "private_key_jwt", "jwks": keys }));
+    described.world.advance(Duration::from_secs(600));
+    let unproved = described.refresh(token).await;
+    assert_eq!((unproved.status, unproved.error().as_str()), (StatusCode::UNAUTHORIZED, "invalid_client"));
+    // The snapshot of the grant still says that it is public, and what says otherwise is fresh no longer.
+    described.site.says("503 Service Unavailable", "", "");
+    described.world.advance(Duration::from_secs(600));
+    let fetched = described.fetched();
+    for _ in 0..2 {
+        let away = described.refresh(token).await;
+        assert_eq!(
+            (away.status, away.error().as_str()),
+            (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable")
+        );
+    }
+    assert_eq!(described.fetched(), fetched + 2, "it was asked for again");
+    // Nothing has ended by that: once it says that it is public, it is.
+    described.publishes("", json!({}));
+    let public = described.refresh(token).await;
+    assert_eq!(public.status, StatusCode::OK, "{}", public.text());
+    // From then on the snapshot counts, when the host is away.
+    described.site.says("503 Service Unavailable", "", "");
+    described.world.advance(Duration::from_secs(600));
+    let away = described.refresh(text(&public.json(), "refresh_token")).await;
+    assert_eq!(away.status, StatusCode::OK, "{}", away.text());
+}
+
+/// Anybody can send assertions in a client's name: the host that has its keys must not pay for that.
+#[tokio::test]
+async fn assertions_in_a_clients_name_do_not_make_us_fetch_its_keys_without_end() {
+    let site = Site::start().await;
+    let world = World::of(Setup { fetches: site.fetches(), ..Setup::default() }).await;
+    let metadata = json!({
+        "grant_types": ["client_credentials"],
+        "token_endpoint_auth_method": "private_key_jwt",
+        "jwks_uri": site.url("/keys.json"),
+    });
+    world.put_client("signs", metadata).await;
+    world.put_host("api.example.com", json!({ "oauth_mcp_users": ["service:client/signs"] })).await;
+    let (known, unknown) = (Signer::ec(), Signer::ec());
+    site.publishes("", &json!({ "keys": [known.jwk("a")] }));
+    world.stop_time();
+    let ask = async |signer: &Signer, kid: &str, jti: &str| {
+        let exp = world.now().as_second() + 60;
+        let claims = json!({ "iss": "signs", "sub": "signs", "aud": ISSUER, "jti": jti, "exp": exp });
+        let assertion = signer.sign(kid, &claims);
+        let fields = [
+            ("grant_type", "client_credentials"),
+            ("resource", "https://api.example.com"),
+            ("scope", "mcp"),
+            ("client_assertion_type", ASSERTION_TYPE),
+            ("client_assertion", assertion.as_str()),
+        ];
+        world.post("/token", &fields).await.status
+    };
+    for n in 0..10 {
+        let refused = ask(&unknown, &format!("key-{n}"), &format!("u{n}")).await;
+        assert_eq!(refused, StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(site.requests().len(), 1, "an unknown key has them fetched anew after a while only");
+    assert_eq!(ask(&known, "a", "1").await, StatusCode::OK);
+    world.advance(Duration::from_secs(31));
+    for n in 10..20 {
+        let refused = ask(&unknown, &format!("key-{n}"), &format!("u{n}")).await;
+        assert_eq!(refused, StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(site.requests().len(), 2);
+    // A failure is remembered for a moment, too, and hides nothing that is fresh.
+    world.advance(Duration::from_secs(31));
+    site.says("503 Service Unavailable", "", "");
+    for n in 20..30 {
+        ask(&unknown, &format!("key-{n}"), &format!("u{n}")).await;
+    }
+    assert_eq!(site.requests().len(), 3);
+    assert_eq!(ask(&known, "a", "2").await, StatusCode::OK);
+    assert_eq!(site.requests().len(), 3);
+}
+
 #[tokio::test]
 async fn a_changed_description_counts_from_the_next_authorization() {
     let described = Described::new().await;

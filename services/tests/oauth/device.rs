@@ -1,6 +1,7 @@
 //! Devices: their codes, the page where their user agrees, and what they get.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -104,6 +105,23 @@ async fn a_device_gets_what_its_user_agreed_to_and_the_lists_give() {
     fails(&living.poll().await, "invalid_grant");
     let again = browser.go(&living.complete).await;
     assert_eq!(again.status, StatusCode::BAD_REQUEST, "a code is good for one decision");
+}
+
+#[tokio::test]
+async fn the_codes_of_a_device_end_after_ten_minutes() {
+    let living = Living::new().await;
+    let browser = living.world.browser();
+    living.world.advance(Duration::from_secs(590));
+    fails(&living.poll().await, "authorization_pending");
+    let page = browser.go(&living.complete).await;
+    assert_eq!(page.status, StatusCode::OK, "{}", page.text());
+    living.world.advance(Duration::from_secs(10));
+    fails(&living.poll().await, "expired_token");
+    // Whoever still has the page open comes too late, too.
+    let late = decide(&browser, &page, "approve").await;
+    assert_eq!(late.status, StatusCode::BAD_REQUEST, "{}", late.text());
+    assert_eq!(browser.go(&living.complete).await.status, StatusCode::BAD_REQUEST);
+    fails(&living.poll().await, "expired_token");
 }
 
 #[tokio::test]

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use portcullis_services::oauth::upstream_tokens::UpstreamToken;
+use portcullis_services::applied::Applied;
+use portcullis_services::oauth::upstream_tokens::{Sweep, UpstreamToken};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::standin::{self, Fault, Person};
-use crate::world::{APP, Browser, ISSUER, MONA, World};
+use crate::world::{APP, APP_ID, Browser, ISSUER, MONA, World};
 
 const HOST: &str = "app.example.com";
 
@@ -188,4 +191,72 @@ async fn people_have_their_own() {
     let mut both = [mona.clone(), hubot];
     both.sort();
     assert_eq!(good, both);
+}
+
+/// Waits until the end of so many tokens was asked for, in vain or not.
+async fn endings(world: &World, count: usize) {
+    let asked = || {
+        let path = format!("/applications/{APP_ID}/token");
+        let seen = world.github.requests().into_iter();
+        let seen = seen.filter(|seen| seen.method == Method::DELETE && seen.uri.path().ends_with(&path));
+        seen.count()
+    };
+    let look = async {
+        while asked() < count {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let found = tokio::time::timeout(Duration::from_secs(30), look).await;
+    found.unwrap_or_else(|_| panic!("{} of {count} endings", asked()));
+}
+
+/// Two logins, the second of which could not end the token of the first. Returns the browser of the first, and the
+/// token of the second.
+async fn replaced_in_vain(world: &World) -> (Browser<'_>, String) {
+    let first = world.browser();
+    first.host_session().await;
+    let before = secret(kept(world, HOST, MONA).await);
+    world.github.fail(&format!("/applications/{APP_ID}/token"), Fault::Status(503));
+    world.browser().host_session().await;
+    let now = secret(kept(world, HOST, MONA).await);
+    endings(world, 1).await;
+    let mut good = world.github.tokens();
+    good.sort();
+    let mut both = [before, now.clone()];
+    both.sort();
+    assert_eq!(good, both, "both are good meanwhile");
+    (first, now)
+}
+
+#[tokio::test]
+async fn a_replaced_token_ends_when_github_can_be_asked_again() {
+    let world = world().await;
+    let (_first, now) = replaced_in_vain(&world).await;
+    let sweep = Sweep::new(std::sync::Arc::clone(&world.server));
+    let stop = CancellationToken::new();
+    let revision = Some(world.mirror.latest().await.expect("read").revision.clone());
+    let (_applied, applied) = watch::channel(Applied { revision, ..Applied::default() });
+    // In vain once more, and not forgotten for that.
+    let running = tokio::spawn(sweep.run(applied.clone(), stop.clone()));
+    endings(&world, 2).await;
+    stop.cancel();
+    running.await.expect("no panic");
+    world.github.heal();
+    let stop = CancellationToken::new();
+    let sweep = Sweep::new(std::sync::Arc::clone(&world.server));
+    let running = tokio::spawn(sweep.run(applied, stop.clone()));
+    assert_eq!(at_github(&world, 1).await, std::slice::from_ref(&now));
+    stop.cancel();
+    running.await.expect("no panic");
+    assert_eq!(secret(kept(&world, HOST, MONA).await), now, "the one in its place stays");
+}
+
+#[tokio::test]
+async fn a_replaced_token_ends_with_its_session_at_the_latest() {
+    let world = world().await;
+    let (first, now) = replaced_in_vain(&world).await;
+    world.github.heal();
+    log_out(&first).await;
+    assert_eq!(at_github(&world, 1).await, std::slice::from_ref(&now));
+    assert_eq!(secret(kept(&world, HOST, MONA).await), now);
 }

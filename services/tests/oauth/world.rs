@@ -485,10 +485,19 @@ impl World {
 
     /// A request of a browser to GitHub.
     pub(crate) async fn at_github(&self, url: &str) -> Answer {
+        let path = url.strip_prefix(&self.github.url()).expect("at GitHub");
+        self.send_to_github(Request::get(path), String::new()).await
+    }
+
+    /// A form that somebody posts there.
+    pub(crate) async fn post_to_github(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
+        self.send_to_github(Request::post(path), form(fields)).await
+    }
+
+    async fn send_to_github(&self, request: http::request::Builder, body: String) -> Answer {
         let target = Target::new(self.github.url().parse().expect("a URL"));
         let forward = Forward::new(&self.web, target, CancellationToken::new()).expect("a target");
-        let path = url.strip_prefix(&self.github.url()).expect("at GitHub");
-        let request = Request::builder().uri(path).body(Body::from(String::new())).expect("a request");
+        let request = request.body(Body::from(body)).expect("a request");
         let (parts, body) = forward.send(request).await.expect("an answer").into_parts();
         let body = body.collect().await.expect("a body").to_bytes().to_vec();
         Answer { status: parts.status, headers: parts.headers, body }

@@ -407,7 +407,7 @@ async fn a_grant_needs_a_session_that_has_not_ended([one, two]: [Node; 2]) {
     let late = one.grants().create(in_session(), ALL, now).await.expect_err("ended");
     assert!(matches!(late, grants::Error::SessionEnded), "{late}");
     let ended = two.grants().revoke_all(Filter::Session(&session.id), now).await.expect("ended");
-    assert_eq!(ended, 1);
+    assert_eq!((ended.grants, ended.tokens), (1, 2));
     assert!(one.refuses(&issued).await);
     assert!(refresh(&one.grants(), &token, now).await.is_err());
 }
@@ -626,9 +626,9 @@ async fn grants_are_listed_and_ended_by_owner([one, two]: [Node; 2]) {
     assert_eq!(other.list_access(Filter::Client("c3"), None, 100).await.expect("listed").items.len(), 4);
     assert_eq!(other.count(Filter::Resource("https://a.example")).await.expect("counted"), 12);
 
-    assert_eq!(other.revoke_all(Filter::Client("c3"), now).await.expect("ended"), 4);
-    assert_eq!(other.revoke_all(Filter::Client("c3"), now).await.expect("asked"), 0);
-    assert_eq!(other.revoke_all(Filter::Subject("odd"), now).await.expect("ended"), 4);
+    assert_eq!(other.revoke_all(Filter::Client("c3"), now).await.expect("ended").grants, 4);
+    assert_eq!(other.revoke_all(Filter::Client("c3"), now).await.expect("asked"), grants::Ended::default());
+    assert_eq!(other.revoke_all(Filter::Subject("odd"), now).await.expect("ended").grants, 4);
     assert_eq!(grants.count(Filter::All).await.expect("counted"), 4);
     assert_eq!(grants.list(Filter::All, None, 100).await.expect("listed").items.len(), 4);
     for issued in &made {
@@ -731,12 +731,12 @@ async fn consent_is_asked_for_the_difference([one, two]: [Node; 2]) {
         scopes: scopes(names),
         first,
     };
-    assert_eq!(one.missing(&request).await.expect("read"), [missing("https://a", &["mcp"], true)]);
+    assert_eq!(one.missing(&request, now).await.expect("read"), [missing("https://a", &["mcp"], true)]);
     one.remember(&request, now).await.expect("stored");
-    assert_eq!(two.missing(&request).await.expect("read"), []);
+    assert_eq!(two.missing(&request, now).await.expect("read"), []);
     let more = consents::Request { resources: &ab, scopes: &both, ..request };
     assert_eq!(
-        two.missing(&more).await.expect("read"),
+        two.missing(&more, now).await.expect("read"),
         [missing("https://a", &["user"], false), missing("https://b", &["mcp", "user"], true)]
     );
     let none = Scopes::new();
@@ -749,16 +749,22 @@ async fn consent_is_asked_for_the_difference([one, two]: [Node; 2]) {
         consents::Request { resources: &ab[1..], scopes: &none, ..request },
     ];
     for other in &others {
-        assert_eq!(two.missing(other).await.expect("read").len(), 1, "{other:?} was never agreed to");
+        assert_eq!(two.missing(other, now).await.expect("read").len(), 1, "{other:?} was never agreed to");
     }
     // Any local program can say that it is this client, so its consent does not hold.
     let local = consents::Request { client_id: "local", memorable: false, ..request };
     one.remember(&local, now).await.expect("ignored");
-    assert_eq!(one.missing(&consents::Request { memorable: true, ..local }).await.expect("read").len(), 1);
+    assert_eq!(
+        one.missing(&consents::Request { memorable: true, ..local }, now).await.expect("read").len(),
+        1
+    );
 
     two.remember(&more, later(now, 5)).await.expect("stored");
-    assert_eq!(one.missing(&more).await.expect("read"), []);
-    assert_eq!(one.missing(&request).await.expect("read"), [], "less than before needs no question");
+    assert_eq!(one.missing(&more, now).await.expect("read"), []);
+    let end = now.checked_add(consents::LIFETIME).expect("soon");
+    assert_eq!(one.missing(&more, end).await.expect("read"), [], "confirmed 5 s later");
+    assert_eq!(one.missing(&more, later(end, 5)).await.expect("read").len(), 2, "it has ended");
+    assert_eq!(one.missing(&request, now).await.expect("read"), [], "less than before needs no question");
     let listed = one.list(Filter::Subject("1"), None, 9).await.expect("listed").items;
     assert_eq!(
         listed.iter().map(|consent| consent.resource.as_str()).collect::<Vec<_>>(),
@@ -768,10 +774,10 @@ async fn consent_is_asked_for_the_difference([one, two]: [Node; 2]) {
     let second = consents::Request { client_id: "d", ..request };
     two.remember(&second, now).await.expect("stored");
     assert_eq!(one.forget_client("1", "c").await.expect("forgotten"), 2);
-    assert_eq!(two.missing(&request).await.expect("read").len(), 1);
-    assert_eq!(two.missing(&second).await.expect("read"), []);
+    assert_eq!(two.missing(&request, now).await.expect("read").len(), 1);
+    assert_eq!(two.missing(&second, now).await.expect("read"), []);
     assert_eq!(one.forget_all(Filter::Client("d")).await.expect("forgotten"), 1);
-    assert_eq!(two.missing(&second).await.expect("read").len(), 1);
+    assert_eq!(two.missing(&second, now).await.expect("read").len(), 1);
 }
 
 async fn parallel_consents_add_up([one, two]: [Node; 2]) {

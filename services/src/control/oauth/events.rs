@@ -1,8 +1,6 @@
-//! What happened at the authorization server: logins, tokens, refusals. A user sees their own, an admin all.
-//!
-//! They are read newest first, in bounds.
+//! What happened at the authorization server and at the hosts that it protects: logins, tokens, refusals. A user sees
+//! their own, an admin all.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -12,25 +10,15 @@ use jiff::Timestamp;
 use portcullis_layers::HostName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
+use super::noted::{Noted, Requests, scan_with, since};
 use super::own_subject;
 use super::tokens::is_user;
 use crate::config::FieldError;
 use crate::control::changes::Form;
 use crate::control::operation::get;
 use crate::control::{Access, Caller, Context, Control, Endpoint, Error, Operation, Surface};
-use crate::logs;
-use crate::store::{Range, Stream};
-
-/// How many entries are read at once.
-const READ_SIZE: usize = 1000;
-
-/// How many entries are looked at; more are not kept as a rule.
-const MAX_ENTRIES: usize = 200_000;
-
-/// How long that may take.
-const MAX_TIME: Duration = Duration::from_secs(5);
+use crate::oauth::masked::masked;
 
 /// The longest window in hours, 30 days.
 const MAX_HOURS: u32 = 720;
@@ -46,77 +34,13 @@ pub fn register(surface: &mut impl Surface) {
     surface.add::<OauthEventsOfUser>();
 }
 
-/// An event as the log has it.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Noted<'a> {
-    pub(super) timestamp: i64,
-    #[serde(borrow)]
-    pub(super) event_type: Cow<'a, str>,
-    pub(super) success: bool,
-    #[serde(borrow)]
-    pub(super) error: Cow<'a, str>,
-    #[serde(borrow)]
-    pub(super) message: Cow<'a, str>,
-    #[serde(borrow)]
-    pub(super) client_ip: Cow<'a, str>,
-    #[serde(borrow)]
-    pub(super) proxy_hostname: Cow<'a, str>,
-    #[serde(borrow, rename = "auth_client_id")]
-    pub(super) client_id: Cow<'a, str>,
-    #[serde(borrow, rename = "auth_user")]
-    pub(super) username: Cow<'a, str>,
-    #[serde(borrow, rename = "auth_subject")]
-    pub(super) subject: Cow<'a, str>,
-}
-
-impl Noted<'_> {
-    /// When it happened.
-    pub(super) fn at(&self) -> Option<Timestamp> {
-        Timestamp::from_millisecond(self.timestamp).ok()
-    }
-}
-
-/// The begin of a window that ends now, in milliseconds since 1970.
-pub(super) fn since(window: Duration) -> u64 {
-    logs::now().saturating_sub(u64::try_from(window.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// Visits the events since a time, newest first. Tells whether it ended at a bound before that time.
-pub(super) async fn scan(
-    control: &Control,
-    since: u64,
-    mut visit: impl FnMut(&Noted<'_>) -> ControlFlow<()>,
-) -> Result<bool, Error> {
-    let begun = Instant::now();
-    let mut range =
-        Range { after: None, since, until: u64::MAX, tag: None, newest_first: true, limit: READ_SIZE };
-    for _ in 0..MAX_ENTRIES / READ_SIZE {
-        let page = control.store.range(Stream::Oauth, &range).await?;
-        let Some(end) = page.last().map(|logged| logged.id) else { return Ok(false) };
-        for logged in &page {
-            // A newer node may write what this one can't read.
-            let Ok(event) = serde_json::from_slice::<Noted<'_>>(&logged.record) else { continue };
-            if visit(&event).is_break() {
-                return Ok(false);
-            }
-        }
-        if begun.elapsed() >= MAX_TIME {
-            return Ok(true);
-        }
-        range.after = Some(end);
-        // A store in memory never waits; others want their turn, too.
-        tokio::task::yield_now().await;
-    }
-    Ok(true)
-}
-
 /// Something that happened. Members without a value are left out.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct OauthEvent {
     /// When.
     pub timestamp: Timestamp,
-    /// What: `auth_request`, `auth_complete`, `token_exchange` …
+    /// What: `auth_request`, `auth_complete`, `token_exchange` …; of a request that a host has refused, the check that
+    /// it has failed: `token_validation`, `jwt_decode`, `audience_check`, `scope_check`, `user_check`.
     pub event_type: String,
     /// Whether it went well.
     pub success: bool,
@@ -141,6 +65,9 @@ pub struct OauthEvent {
     /// What went wrong, in words.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub details: String,
+    /// The id of the request, which its other events have as well, and its record in the log of requests.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub trace_id: String,
 }
 
 impl From<&Noted<'_>> for OauthEvent {
@@ -155,7 +82,8 @@ impl From<&Noted<'_>> for OauthEvent {
             user_id: event.subject.to_string(),
             client_id: event.client_id.to_string(),
             error: event.error.to_string(),
-            details: event.message.to_string(),
+            details: masked(&event.message).into_owned(),
+            trace_id: event.trace_id.to_string(),
         }
     }
 }
@@ -202,7 +130,7 @@ impl Selection {
         }
         let (mut total, mut events) = (0, Vec::new());
         let window = Duration::from_secs(u64::from(hours) * 3600);
-        let truncated = scan(control, since(window), |event| {
+        let truncated = scan_with(control, since(window), Requests::Refused, |event| {
             let fits = self.event_type.as_deref().is_none_or(|kind| kind == event.event_type)
                 && self.client_id.as_deref().is_none_or(|client| client == event.client_id)
                 && !(self.errors == Some(true) && event.success);
@@ -219,7 +147,7 @@ impl Selection {
     }
 }
 
-/// List what happened at the authorization server.
+/// List what happened at the authorization server, and what the hosts that it protects have refused.
 #[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
 pub struct ListOauthEvents {
     /// Which events.
@@ -240,7 +168,7 @@ impl Operation for ListOauthEvents {
     }
 }
 
-/// List what an address asked of the authorization server.
+/// List what an address asked of the authorization server, and what hosts have refused it.
 #[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
 pub struct OauthEventsOfIp {
     /// The address.
@@ -267,7 +195,7 @@ impl Operation for OauthEventsOfIp {
     }
 }
 
-/// List what happened at the authorization server about a host.
+/// List what happened at the authorization server about a host, and what the host has refused.
 #[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
 pub struct OauthEventsOfProxy {
     /// The host.
@@ -291,7 +219,7 @@ impl Operation for OauthEventsOfProxy {
     }
 }
 
-/// List what a user did at the authorization server: yourself, or, for admins, anybody.
+/// List what a user did at the authorization server, and was refused by hosts: yourself, or, for admins, anybody.
 #[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
 pub struct OauthEventsOfUser {
     /// The login name, or the numeric id.

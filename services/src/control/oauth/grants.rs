@@ -39,8 +39,10 @@ pub struct GrantEntry {
     pub refreshable: bool,
     /// When it was made.
     pub created_at: Timestamp,
-    /// When its refresh token was last used.
+    /// When its refresh token was last used, or when it was made.
     pub last_used: Timestamp,
+    /// How often its refresh token was used.
+    pub usage_count: u64,
     /// When it ends at the latest.
     pub expires_at: Timestamp,
     /// The scopes that its tokens can have, parted by blanks.
@@ -60,6 +62,7 @@ impl From<Grant> for GrantEntry {
             refreshable: grant.refreshable,
             created_at: grant.created_at,
             last_used: grant.used_at,
+            usage_count: grant.rotations,
             expires_at: grant.expires_at,
             scope: grant.scopes.into_iter().collect::<Vec<_>>().join(" "),
             audience: grant.resources,

@@ -11,8 +11,8 @@ use portcullis_layers::auth::KeySet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::events;
 use super::host_of;
+use super::noted;
 use crate::config::certificate::CertStatus;
 use crate::config::{Config, Proxy};
 use crate::control::operation::get;
@@ -59,6 +59,9 @@ pub struct Checks {
     pub auth_proxy_configured: Check,
     /// A certificate for it is valid.
     pub certificate_valid: Check,
+    /// The issuer answers this node with its metadata, over the network, where clients look for it. What is found
+    /// counts for ten seconds. Clients elsewhere may see something else.
+    pub oauth_server_reachable: Check,
     /// The issuer's metadata can be published.
     pub oauth_metadata_valid: Check,
     /// There is a key to sign with, and a set of keys to publish.
@@ -137,6 +140,7 @@ impl Operation for OauthHealth {
             store: Check::of(store),
             auth_proxy_configured: Check::of(configured),
             certificate_valid: Check::of(certificate),
+            oauth_server_reachable: Check::of(reachable(control, server).await),
             oauth_metadata_valid: Check::of(metadata(server)),
             rsa_keys_available: Check::of(keys(server)),
             jwks_endpoint: Check::of(published(server)),
@@ -163,7 +167,10 @@ const fn status_of(checks: &Checks) -> &'static str {
         && checks.rsa_keys_available.ok
         && checks.jwks_endpoint.ok
         && checks.token_validation.ok;
-    let rest = checks.certificate_valid.ok && checks.oauth_metadata_valid.ok && checks.github_app.ok;
+    let rest = checks.certificate_valid.ok
+        && checks.oauth_server_reachable.ok
+        && checks.oauth_metadata_valid.ok
+        && checks.github_app.ok;
     match (vital, rest) {
         (true, true) => "healthy",
         (true, false) => "degraded",
@@ -204,6 +211,13 @@ fn certificate(
         }
     }
     Err(why.to_owned())
+}
+
+async fn reachable(control: &Control, server: &AuthorizationServer) -> Result<String, String> {
+    match &control.probes {
+        Some(probes) => probes.issuer(&server.issuer).await,
+        None => Err("this node calls nobody".to_owned()),
+    }
 }
 
 fn metadata(server: &AuthorizationServer) -> Result<String, String> {
@@ -255,7 +269,7 @@ fn activity(last: Option<Timestamp>, now: Timestamp) -> Result<String, String> {
 
 async fn last_login(control: &Control) -> Result<Option<Timestamp>, Error> {
     let mut last = None;
-    events::scan(control, events::since(LOOK_BACK), |event| {
+    noted::scan(control, noted::since(LOOK_BACK), |event| {
         if event.success && matches!(&*event.event_type, "auth_complete" | "device_complete") {
             last = event.at();
             return ControlFlow::Break(());

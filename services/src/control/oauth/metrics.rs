@@ -9,12 +9,14 @@ use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::events::{self, Noted};
-use super::paging::BOUND;
+use super::noted::{self, Noted};
+use super::paging::{BOUND, walk};
 use crate::control::operation::get;
 use crate::control::{Access, Context, Control, Endpoint, Error, Operation, Surface};
 use crate::logs;
+use crate::oauth::authorization_server::BROWSER_CLIENT;
 use crate::oauth::clients::REGISTERED;
+use crate::oauth::grants::{self, Grant};
 use crate::oauth::{AuthorizationServer, Filter};
 use crate::store::{Kind, MAX_PAGE, RecordKind};
 
@@ -22,6 +24,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// When a registration that is not used expires soon.
 const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// The errors (RFC 6749, section 5.2) that are told even when nobody made them.
+const USUAL: [&str; 3] = ["invalid_client", "invalid_grant", "unauthorized_client"];
 
 /// Adds the operation.
 pub fn register(surface: &mut impl Surface) {
@@ -42,7 +47,7 @@ pub struct ClientCounts {
 /// Access tokens.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct AccessCounts {
-    /// Those that are kept: the good ones.
+    /// Those that are kept: the good ones, and those that have ended in the last two minutes.
     pub total: u64,
     /// The good ones.
     pub active: u64,
@@ -55,7 +60,7 @@ pub struct AccessCounts {
 /// Refresh tokens: one for each grant that has one.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct RefreshCounts {
-    /// Those that are kept: the good ones.
+    /// Those that are kept: the good ones, and those that have ended in the last two minutes.
     pub total: u64,
     /// The good ones.
     pub active: u64,
@@ -118,11 +123,31 @@ pub struct Metrics {
     pub sessions: u64,
     /// What was asked in the last hour.
     pub auth_flows: Flows,
-    /// How often each error was answered in the last hour, by code.
+    /// How often each error was answered in the last hour, by code; the usual ones are always there.
     pub errors: BTreeMap<String, u64>,
     /// Set when there was more in the records or the log than is looked at.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
+}
+
+/// How long access tokens live, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+struct Lives {
+    /// Those of clients.
+    clients: i64,
+    /// Those of browsers on protected hosts.
+    browsers: i64,
+}
+
+impl Lives {
+    /// How long the token lives whose issue an event tells.
+    fn of(self, event: &Noted<'_>) -> Option<i64> {
+        match event.event_type.as_ref() {
+            "token_exchange" | "token_refresh" if event.success => Some(self.clients),
+            "auth_complete" if event.success && event.client_id == BROWSER_CLIENT => Some(self.browsers),
+            _ => None,
+        }
+    }
 }
 
 /// What the log of events tells.
@@ -136,11 +161,12 @@ struct Happened {
 }
 
 impl Happened {
-    fn add(&mut self, event: &Noted<'_>, now: i64, life: i64) {
+    fn add(&mut self, event: &Noted<'_>, now: i64, lives: Lives) {
         let hour = i64::try_from(HOUR.as_millis()).unwrap_or(i64::MAX);
         let age = now - event.timestamp;
-        let issues = matches!(event.event_type.as_ref(), "token_exchange" | "token_refresh") && event.success;
-        if issues && (life..life + hour).contains(&age) {
+        let life = lives.of(event);
+        let issues = life.is_some();
+        if life.is_some_and(|life| (life..life + hour).contains(&age)) {
             self.expired += 1;
         }
         if age >= hour {
@@ -151,14 +177,15 @@ impl Happened {
             self.refreshed += u64::from(event.event_type == "token_refresh");
         }
         match event.event_type.as_ref() {
-            // What went well is told once, at the end; of what went wrong the check of the user is told besides.
+            // What went well is told once, at the end.
             "auth_request" | "auth_callback" | "auth_complete" | "device_complete" => {
                 self.flows.authorization_requests.add(event.success);
             }
             "token_exchange" | "token_refresh" => self.flows.token_requests.add(event.success),
             _ => {}
         }
-        if !event.error.is_empty() && event.event_type != "user_check" {
+        // Of what went wrong the checks that have failed are told besides.
+        if !event.error.is_empty() && !event.is_check() {
             *self.errors.entry(event.error.to_string()).or_default() += 1;
         }
     }
@@ -182,12 +209,16 @@ impl Operation for OauthMetrics {
         let (clients, more_clients) = clients(server, timestamp).await?;
         let access = server.grants.count_access(Filter::All).await?;
         let refresh = server.grants.count_refreshable(None).await?;
-        let life = server.settings.tokens.access;
-        let (now, life_ms) = (logs::now(), u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
-        let signed = |milliseconds: u64| i64::try_from(milliseconds).unwrap_or(i64::MAX / 2);
+        let ended = Ended::read(server, timestamp).await?;
+        let (of_clients, of_browsers) = (server.settings.tokens.access, server.settings.host_session);
+        let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 2);
+        let lives = Lives { clients: milliseconds(of_clients), browsers: milliseconds(of_browsers) };
+        let now = i64::try_from(logs::now()).unwrap_or(i64::MAX / 2);
         let mut happened = Happened::default();
-        let more_events = events::scan(control, events::since(life + HOUR), |event| {
-            happened.add(event, signed(now), signed(life_ms));
+        happened.errors.extend(USUAL.map(|code| (code.to_owned(), 0)));
+        let since = noted::since(of_clients.max(of_browsers) + HOUR);
+        let more_events = noted::scan(control, since, |event| {
+            happened.add(event, now, lives);
             ControlFlow::Continue(())
         })
         .await?;
@@ -198,11 +229,15 @@ impl Operation for OauthMetrics {
             tokens: TokenCounts {
                 access_tokens: AccessCounts {
                     total: access,
-                    active: access,
+                    active: access.saturating_sub(ended.access),
                     issued_last_hour: issued,
                     expired_last_hour: expired,
                 },
-                refresh_tokens: RefreshCounts { total: refresh, active: refresh, used_last_hour: refreshed },
+                refresh_tokens: RefreshCounts {
+                    total: refresh,
+                    active: refresh.saturating_sub(ended.refresh),
+                    used_last_hour: refreshed,
+                },
             },
             sessions: server.sessions.count(Filter::All).await?,
             auth_flows: Flows {
@@ -210,8 +245,36 @@ impl Operation for OauthMetrics {
                 token_requests: flows.token_requests.rated(),
             },
             errors,
-            truncated: more_clients || more_events,
+            truncated: more_clients || more_events || ended.truncated,
         })
+    }
+}
+
+/// What has ended and is still kept.
+#[derive(Debug, Default)]
+struct Ended {
+    access: u64,
+    refresh: u64,
+    /// Whether there was more than was looked at.
+    truncated: bool,
+}
+
+impl Ended {
+    async fn read(server: &AuthorizationServer, now: Timestamp) -> Result<Self, Error> {
+        let (mut access, mut refresh) = (0, 0);
+        let tokens = |after| server.grants.list_access(Filter::All, after, MAX_PAGE);
+        let more_tokens = walk(tokens, |token: grants::Access| {
+            access += u64::from(token.expires_at <= now);
+            ControlFlow::Continue(())
+        });
+        let more_tokens = more_tokens.await?;
+        let grants = |after| server.grants.list_refreshable(None, after, MAX_PAGE);
+        let more_grants = walk(grants, |grant: Grant| {
+            refresh += u64::from(server.grants.ends(&grant) <= now);
+            ControlFlow::Continue(())
+        });
+        let more_grants = more_grants.await?;
+        Ok(Self { access, refresh, truncated: more_tokens || more_grants })
     }
 }
 
@@ -261,8 +324,12 @@ mod tests {
                 event("auth_request", Some("access_denied")),
                 event("token_exchange", None),
                 event("token_refresh", None),
+                event("client_auth", Some("invalid_client")),
                 event("token_exchange", Some("invalid_client")),
                 event("token_exchange", Some("invalid_client")),
+                event("pkce_validation", Some("invalid_grant")),
+                event("device_poll", None),
+                event("token_validation", Some("invalid_token")),
             ])
             .await;
         let metrics = given.ask::<OauthMetrics>(json!({})).await;
@@ -281,13 +348,15 @@ mod tests {
                 "token_requests": { "last_hour": 4, "success_rate": 0.5 },
             })
         );
-        assert_eq!(metrics["errors"], json!({ "access_denied": 1, "invalid_client": 2 }));
+        let errors =
+            json!({ "access_denied": 1, "invalid_client": 2, "invalid_grant": 0, "unauthorized_client": 0 });
+        assert_eq!(metrics["errors"], errors);
     }
 
     #[test]
     fn what_was_issued_a_life_ago_has_expired() {
         let mut happened = Happened::default();
-        let (now, life) = (100_000_000, 1_800_000);
+        let (now, lives) = (100_000_000, Lives { clients: 1_800_000, browsers: 7_200_000 });
         for age in [0, 1_799_999, 1_800_000, 5_399_999, 5_400_000] {
             let event = Noted {
                 timestamp: now - age,
@@ -295,8 +364,21 @@ mod tests {
                 success: true,
                 ..Noted::default()
             };
-            happened.add(&event, now, life);
+            happened.add(&event, now, lives);
         }
         assert_eq!((happened.issued, happened.expired), (3, 2));
+        let mut happened = Happened::default();
+        for (age, client_id) in [(0, BROWSER_CLIENT), (0, "c"), (7_200_000, BROWSER_CLIENT), (7_200_000, "c")]
+        {
+            let event = Noted {
+                timestamp: now - age,
+                event_type: "auth_complete".into(),
+                success: true,
+                client_id: client_id.into(),
+                ..Noted::default()
+            };
+            happened.add(&event, now, lives);
+        }
+        assert_eq!((happened.issued, happened.expired), (1, 1), "a browser's token is issued with its login");
     }
 }

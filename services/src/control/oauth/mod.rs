@@ -24,6 +24,7 @@ pub mod keys;
 pub mod logins;
 pub mod metrics;
 mod minter;
+mod noted;
 pub mod paging;
 pub mod proxies;
 pub mod sessions;

@@ -1,6 +1,6 @@
 //! Hosts as the authorization server sees them: who is signed in there, and whether that works.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -11,11 +11,12 @@ use portcullis_layers::auth::SESSION_PATH;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::events;
 use super::health::issuer_host;
-use super::paging::{self, Pagination, Paging, fill};
+use super::host_of;
+use super::noted::{self, Noted, Requests};
+use super::paging::{self, Pagination, Paging, fill, walk};
 use crate::config::auth::AuthMode;
-use crate::config::{HostPattern, Proxy};
+use crate::config::{Config, HostPattern, Proxy};
 use crate::control::operation::get;
 use crate::control::{Access, Context, Control, Endpoint, Error, Operation, Surface};
 use crate::oauth::grants::Grant;
@@ -43,13 +44,12 @@ pub struct ProxyEntry {
     /// The host where its users sign in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth_proxy: Option<HostName>,
-    /// How many browsers have a session there. Of a wildcard nobody knows.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub active_sessions: Option<u64>,
+    /// How many browsers have a session there: of a wildcard, on all its hosts.
+    pub active_sessions: u64,
     /// How many grants for its resource have not ended.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub active_grants: Option<u64>,
-    /// How often somebody was refused in the last 24 hours.
+    pub active_grants: u64,
+    /// How often somebody was refused in the last 24 hours: by the host, or at the authorization server for it. A request
+    /// counts once.
     pub recent_auth_failures: u64,
     /// When somebody was last let in or given a token, in the last 24 hours.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,7 +63,7 @@ pub struct ProxySummary {
     pub total_proxies: usize,
     /// Those that need a token.
     pub auth_enabled_proxies: usize,
-    /// Those of this page where a browser has a session, or a client a grant.
+    /// Those where a browser has a session, or a client a grant.
     pub proxies_with_active_sessions: usize,
 }
 
@@ -76,7 +76,7 @@ pub struct ProxyPage {
     pub pagination: Pagination,
     /// All of them in numbers.
     pub summary: ProxySummary,
-    /// Set when there were more events than are looked at.
+    /// Set when there were more events or grants than are looked at: of wildcards and in the summary some are missing.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
 }
@@ -100,6 +100,40 @@ pub struct ListOauthProxies {
 struct Happened {
     failures: u64,
     last_success: Option<Timestamp>,
+    /// The requests to the authorization server that have failed: several events tell of one.
+    failed: HashSet<u128>,
+}
+
+impl Happened {
+    /// Adds an event; newer ones come first.
+    fn add(&mut self, event: &Noted<'_>) {
+        if !event.success {
+            let id = u128::from_str_radix(&event.trace_id, 16).ok().filter(|_| !event.is_request);
+            self.failures += u64::from(id.is_none_or(|id| self.failed.insert(id)));
+            return;
+        }
+        let let_in = matches!(&*event.event_type, "auth_complete" | "token_exchange" | "token_refresh");
+        if let_in || event.is_request {
+            self.last_success = self.last_success.or_else(|| event.at());
+        }
+    }
+}
+
+/// What happened at the hosts in the last time, by the host's document; and whether there was more.
+async fn happened<'a>(
+    control: &Control,
+    config: &'a Config,
+) -> Result<(BTreeMap<&'a HostPattern, Happened>, bool), Error> {
+    let mut happened: BTreeMap<&HostPattern, Happened> = BTreeMap::new();
+    let truncated = noted::scan_with(control, noted::since(RECENT), Requests::Known, |event| {
+        let host = event.proxy_hostname.parse().ok();
+        if let Some(proxy) = host.and_then(|host: HostName| config.proxy_of(&host)) {
+            happened.entry(&proxy.proxy_hostname).or_default().add(event);
+        }
+        ControlFlow::Continue(())
+    });
+    let truncated = truncated.await?;
+    Ok((happened, truncated))
 }
 
 impl Operation for ListOauthProxies {
@@ -112,59 +146,70 @@ impl Operation for ListOauthProxies {
     async fn run(self, control: &Control, _: &Context) -> Result<ProxyPage, Error> {
         let server = control.oauth()?;
         let paging = Paging::new(self.page, self.per_page)?;
-        let mut happened: BTreeMap<String, Happened> = BTreeMap::new();
-        let truncated = events::scan(control, events::since(RECENT), |event| {
-            if !event.proxy_hostname.is_empty() {
-                let host = happened.entry(event.proxy_hostname.to_string()).or_default();
-                match event.event_type.as_ref() {
-                    _ if !event.success => host.failures += 1,
-                    "auth_complete" | "token_exchange" | "token_refresh" => {
-                        host.last_success = host.last_success.or_else(|| event.at());
-                    }
-                    _ => {}
-                }
-            }
-            ControlFlow::Continue(())
-        })
-        .await?;
         let config = control.config().await?;
+        let (happened, truncated) = happened(control, &config).await?;
         let auth_enabled_proxies = config.proxies.values().filter(|proxy| proxy.auth_enabled).count();
         let total_proxies = config.proxies.len();
+        let (in_use, more_grants) = in_use(server, &config).await?;
         let (page, pagination) = paging.cut(config.proxies.values().collect(), false);
         let mut proxies = Vec::with_capacity(page.len());
         for proxy in page {
-            proxies.push(entry(control, server, proxy, &happened).await?);
+            let happened = happened.get(&proxy.proxy_hostname);
+            proxies.push(entry(control, server, proxy, happened, &in_use).await?);
         }
-        let used = |proxy: &&ProxyEntry| {
-            proxy.active_sessions.unwrap_or_default() + proxy.active_grants.unwrap_or_default() > 0
-        };
-        let summary = ProxySummary {
-            total_proxies,
-            auth_enabled_proxies,
-            proxies_with_active_sessions: proxies.iter().filter(used).count(),
-        };
-        Ok(ProxyPage { proxies, pagination, summary, truncated })
+        let summary =
+            ProxySummary { total_proxies, auth_enabled_proxies, proxies_with_active_sessions: in_use.len() };
+        Ok(ProxyPage { proxies, pagination, summary, truncated: truncated || more_grants })
     }
+}
+
+/// What was granted for a host and has not ended.
+#[derive(Debug, Default)]
+struct InUse {
+    sessions: u64,
+    grants: u64,
+}
+
+/// The hosts for which something is granted, and whether there was more than was looked at.
+async fn in_use<'a>(
+    server: &AuthorizationServer,
+    config: &'a Config,
+) -> Result<(BTreeMap<&'a HostPattern, InUse>, bool), Error> {
+    let mut found: BTreeMap<&HostPattern, InUse> = BTreeMap::new();
+    let grants = |after| server.grants.list(Filter::All, after, MAX_PAGE);
+    let more = walk(grants, |grant: Grant| {
+        for resource in &grant.resources {
+            let proxy = host_of(resource).and_then(|host| config.proxy_of(&host));
+            let Some(proxy) = proxy else { continue };
+            let of_host = found.entry(&proxy.proxy_hostname).or_default();
+            if resource.ends_with(SESSION_PATH) {
+                of_host.sessions += 1;
+            } else {
+                of_host.grants += 1;
+            }
+        }
+        ControlFlow::Continue(())
+    })
+    .await?;
+    Ok((found, more))
 }
 
 async fn entry(
     control: &Control,
     server: &AuthorizationServer,
     proxy: &Proxy,
-    happened: &BTreeMap<String, Happened>,
+    happened: Option<&Happened>,
+    in_use: &BTreeMap<&HostPattern, InUse>,
 ) -> Result<ProxyEntry, Error> {
     let name = &proxy.proxy_hostname;
-    let (mut active_sessions, mut active_grants) = (None, None);
+    let walked = in_use.get(name);
+    let (mut active_sessions, mut active_grants) =
+        walked.map_or((0, 0), |of_host| (of_host.sessions, of_host.grants));
+    // Of a host that has one name the store has a count, however many grants there are.
     if let (Some(host), Some(resource)) = (name.host(), control.resource_of(proxy)) {
         let sessions = session_resource(server, &host);
-        active_sessions = Some(server.host_grants.count(Filter::Resource(&sessions)).await?);
-        active_grants = Some(server.grants.count(Filter::Resource(&resource)).await?);
-    }
-    let of_host = happened.iter().filter(|(host, _)| host.parse().is_ok_and(|host| name.covers(&host)));
-    let (mut failures, mut last_auth_success) = (0, None);
-    for (_, happened) in of_host {
-        failures += happened.failures;
-        last_auth_success = last_auth_success.max(happened.last_success);
+        active_sessions = server.host_grants.count(Filter::Resource(&sessions)).await?;
+        active_grants = server.grants.count(Filter::Resource(&resource)).await?;
     }
     Ok(ProxyEntry {
         proxy_hostname: name.clone(),
@@ -173,8 +218,8 @@ async fn entry(
         auth_proxy: proxy.auth_enabled.then(|| issuer_host(server)).flatten(),
         active_sessions,
         active_grants,
-        recent_auth_failures: failures,
-        last_auth_success,
+        recent_auth_failures: happened.map_or(0, |happened| happened.failures),
+        last_auth_success: happened.and_then(|happened| happened.last_success),
     })
 }
 
@@ -297,6 +342,12 @@ mod tests {
         let cookie = format!("{RESOURCE}/.portcullis/session");
         let of_host =
             given.granted("portcullis-browser", &who, Some(&session), &cookie).await.expect("granted");
+        let below = "https://b.example.org";
+        given.granted("c", &who, Some(&session), below).await.expect("granted");
+        given
+            .granted("portcullis-browser", &who, Some(&session), &format!("{below}/.portcullis/session"))
+            .await
+            .expect("granted");
         let event = |kind, error, host| Event { kind, error, host: Some(host), ..Event::default() };
         given
             .note(&[
@@ -307,7 +358,7 @@ mod tests {
             .await;
         let page = given.ask::<ListOauthProxies>(json!({})).await;
         let summary = json!({
-            "total_proxies": 2, "auth_enabled_proxies": 2, "proxies_with_active_sessions": 1,
+            "total_proxies": 2, "auth_enabled_proxies": 2, "proxies_with_active_sessions": 2,
         });
         assert_eq!(page["summary"], summary);
         let find = |name: &str| {
@@ -319,7 +370,11 @@ mod tests {
         assert_eq!(app["auth_proxy"], "auth.example.com");
         assert!(app["last_auth_success"].is_string() && app["recent_auth_failures"] == 0, "{app}");
         let wildcard = find("*.example.org");
-        assert_eq!((wildcard.get("active_sessions"), &wildcard["recent_auth_failures"]), (None, &json!(2)));
+        assert_eq!((&wildcard["active_sessions"], &wildcard["active_grants"]), (&json!(1), &json!(1)));
+        assert_eq!(wildcard["recent_auth_failures"], 2);
+        // The summary is of all hosts, whatever is on the page.
+        let second = given.ask::<ListOauthProxies>(json!({ "page": 2, "per_page": 1 })).await;
+        assert_eq!(second["summary"], summary);
 
         let page = given.ask::<OauthSessionsOfProxy>(json!({ "proxy_hostname": "app.example.com" })).await;
         let [shown] = &page["sessions"].as_array().expect("a list")[..] else { panic!("{page}") };

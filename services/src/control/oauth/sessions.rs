@@ -183,16 +183,31 @@ impl Operation for ShowOauthSession {
     }
 }
 
-/// What was ended.
+/// What was ended with a session.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct SessionsRevoked {
+pub struct SessionRevoked {
     /// `revoked`.
     pub status: &'static str,
-    /// The session, or the person.
-    pub subject: String,
+    /// The session.
+    pub session_id: String,
+    /// How many tokens that were good: access and refresh tokens of clients, and of browsers on hosts.
+    pub tokens_revoked: usize,
+    /// How many grants they were of.
+    pub grants_revoked: usize,
+}
+
+/// What was ended of a person.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct UserRevoked {
+    /// `revoked`.
+    pub status: &'static str,
+    /// The person.
+    pub user_id: String,
     /// How many sessions.
     pub sessions_revoked: usize,
-    /// How many grants, with all their tokens.
+    /// How many tokens that were good: access and refresh tokens of clients, and of browsers on hosts.
+    pub tokens_revoked: usize,
+    /// How many grants they were of.
     pub grants_revoked: usize,
 }
 
@@ -209,18 +224,26 @@ impl Operation for RevokeOauthSession {
     const COMMAND: &'static [&'static str] = &["oauth", "session", "revoke"];
     const HTTP: Endpoint = delete("/oauth/sessions/{session_id}");
     const SCOPE: Access = Access::Admin;
-    type Output = SessionsRevoked;
+    type Output = SessionRevoked;
 
     fn subject(&self) -> Option<String> {
         Some(self.session_id.clone())
     }
 
-    async fn run(self, control: &Control, _: &Context) -> Result<SessionsRevoked, Error> {
+    async fn run(self, control: &Control, _: &Context) -> Result<SessionRevoked, Error> {
         let server = control.oauth()?;
         // First of all: then nothing more is granted in it while its grants are looked for.
         let ended = server.sessions.revoke(&self.session_id).await?;
-        let grants = server.end_grants(Filter::Session(&self.session_id), Timestamp::now()).await?;
-        revoked("session", self.session_id, usize::from(ended), grants)
+        let with_it = server.end_grants(Filter::Session(&self.session_id), Timestamp::now()).await?;
+        if !ended && with_it.grants == 0 {
+            return Err(not_found("session", &self.session_id));
+        }
+        Ok(SessionRevoked {
+            status: "revoked",
+            session_id: self.session_id,
+            tokens_revoked: with_it.tokens,
+            grants_revoked: with_it.grants,
+        })
     }
 }
 
@@ -237,30 +260,27 @@ impl Operation for RevokeOauthUser {
     const COMMAND: &'static [&'static str] = &["oauth", "session", "revoke-user"];
     const HTTP: Endpoint = delete("/oauth/users/{user_id}/sessions");
     const SCOPE: Access = Access::Admin;
-    type Output = SessionsRevoked;
+    type Output = UserRevoked;
 
     fn subject(&self) -> Option<String> {
         Some(self.user_id.clone())
     }
 
-    async fn run(self, control: &Control, _: &Context) -> Result<SessionsRevoked, Error> {
+    async fn run(self, control: &Control, _: &Context) -> Result<UserRevoked, Error> {
         let server = control.oauth()?;
-        let sessions = server.sessions.revoke_subject(&self.user_id).await?.len();
-        let grants = server.end_grants(Filter::Subject(&self.user_id), Timestamp::now()).await?;
-        revoked("session or grant of user", self.user_id, sessions, grants)
+        let sessions_revoked = server.sessions.revoke_subject(&self.user_id).await?.len();
+        let ended = server.end_grants(Filter::Subject(&self.user_id), Timestamp::now()).await?;
+        if sessions_revoked == 0 && ended.grants == 0 {
+            return Err(not_found("session or grant of user", &self.user_id));
+        }
+        Ok(UserRevoked {
+            status: "revoked",
+            user_id: self.user_id,
+            sessions_revoked,
+            tokens_revoked: ended.tokens,
+            grants_revoked: ended.grants,
+        })
     }
-}
-
-fn revoked(
-    what: &'static str,
-    subject: String,
-    sessions_revoked: usize,
-    grants_revoked: usize,
-) -> Result<SessionsRevoked, Error> {
-    if sessions_revoked == 0 && grants_revoked == 0 {
-        return Err(not_found(what, &subject));
-    }
-    Ok(SessionsRevoked { status: "revoked", subject, sessions_revoked, grants_revoked })
 }
 
 fn not_found(what: &'static str, id: &str) -> Error {
@@ -296,7 +316,11 @@ mod tests {
         let id = json!({ "session_id": mine.id });
         assert_eq!(given.ask::<ShowOauthSession>(id.clone()).await, *shown);
         let ended = given.ask::<RevokeOauthSession>(id.clone()).await;
-        assert_eq!((&ended["sessions_revoked"], &ended["grants_revoked"]), (&json!(1), &json!(2)));
+        // Two access tokens and a refresh token: a browser on a host has none.
+        let expected = json!({
+            "status": "revoked", "session_id": mine.id, "tokens_revoked": 3, "grants_revoked": 2,
+        });
+        assert_eq!(ended, expected);
         assert!(given.is_revoked(&of_client) && given.is_revoked(&of_host) && !given.is_revoked(&of_other));
         let late = given.granted("c", &ann, Some(&mine), "https://app.example.com").await;
         assert!(matches!(late, Err(grants::Error::SessionEnded)), "{late:?}");
@@ -318,7 +342,10 @@ mod tests {
         let by_device = given.grant("c", &ann, None).await;
         let of_other = given.grant("c", &ben, None).await;
         let ended = given.ask::<RevokeOauthUser>(json!({ "user_id": "1" })).await;
-        assert_eq!((&ended["sessions_revoked"], &ended["grants_revoked"]), (&json!(2), &json!(2)));
+        let expected = json!({
+            "status": "revoked", "user_id": "1", "sessions_revoked": 2, "tokens_revoked": 4, "grants_revoked": 2,
+        });
+        assert_eq!(ended, expected);
         assert!(
             given.is_revoked(&in_session) && given.is_revoked(&by_device) && !given.is_revoked(&of_other)
         );

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::paging::walk;
 use crate::control::Error;
+use crate::oauth::grants::Grant;
 use crate::oauth::{AuthorizationServer, Filter};
 use crate::store::MAX_PAGE;
 
@@ -24,8 +25,23 @@ pub(super) struct Tally {
     pub(super) since: Option<Timestamp>,
     /// When a grant was last made or refreshed.
     pub(super) last_used: Option<Timestamp>,
+    /// How often it was given tokens by these grants: at first, and at each use of a refresh token.
+    pub(super) uses: u64,
     /// Its name, as the newest grant knows it.
     pub(super) name: Option<String>,
+}
+
+impl Tally {
+    /// Adds a grant. They come newest first.
+    pub(super) fn add(&mut self, grant: &Grant) {
+        self.grants += 1;
+        self.since = Some(self.since.map_or(grant.created_at, |since| since.min(grant.created_at)));
+        self.last_used = self.last_used.max(Some(grant.used_at));
+        self.uses = self.uses.saturating_add(grant.rotations).saturating_add(1);
+        if self.name.is_none() {
+            self.name = grant.client.snapshot["client_name"].as_str().map(str::to_owned);
+        }
+    }
 }
 
 /// What all clients have.
@@ -40,14 +56,8 @@ impl Tallies {
     pub(super) async fn read(server: &AuthorizationServer) -> Result<Self, Error> {
         let mut by_client: BTreeMap<String, Tally> = BTreeMap::new();
         let grants = |after| server.grants.list(Filter::All, after, MAX_PAGE);
-        let more_grants = walk(grants, |grant| {
-            let tally = by_client.entry(grant.client.id).or_default();
-            tally.grants += 1;
-            tally.since = Some(tally.since.map_or(grant.created_at, |since| since.min(grant.created_at)));
-            tally.last_used = tally.last_used.max(Some(grant.used_at));
-            if tally.name.is_none() {
-                tally.name = grant.client.snapshot["client_name"].as_str().map(str::to_owned);
-            }
+        let more_grants = walk(grants, |grant: Grant| {
+            by_client.entry(grant.client.id.clone()).or_default().add(&grant);
             ControlFlow::Continue(())
         });
         let more_grants = more_grants.await?;

@@ -136,6 +136,23 @@ impl Given {
         self.server.grants.create(new, Wanted::default(), Timestamp::now()).await
     }
 
+    /// An access token that has ended a minute ago, of a grant that had nothing else; its id.
+    pub(super) async fn ended_access(&self, client: &str, who: &Identity) -> String {
+        let new = NewGrant {
+            id: new_id(),
+            subject: who.subject.clone(),
+            identity: Some(who.clone()),
+            client: grants::Client { id: client.to_owned(), snapshot: Value::Null },
+            resources: vec![RESOURCE.to_owned()],
+            scopes: ["read".to_owned()].into(),
+            session: None,
+            refreshable: false,
+        };
+        let ago = grants::Lifetimes::default().access + Duration::from_secs(60);
+        let then = Timestamp::now() - ago;
+        self.server.grants.create(new, Wanted::default(), then).await.expect("granted").access.jti
+    }
+
     pub(super) async fn consent(&self, client: &str, who: &Identity) {
         let request = consents::Request {
             subject: &who.subject,

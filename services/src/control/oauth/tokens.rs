@@ -2,6 +2,7 @@
 //! grant; neither opens anything.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
@@ -9,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::clients::name_of;
-use super::paging::{self, Pagination, Paging, fill};
+use super::paging::{self, Pagination, Paging, walk};
 use crate::control::operation::{delete, get};
 use crate::control::{Access, Context, Control, Done, Endpoint, Error, Operation, Surface};
 use crate::oauth::grants::{self, Grant};
@@ -54,7 +55,7 @@ pub struct TokenEntry {
     pub username: Option<String>,
     /// When it was issued; of a refresh token, when the first one of its grant was.
     pub issued_at: Timestamp,
-    /// When it ends at the latest.
+    /// When it ends; of a refresh token, if it is not used before.
     pub expires_at: Timestamp,
     /// Whether it has ended.
     pub is_expired: bool,
@@ -64,16 +65,24 @@ pub struct TokenEntry {
     pub scope: String,
     /// The resources that it is for.
     pub audience: Vec<String>,
-    /// When a refresh token was last used.
+    /// When a refresh token was last used. Of access tokens nobody knows: hosts judge them without telling anybody.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_used: Option<Timestamp>,
+    /// How often a refresh token was used: it and those before it, which are one to an administrator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage_count: Option<u64>,
 }
 
 /// Tokens in numbers.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct TokenSummary {
-    /// All that are good, of the client if one was named.
+    /// All that are kept, of the client if one was named: those that are good, and those that have ended in the last
+    /// two minutes.
     pub total_tokens: u64,
+    /// Those that are good.
+    pub active_tokens: u64,
+    /// Those that have ended: of as many as are looked at.
+    pub expired_tokens: u64,
     /// Access tokens.
     pub access_tokens: u64,
     /// Refresh tokens: one for each grant that has one.
@@ -133,39 +142,37 @@ impl Operation for ListOauthTokens {
         let server = control.oauth()?;
         let now = Timestamp::now();
         let filter = self.client_id.as_deref().map_or(Filter::All, Filter::Client);
-        let wanted =
-            |user_id: &str, username: Option<&str>| is_user(self.username.as_deref(), user_id, username);
         let access_tokens = server.grants.count_access(filter).await?;
         let refresh_tokens = server.grants.count_refreshable(self.client_id.as_deref()).await?;
         let mut window = Paging::new(self.page, self.per_page)?.window();
-        let mut truncated = false;
-        if self.token_type != Some(TokenType::Refresh) {
-            let total = self.username.is_none().then_some(access_tokens);
-            let read = |after| server.grants.list_access(filter, after, MAX_PAGE);
-            let row = |access: grants::Access| {
-                let entry = wanted(&access.subject, access.username.as_deref());
-                let entry = entry.then(|| TokenEntry::of_access(access, now));
-                entry.filter(|entry| self.include_expired || !entry.is_expired)
-            };
-            truncated |= fill(&mut window, total, read, row).await?;
-        }
-        if self.token_type != Some(TokenType::Access) {
-            let total = self.username.is_none().then_some(refresh_tokens);
-            let read = |after| server.grants.list_refreshable(self.client_id.as_deref(), after, MAX_PAGE);
-            let row = |grant: Grant| {
-                let username = grant.identity.as_ref().map(|identity| identity.login.as_str());
-                let entry = wanted(&grant.subject, username).then(|| TokenEntry::of_grant(grant, now));
-                entry.filter(|entry| self.include_expired || !entry.is_expired)
-            };
-            truncated |= fill(&mut window, total, read, row).await?;
-        }
+        let mut expired_tokens = 0;
+        let mut visit = |entry: TokenEntry| {
+            expired_tokens += u64::from(entry.is_expired);
+            let is_meant = self.token_type.is_none_or(|kind| kind == entry.token_type)
+                && (self.include_expired || !entry.is_expired)
+                && is_user(self.username.as_deref(), &entry.user_id, entry.username.as_deref());
+            if is_meant {
+                window.add(entry);
+            }
+            ControlFlow::Continue(())
+        };
+        let access = |after| server.grants.list_access(filter, after, MAX_PAGE);
+        let mut truncated = walk(access, |access| visit(TokenEntry::of_access(access, now))).await?;
+        let refresh = |after| server.grants.list_refreshable(self.client_id.as_deref(), after, MAX_PAGE);
+        truncated |= walk(refresh, |grant| visit(TokenEntry::of_grant(server, grant, now))).await?;
         let (mut tokens, pagination) = window.counted(truncated);
         add_names(server, &mut tokens, now).await?;
         let total_tokens = access_tokens + refresh_tokens;
         Ok(TokenPage {
             tokens,
             pagination,
-            summary: TokenSummary { total_tokens, access_tokens, refresh_tokens },
+            summary: TokenSummary {
+                total_tokens,
+                active_tokens: total_tokens.saturating_sub(expired_tokens),
+                expired_tokens,
+                access_tokens,
+                refresh_tokens,
+            },
         })
     }
 }
@@ -212,11 +219,15 @@ impl TokenEntry {
             scope: access.scopes.into_iter().collect::<Vec<_>>().join(" "),
             audience: access.resources,
             last_used: None,
+            usage_count: None,
         }
     }
 
-    pub(super) fn of_grant(grant: Grant, now: Timestamp) -> Self {
+    fn of_grant(server: &AuthorizationServer, grant: Grant, now: Timestamp) -> Self {
+        let expires_at = server.grants.ends(&grant);
         Self {
+            last_used: grant.last_rotation(),
+            usage_count: Some(grant.rotations),
             jti: grant.id.clone(),
             token_type: TokenType::Refresh,
             grant_id: grant.id,
@@ -225,12 +236,11 @@ impl TokenEntry {
             user_id: grant.subject,
             username: grant.identity.map(|identity| identity.login),
             issued_at: grant.created_at,
-            expires_at: grant.expires_at,
-            is_expired: grant.expires_at <= now,
-            time_remaining: grant.expires_at.as_second() - now.as_second(),
+            expires_at,
+            is_expired: expires_at <= now,
+            time_remaining: expires_at.as_second() - now.as_second(),
             scope: grant.scopes.into_iter().collect::<Vec<_>>().join(" "),
             audience: grant.resources,
-            last_used: Some(grant.used_at),
         }
     }
 }
@@ -307,7 +317,7 @@ impl Operation for ShowOauthToken {
                 };
                 (token, Some(claims))
             }
-            (None, Some(grant)) if grant.refreshable => (TokenEntry::of_grant(grant, now), None),
+            (None, Some(grant)) if grant.refreshable => (TokenEntry::of_grant(server, grant, now), None),
             _ => return Err(not_found(&self.jti)),
         };
         let mut tokens = [token];
@@ -360,11 +370,70 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::control::oauth::clients::TokensOfOauthClient;
+    use crate::control::oauth::clients::{ListOauthClients, ShowOauthClient, TokensOfOauthClient};
+    use crate::control::oauth::metrics::OauthMetrics;
     use crate::control::oauth::testing::{admin, given, person};
+    use crate::oauth::grants::Wanted;
 
     fn users(page: &Value) -> Vec<&str> {
         page["tokens"].as_array().expect("a list").iter().filter_map(|one| one["username"].as_str()).collect()
+    }
+
+    fn summary(total: u64, expired: u64, access: u64, refresh: u64) -> Value {
+        json!({
+            "total_tokens": total, "active_tokens": total - expired, "expired_tokens": expired,
+            "access_tokens": access, "refresh_tokens": refresh,
+        })
+    }
+
+    #[tokio::test]
+    async fn what_has_ended_is_told_apart_for_two_minutes() {
+        let given = given().await;
+        let ann = person(1, "ann");
+        given.grant("c", &ann, None).await;
+        let ended = given.ended_access("c", &ann).await;
+        let page = given.ask::<ListOauthTokens>(json!({})).await;
+        assert_eq!(page["summary"], summary(3, 1, 2, 1), "a grant without refresh token has ended: {page}");
+        assert_eq!((users(&page).len(), &page["pagination"]["total"]), (2, &json!(2)));
+        let page = given.ask::<ListOauthTokens>(json!({ "include_expired": true })).await;
+        assert_eq!(page["pagination"]["total"], 3);
+        let all = page["tokens"].as_array().expect("a list");
+        let expired: Vec<_> = all.iter().filter(|token| token["is_expired"] == true).collect();
+        let [expired] = expired[..] else { panic!("{page}") };
+        assert_eq!(expired["jti"], json!(ended));
+        assert!(expired["time_remaining"].as_i64() < Some(0), "{expired}");
+        let metrics = given.ask::<OauthMetrics>(json!({})).await;
+        let access = &metrics["tokens"]["access_tokens"];
+        assert_eq!((&access["total"], &access["active"]), (&json!(2), &json!(1)), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn a_refresh_token_tells_how_often_it_was_used() {
+        let given = given().await;
+        let issued = given.grant("c", &person(1, "ann"), None).await;
+        let id = json!({ "jti": issued.grant.id });
+        let unused = given.ask::<ShowOauthToken>(id.clone()).await;
+        assert_eq!((&unused["usage_count"], unused.get("last_used")), (&json!(0), None), "{unused}");
+        let mut token = issued.refresh.expect("a refresh token");
+        for _ in 0..2 {
+            let grants = &given.server.grants;
+            let now = Timestamp::now();
+            let refreshed = grants.refresh(token.expose_secret(), "c", Wanted::default(), now).await;
+            let next = refreshed.expect("refreshed").refresh.expect("a refresh token");
+            let again = grants.refresh(token.expose_secret(), "c", Wanted::default(), now).await;
+            assert!(again.is_ok(), "a repetition within the window: {again:?}");
+            token = next;
+        }
+        let used = given.ask::<ShowOauthToken>(id).await;
+        assert_eq!(used["usage_count"], 2, "{used}");
+        assert!(used["last_used"].is_string(), "{used}");
+        let page = given.ask::<ListOauthTokens>(json!({ "token_type": "access" })).await;
+        assert_eq!(page["tokens"][0].get("usage_count"), None, "nobody counts requests: {page}");
+        let client = given.ask::<ShowOauthClient>(json!({ "client_id": "c" })).await;
+        assert_eq!(client["usage_count"], 3, "the first tokens, and two rotations: {client}");
+        let page = given.ask::<ListOauthClients>(json!({})).await;
+        let listed = page["clients"].as_array().expect("a list").iter().find(|one| one["client_id"] == "c");
+        assert_eq!(listed.expect("there")["usage_count"], 3, "{page}");
     }
 
     #[tokio::test]
@@ -375,7 +444,7 @@ mod tests {
         given.grant("https://b.example/client", &ben, None).await;
         let page = given.ask::<ListOauthTokens>(json!({})).await;
         assert_eq!(users(&page), ["ben", "Ann", "ben", "Ann"], "access tokens first, the newest first");
-        assert_eq!(page["summary"], json!({ "total_tokens": 4, "access_tokens": 2, "refresh_tokens": 2 }));
+        assert_eq!(page["summary"], summary(4, 0, 2, 2));
         let secret = issued.refresh.expect("a refresh token");
         assert!(!page.to_string().contains(secret.expose_secret()) && !page.to_string().contains("pcr_"));
         let refresh = page["tokens"].as_array().expect("a list").last().expect("one");

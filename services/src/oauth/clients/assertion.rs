@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::Client;
 use super::cache::{CacheError, HttpCache};
+use super::client_keys::{self, ClientKeys};
 use super::metadata::AuthMethod;
 use super::secret::digest_of;
 use super::ssrf::{Guard, HttpsUrl};
@@ -37,7 +38,7 @@ const LEEWAY: u64 = 60;
 /// What `typ` a client may give. An access token or an ID token must not pass for an assertion.
 const CLIENT_TYPES: [&str; 2] = ["JWT", "client-authentication+jwt"];
 
-/// How many clients' keys are kept.
+/// How many issuers' keys are kept.
 const CAPACITY: usize = 256;
 
 /// How soon keys are fetched again when an assertion names one that is not known.
@@ -49,7 +50,9 @@ const BACK_OFF: Duration = Duration::from_secs(10);
 /// Verifies assertions.
 #[derive(Debug)]
 pub struct Assertions {
-    keys: HttpCache<KeySet, JwksError>,
+    clients: ClientKeys,
+    /// Apart from those of clients, so that no stranger takes their places.
+    issuers: HttpCache<KeySet, JwksError>,
     store: Arc<dyn ClientStore>,
     audiences: Vec<String>,
 }
@@ -107,6 +110,18 @@ pub enum AssertionError {
     Store(#[from] crate::store::Error),
 }
 
+impl AssertionError {
+    /// Whether it says nothing about the assertion: the keys were not even asked for, because too much is fetched.
+    pub(super) fn is_busy(&self) -> bool {
+        matches!(self, Self::Keys(error) if matches!(**error, CacheError::Busy))
+    }
+
+    /// Whether it can't be read, or is something else than such an assertion: nothing that it says was looked at.
+    pub const fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Malformed | Self::Type | Self::Critical)
+    }
+}
+
 #[derive(Deserialize)]
 pub(super) struct Header<'a> {
     #[serde(borrow)]
@@ -149,7 +164,16 @@ pub(super) enum Audience {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Source<'a> {
     Inline(&'a KeySet),
-    At(&'a HttpsUrl),
+    At(Publisher<'a>, &'a HttpsUrl),
+}
+
+/// Who publishes keys.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Publisher<'a> {
+    /// A client, which anybody can be.
+    Client(&'a Client),
+    /// An issuer that is trusted with users.
+    Issuer,
 }
 
 /// When an assertion holds.
@@ -164,8 +188,9 @@ impl Assertions {
     /// Takes assertions for these audiences: the issuer, and the endpoints that clients prove themselves at.
     /// Keys are fetched through the guard; ids that were used are remembered in the store.
     pub fn new(guard: Arc<Guard>, store: Arc<dyn ClientStore>, audiences: Vec<String>) -> Self {
-        let keys = HttpCache::new(guard, CAPACITY, read_keys).backing_off(BACK_OFF);
-        Self { keys, store, audiences }
+        let clients = ClientKeys::new(Arc::clone(&guard));
+        let issuers = HttpCache::new(guard, CAPACITY, client_keys::read).backing_off(BACK_OFF);
+        Self { clients, issuers, store, audiences }
     }
 
     /// The client that an assertion says to be of, to find its keys by. Not verified.
@@ -228,7 +253,8 @@ impl Assertions {
         }
         let uri = client.metadata.jwks_uri.as_deref().ok_or(AssertionError::NoKeys)?;
         let uri: HttpsUrl = uri.parse().map_err(|_| AssertionError::NoKeys)?;
-        self.check_signature(Source::At(&uri), header, message, signature, now).await
+        self.check_signature(Source::At(Publisher::Client(client), &uri), header, message, signature, now)
+            .await
     }
 
     /// Whether one of the keys has signed a message. Keys that are fetched are fetched again for one that is not
@@ -243,20 +269,34 @@ impl Assertions {
     ) -> Result<(), AssertionError> {
         let verify =
             |keys: &KeySet| keys.verify(&header.alg, header.kid.as_deref(), message.as_bytes(), signature);
-        let uri = match keys {
+        let (publisher, uri) = match keys {
             Source::Inline(keys) => return verify(keys).map_err(AssertionError::Signature),
-            Source::At(uri) => uri,
+            Source::At(publisher, uri) => (publisher, uri),
         };
-        let keys = self.keys.get(uri, now).await.map_err(AssertionError::Keys)?;
+        let keys = self.fetched(publisher, uri, Timestamp::MIN, now).await?;
         match verify(&keys) {
             Err(TokenError::UnknownKey { .. }) => {
                 let since = now.checked_sub(jiff::SignedDuration::try_from(REFETCH).unwrap_or_default());
                 let since = since.unwrap_or(Timestamp::MIN);
-                let keys = self.keys.get_newer(uri, since, now).await.map_err(AssertionError::Keys)?;
+                let keys = self.fetched(publisher, uri, since, now).await?;
                 verify(&keys).map_err(AssertionError::Signature)
             }
             verdict => verdict.map_err(AssertionError::Signature),
         }
+    }
+
+    async fn fetched(
+        &self,
+        publisher: Publisher<'_>,
+        uri: &HttpsUrl,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> Result<Arc<KeySet>, AssertionError> {
+        let keys = match publisher {
+            Publisher::Client(client) => self.clients.get(client, uri, since, now).await,
+            Publisher::Issuer => self.issuers.get_newer(uri, since, now).await,
+        };
+        keys.map_err(AssertionError::Keys)
     }
 }
 
@@ -350,10 +390,6 @@ pub(super) fn split(assertion: &str) -> Result<Parts<'_>, AssertionError> {
     let (message, signature) = assertion.rsplit_once('.').ok_or(AssertionError::Malformed)?;
     let (header, payload) = message.split_once('.').ok_or(AssertionError::Malformed)?;
     Ok(Parts { header: decode(header)?, payload: decode(payload)?, message, signature: decode(signature)? })
-}
-
-fn read_keys(_: &HttpsUrl, body: &[u8]) -> Result<KeySet, JwksError> {
-    KeySet::from_jwks(&String::from_utf8_lossy(body))
 }
 
 #[cfg(test)]

@@ -230,6 +230,8 @@ impl Authenticator {
                 match self.assertions.verify(&client, assertion, now).await {
                     Ok(()) => Ok(client),
                     Err(AssertionError::Store(error)) => Err(AuthError::Unavailable(Box::new(error))),
+                    // The client may well be who it says: it must not register anew because of this.
+                    Err(error) if error.is_busy() => Err(AuthError::Unavailable(Box::new(error))),
                     Err(error) => Err(refused(Refusal::Assertion(error))),
                 }
             }

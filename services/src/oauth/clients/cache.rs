@@ -75,7 +75,7 @@ pub enum CacheError<E> {
     /// What was fetched is not good.
     #[error("{0}")]
     Invalid(E),
-    /// All places are taken by fetches that are under way.
+    /// All places are taken by fetches that are under way, or there were too many.
     #[error("too many documents are being fetched")]
     Busy,
 }
@@ -108,12 +108,33 @@ impl<T, E> HttpCache<T, E> {
         })
     }
 
+    /// What was fetched last from a URL, fresh or not, if it is still kept.
+    pub(super) async fn last(&self, url: &HttpsUrl) -> Option<Arc<T>> {
+        let slot = {
+            let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(slots.get(url.as_str())?)
+        };
+        let state = slot.state.lock().await;
+        state.good.as_ref().map(|good| Arc::clone(&good.value))
+    }
+
     /// The value at a URL, fetched unless one was since `since`. If that fails, what is fresh still counts.
     pub(super) async fn get_newer(
         &self,
         url: &HttpsUrl,
         since: Timestamp,
         now: Timestamp,
+    ) -> Result<Arc<T>, Arc<CacheError<E>>> {
+        self.get_newer_if(url, since, now, || true).await
+    }
+
+    /// The same, but that it is asked before a fetch whether there may be one. If not, what is fresh still counts.
+    pub(super) async fn get_newer_if(
+        &self,
+        url: &HttpsUrl,
+        since: Timestamp,
+        now: Timestamp,
+        may_fetch: impl FnOnce() -> bool,
     ) -> Result<Arc<T>, Arc<CacheError<E>>> {
         let slot = self.slot(url, now).ok_or_else(|| Arc::new(CacheError::Busy))?;
         let ended = slot.ended.load(Ordering::Acquire);
@@ -129,6 +150,9 @@ impl<T, E> HttpCache<T, E> {
             && (failed.number > ended || now < failed.until)
         {
             return fresh.ok_or_else(|| Arc::clone(&failed.error));
+        }
+        if !may_fetch() {
+            return fresh.ok_or_else(|| Arc::new(CacheError::Busy));
         }
         let outcome = self.fetch(url, state.good.as_ref(), now).await;
         let number = slot.ended.fetch_add(1, Ordering::AcqRel) + 1;

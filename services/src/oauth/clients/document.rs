@@ -118,6 +118,11 @@ impl Documents {
     pub async fn get(&self, client: &ClientUrl, now: Timestamp) -> Result<Arc<Metadata>, DocumentError> {
         self.cache.get(&client.0, now).await.map_err(DocumentError)
     }
+
+    /// What a client said about itself the last time, however long ago that is, if it is still kept.
+    pub async fn last(&self, client: &ClientUrl) -> Option<Arc<Metadata>> {
+        self.cache.last(&client.0).await
+    }
 }
 
 impl DocumentError {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::assertion::{
-    AssertionError, Assertions, Audience, Header, Parts, Source, Validity, check_id, split,
+    AssertionError, Assertions, Audience, Header, Parts, Publisher, Source, Validity, check_id, split,
 };
 use super::ssrf::HttpsUrl;
 
@@ -209,7 +209,7 @@ impl Assertions {
         let left = validity.check(now)?;
         let keys = match &issuer.keys {
             Keys::Inline(keys) => Source::Inline(keys),
-            Keys::At(uri) => Source::At(uri),
+            Keys::At(uri) => Source::At(Publisher::Issuer, uri),
         };
         self.check_signature(keys, &header, message, &signature, now).await?;
         self.use_up("id-jag", &issuer.issuer, &claims.jti, left).await?;

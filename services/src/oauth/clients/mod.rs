@@ -16,6 +16,7 @@
 pub mod assertion;
 pub mod auth;
 mod cache;
+mod client_keys;
 pub mod configured;
 pub mod document;
 pub mod id_jag;
@@ -228,6 +229,11 @@ impl Clients {
     pub fn needs_fetch(&self, id: &str, now: Timestamp) -> bool {
         let url = Some(id).filter(|id| ClientUrl::is_meant(id)).and_then(|id| id.parse::<ClientUrl>().ok());
         url.is_some_and(|url| !self.documents.is_known(&url, now))
+    }
+
+    /// What a client's document said when it was fetched last, if that is still known here.
+    pub async fn last_document(&self, url: &ClientUrl) -> Option<Arc<Metadata>> {
+        self.documents.last(url).await
     }
 
     /// Notes that a user has signed in with a client, or that it has refreshed a token. `false` when the client has ended.

@@ -343,8 +343,7 @@ impl Registrations {
             if record.ending {
                 return Ok(false);
             }
-            // Once a day is enough to tell what is idle.
-            if record.used_at.is_some_and(|used| now < later(used, DAY)) {
+            if record.used_at.is_some_and(|used| now < later(used, self.resolution())) {
                 return Ok(true);
             }
             record.used_at = Some(now);
@@ -451,11 +450,16 @@ impl Registrations {
         self.store.put(id, to_value(record), expect, ttl).await
     }
 
+    /// How often it is noted that a client is used: once a day is enough to tell what is idle for months.
+    fn resolution(&self) -> Duration {
+        self.settings.idle.map_or(DAY, |idle| DAY.min(idle))
+    }
+
     fn expires_at(&self, record: &Record) -> Timestamp {
         let settings = &self.settings;
         let idle = match record.used_at {
-            // Uses of the last day are not noted.
-            Some(used) => later(used, settings.idle.unwrap_or(NEVER) + DAY),
+            // A use that was not noted since counts, too.
+            Some(used) => later(used, settings.idle.unwrap_or(NEVER) + self.resolution()),
             None => later(record.issued_at, settings.unused),
         };
         settings.lifetime.map_or(idle, |lifetime| idle.min(later(record.issued_at, lifetime)))

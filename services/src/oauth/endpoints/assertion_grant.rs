@@ -6,12 +6,13 @@
 //! issuer, and neither a plain name nor `*` means them. The assertion is a ceiling only; what the lists and the
 //! client's registration don't give stays closed. No refresh token: the provider is asked again.
 
-use portcullis_layers::Principal;
+use portcullis_layers::{Check, Principal};
 
 use super::token::grant_error;
 use super::wanted::{found, wanted};
 use super::{Asked, unavailable};
 use crate::oauth::audiences::Audiences;
+use crate::oauth::authorization_server::Event;
 use crate::oauth::clients::Client;
 use crate::oauth::clients::assertion::AssertionError;
 use crate::oauth::clients::id_jag::IdJag;
@@ -37,14 +38,21 @@ pub(super) async fn issue(
     let issuer = server.issuer.as_str();
     let trusted = &server.settings.assertion_issuers;
     let said = server.assertions.verify_id_jag(trusted, issuer, &client.id, assertion, asked.now).await;
-    let said = said.map_err(|error| refused(&error))?;
+    let said = said.map_err(|error| refused(asked, client, &error))?;
     let ceiling = said.scope.as_deref().map(Scopes::parse).transpose()?;
     let (resources, scopes) = within(asked, audiences, client, &said, ceiling.as_ref(), scope, resources)?;
     let who = Principal { issuer: issuer.into(), subject: said.subject().into(), ..Principal::default() };
     let hosts = found(audiences, &resources)?;
     if let Some(closed) = hosts.iter().find(|host| !host.admits(&who)) {
         let why = format!("this user is not on the list of {}", closed.resource);
-        return Err(OAuthError::new(ErrorCode::InvalidGrant, why));
+        let error = OAuthError::new(ErrorCode::InvalidGrant, why);
+        let about = Event {
+            resources: &resources,
+            client_id: Some(&client.id),
+            subject: Some(&who.subject),
+            ..Event::default()
+        };
+        return Err(asked.failed(Check::User.as_str(), error, about));
     }
     let scopes = scopes.only(|scope| hosts.iter().any(|host| host.gives(&who, scope)));
     let new = NewGrant {
@@ -91,7 +99,7 @@ fn within(
 }
 
 /// RFC 7523, section 3.1. Why exactly is for the log: whoever forges assertions need not know.
-fn refused(error: &AssertionError) -> OAuthError {
+fn refused(asked: &Asked, client: &Client, error: &AssertionError) -> OAuthError {
     match error {
         AssertionError::Store(error) => unavailable(error),
         AssertionError::Keys(_) => {
@@ -101,7 +109,15 @@ fn refused(error: &AssertionError) -> OAuthError {
         }
         error => {
             tracing::info!(reason = error as &dyn std::error::Error, "an assertion was refused");
-            OAuthError::new(ErrorCode::InvalidGrant, "the assertion is not good here")
+            let check = match error {
+                AssertionError::Audience => Check::Audience,
+                error if error.is_unreadable() => Check::Decode,
+                _ => Check::Token,
+            };
+            let why = error.to_string();
+            let about = Event { client_id: Some(&client.id), detail: Some(&why), ..Event::default() };
+            let answer = OAuthError::new(ErrorCode::InvalidGrant, "the assertion is not good here");
+            asked.failed(check.as_str(), answer, about)
         }
     }
 }

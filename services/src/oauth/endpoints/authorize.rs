@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{Method, Response};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::checks::PKCE_VALIDATION;
 use super::code::{Signed, answer, is_trusted};
 use super::lookup::find_client;
 use super::session::current_session;
@@ -17,6 +18,7 @@ use crate::oauth::server::error::{ErrorCode, OAuthError};
 use crate::oauth::server::metadata::path;
 use crate::oauth::server::params::Params;
 use crate::oauth::server::redirect::see_other;
+use crate::oauth::server::request::pkce::Challenge;
 use crate::oauth::server::request::{AuthorizeRequest, Requester};
 
 /// `GET` or `POST` (OpenID Connect Core 1.0, section 3.1.2.1).
@@ -40,7 +42,7 @@ pub(super) async fn authorize(asked: Asked) -> Response<Bytes> {
         Ok(known) => known,
         Err(error) => {
             let client_id = params.get("client_id").ok().flatten();
-            asked.server.note(&Event { client_id, ..asked.event("auth_request", Some(&error)) });
+            asked.note_refusal(&Event { client_id, ..asked.event("auth_request", Some(&error)) }, &error);
             return asked.error_page(&error);
         }
     };
@@ -48,9 +50,8 @@ pub(super) async fn authorize(asked: Asked) -> Response<Bytes> {
     match ask(&asked, &params, &client, requester).await {
         Ok(outcome) => outcome,
         Err(error) => {
-            asked
-                .server
-                .note(&Event { client_id: Some(&client.id), ..asked.event("auth_request", Some(&error)) });
+            let event = asked.event("auth_request", Some(&error));
+            asked.note_refusal(&Event { client_id: Some(&client.id), ..event }, &error);
             // Anybody can make a client whose requests fail, and send people to any site by it. Who asks silently sees
             // no page (OpenID Connect Core 1.0, section 3.1.2.1).
             let silent = matches!(error.code(), ErrorCode::LoginRequired | ErrorCode::ConsentRequired);
@@ -97,6 +98,12 @@ async fn requester(asked: &Asked, params: &Params) -> Result<(Client, Requester)
     Ok((client, requester))
 }
 
+/// Whether an error is about the code challenge, and not about anything else of the request.
+fn is_of_challenge(params: &Params, error: &OAuthError) -> bool {
+    let get = |name| params.get(name).ok().flatten();
+    Challenge::parse(get("code_challenge"), get("code_challenge_method")).is_err_and(|own| own == *error)
+}
+
 /// Reads the rest of the request, and asks or answers. An error goes back to the client.
 async fn ask(
     asked: &Asked,
@@ -104,7 +111,12 @@ async fn ask(
     client: &Client,
     requester: Requester,
 ) -> Result<Response<Bytes>, OAuthError> {
-    let request = AuthorizeRequest::parse(params)?;
+    let request = AuthorizeRequest::parse(params).map_err(|error| {
+        if !is_of_challenge(params, &error) {
+            return error;
+        }
+        asked.failed(PKCE_VALIDATION, error, Event { client_id: Some(&client.id), ..Event::default() })
+    })?;
     if !client.may(GrantType::AuthorizationCode) {
         let why = "the client may not use the authorization code grant";
         return Err(OAuthError::new(ErrorCode::UnauthorizedClient, why));

@@ -1,11 +1,12 @@
 //! `/token` for a client itself (OAuth 2.1, section 4.2).
 
-use portcullis_layers::Principal;
+use portcullis_layers::{Check, Principal};
 
 use super::Asked;
 use super::token::grant_error;
 use super::wanted::{found, wanted};
 use crate::oauth::audiences::Audiences;
+use crate::oauth::authorization_server::Event;
 use crate::oauth::claims::SERVICE;
 use crate::oauth::clients::Client;
 use crate::oauth::grants::{self, Issued, NewGrant, Wanted, new_id};
@@ -31,7 +32,14 @@ pub(super) async fn issue(
     let hosts = found(audiences, &resources)?;
     if let Some(closed) = hosts.iter().find(|host| !host.admits(&who)) {
         let why = format!("{subject} is not on the list of {}", closed.resource);
-        return Err(OAuthError::new(ErrorCode::UnauthorizedClient, why));
+        let error = OAuthError::new(ErrorCode::UnauthorizedClient, why);
+        let about = Event {
+            resources: &resources,
+            client_id: Some(&client.id),
+            subject: Some(&subject),
+            ..Event::default()
+        };
+        return Err(asked.failed(Check::User.as_str(), error, about));
     }
     let given = scopes.only(|scope| hosts.iter().any(|host| host.gives(&who, scope)));
     if given.is_empty() && !scopes.is_empty() {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Response};
+use portcullis_layers::Check;
 
+use super::checks::CLIENT_AUTH;
 use super::{Asked, unavailable};
 use crate::oauth::authorization_server::Event;
 use crate::oauth::clients::auth::{Form, Refusal};
@@ -50,7 +52,7 @@ pub(super) async fn post(
 fn failed(asked: &Asked, event: &'static str, client_id: &str, error: OAuthError) -> OAuthError {
     if !matches!(error.code(), ErrorCode::AuthorizationPending | ErrorCode::SlowDown) {
         let client_id = Some(client_id).filter(|id| !id.is_empty());
-        asked.server.note(&Event { client_id, ..asked.event(event, Some(&error)) });
+        asked.note_refusal(&Event { client_id, ..asked.event(event, Some(&error)) }, &error);
     }
     if !matches!(error.code(), ErrorCode::InvalidClient | ErrorCode::InvalidGrant) {
         return error;
@@ -80,7 +82,9 @@ pub(super) async fn authenticated(asked: &Asked, params: &Params) -> Result<Clie
         client_assertion_type: params.get("client_assertion_type")?,
         client_assertion: params.get("client_assertion")?,
     };
-    let credentials = Credentials::read(&asked.headers, form).map_err(|error| refused(&error))?;
+    let named = form.client_id;
+    let credentials =
+        Credentials::read(&asked.headers, form).map_err(|error| refused(asked, named, &error))?;
     asked.may_look_up(credentials.client_id()).map_err(OAuthError::too_many)?;
     if credentials.is_assertion() {
         // Each one is remembered, so that it is used once: before that, it costs something.
@@ -98,12 +102,13 @@ pub(super) async fn authenticated(asked: &Asked, params: &Params) -> Result<Clie
                 )
             })
         }
-        outcome => outcome.map_err(|error| refused(&error)),
+        outcome => outcome.map_err(|error| refused(asked, Some(credentials.client_id()), &error)),
     }
 }
 
 /// The client of a refresh token, as its document was when the user agreed: that the document's host is away for a
-/// while must not end a grant. A client that proves itself by a key needs the keys of now.
+/// while must not end a grant. A client that proves itself by a key needs the keys of now; so does one that did not
+/// when the user agreed, but whose document was seen to ask for it since.
 async fn remembered(
     asked: &Asked,
     params: &Params,
@@ -116,18 +121,34 @@ async fn remembered(
     let known = known.filter(|grant| grant.client.id == url.as_str());
     let metadata = known.and_then(|grant| serde_json::from_value::<Metadata>(grant.client.snapshot).ok());
     let client = metadata.map(|metadata| Client::of_document(&url, Arc::new(metadata)));
-    Ok(client.filter(Client::is_public))
+    let Some(client) = client.filter(Client::is_public) else { return Ok(None) };
+    let since = asked.server.clients.last_document(&url).await;
+    let since = since.map(|metadata| Client::of_document(&url, metadata));
+    Ok(since.is_none_or(|since| since.is_public()).then_some(client))
 }
 
-fn refused(error: &AuthError) -> OAuthError {
+/// What a client is answered. Why exactly is for the logs.
+fn refused(asked: &Asked, client_id: Option<&str>, error: &AuthError) -> OAuthError {
+    let about = Event { client_id, ..Event::default() };
     match error {
-        AuthError::Request(why) => OAuthError::new(ErrorCode::InvalidRequest, *why),
+        AuthError::Request(why) => {
+            asked.failed(CLIENT_AUTH, OAuthError::new(ErrorCode::InvalidRequest, *why), about)
+        }
         AuthError::Client { reason, .. } => {
             tracing::info!(reason = reason as &dyn std::error::Error, "a client was refused");
-            OAuthError::new(ErrorCode::InvalidClient, error.to_string())
+            let answer = OAuthError::new(ErrorCode::InvalidClient, error.to_string());
+            let (kind, why) = match reason {
+                Refusal::Assertion(fault) if fault.is_unreadable() => {
+                    (Check::Decode.as_str(), fault.to_string())
+                }
+                Refusal::Assertion(fault) => (CLIENT_AUTH, fault.to_string()),
+                reason => (CLIENT_AUTH, reason.to_string()),
+            };
+            asked.failed(kind, answer, Event { detail: Some(&why), ..about })
         }
         AuthError::Unavailable(source) => {
-            tracing::error!(error = &**source as &dyn std::error::Error, "clients can't be looked up");
+            // Strangers can bring this about: nobody is to be woken for it. A store that is away says so elsewhere.
+            tracing::warn!(error = &**source as &dyn std::error::Error, "clients can't be looked up");
             OAuthError::new(ErrorCode::TemporarilyUnavailable, "try again in a while")
         }
     }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::Response;
+use portcullis_layers::Check;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
@@ -55,7 +56,8 @@ pub(super) async fn answer(
         memorable,
     };
     if !agreed && !is_trusted(client, &ask.redirect_uri) {
-        let missing = asked.server.consents.missing(&request).await.map_err(|error| unavailable(&error))?;
+        let missing = asked.server.consents.missing(&request, asked.now).await;
+        let missing = missing.map_err(|error| unavailable(&error))?;
         if ask.ask_again || !missing.is_empty() {
             if silent {
                 return Err(OAuthError::new(ErrorCode::ConsentRequired, "the user has to agree"));
@@ -103,7 +105,15 @@ pub(super) fn granted(
     }
     let given = wish.scopes.only(|scope| known.iter().any(|(host, who)| host.gives(who, scope)));
     if given.is_empty() && !wish.scopes.is_empty() {
-        return Err(OAuthError::new(ErrorCode::AccessDenied, "this account may have none of these scopes"));
+        let error = OAuthError::new(ErrorCode::AccessDenied, "this account may have none of these scopes");
+        let about = Event {
+            resources: wish.resources,
+            client_id: Some(wish.client_id),
+            subject: Some(&identity.subject),
+            username: Some(&identity.login),
+            ..Event::default()
+        };
+        return Err(asked.failed(Check::Scope.as_str(), error, about));
     }
     Ok(given)
 }

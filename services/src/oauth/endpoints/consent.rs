@@ -7,7 +7,7 @@ use super::code::{Signed, answer};
 use super::lookup::find_client;
 use super::session::current_session;
 use super::{Asked, unavailable, upstream, with_cookies};
-use crate::oauth::authorization_server::AuthorizationServer;
+use crate::oauth::authorization_server::{AuthorizationServer, Event};
 use crate::oauth::clients::{Client, Origin};
 use crate::oauth::login::{Ask, Purpose, Step};
 use crate::oauth::server::cookies::Transaction;
@@ -93,7 +93,7 @@ async fn decided(asked: &Asked, form: &Params) -> Result<Response<Bytes>, OAuthE
     let end = browser.end();
     if form.get(DECISION)? != Some(APPROVE) {
         let error = OAuthError::new(ErrorCode::AccessDenied, "the user refused");
-        server.note(&crate::oauth::authorization_server::Event {
+        server.note(&Event {
             resources: &ask.resources,
             client_id: Some(&ask.client_id),
             ..asked.event("auth_complete", Some(&error))
@@ -112,11 +112,7 @@ async fn decided(asked: &Asked, form: &Params) -> Result<Response<Bytes>, OAuthE
             outcome.unwrap_or_else(|error| {
                 let event = asked.event("auth_complete", Some(&error));
                 let client_id = Some(client.id.as_str());
-                server.note(&crate::oauth::authorization_server::Event {
-                    resources: &resources,
-                    client_id,
-                    ..event
-                });
+                asked.note_refusal(&Event { resources: &resources, client_id, ..event }, &error);
                 target.error(&error)
             })
         }

@@ -11,6 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use super::answer::{self, Login};
+use super::checks::DEVICE_POLL;
 use super::client_request::post;
 use super::code::{Wish, granted, snapshot};
 use super::consent::shown as client_shown;
@@ -130,13 +131,30 @@ pub(super) async fn redeem(
             }
             (ErrorCode::InvalidGrant, "the device code was used at the same time")
         }
-        Poll::Pending => (ErrorCode::AuthorizationPending, "the user has not decided yet"),
-        Poll::TooSoon => (ErrorCode::SlowDown, "wait five seconds longer between two questions"),
+        Poll::Pending => {
+            let why = "the user has not decided yet";
+            return Err(waits(asked, client, ErrorCode::AuthorizationPending, why));
+        }
+        Poll::TooSoon => {
+            let why = "wait five seconds longer between two questions";
+            return Err(waits(asked, client, ErrorCode::SlowDown, why));
+        }
         Poll::Denied => (ErrorCode::AccessDenied, "the user refused"),
         Poll::Expired => (ErrorCode::ExpiredToken, "the user took too long: ask for a new code"),
         Poll::Unknown => (ErrorCode::InvalidGrant, "the device code is not known, or was used before"),
     };
-    Err(OAuthError::new(code, why))
+    let about = Event { client_id: Some(&client.id), ..Event::default() };
+    Err(asked.failed(DEVICE_POLL, OAuthError::new(code, why), about))
+}
+
+/// What a device is told that has to ask again: nothing has failed yet.
+fn waits(asked: &Asked, client: &Client, code: ErrorCode, why: &'static str) -> OAuthError {
+    if asked.server.limits.polls.count(asked.client, asked.now).is_ok() {
+        let detail = format!("{code}: {why}");
+        let event = asked.event(DEVICE_POLL, None);
+        asked.server.note(&Event { client_id: Some(&client.id), detail: Some(&detail), ..event });
+    }
+    OAuthError::new(code, why)
 }
 
 /// `GET` and `POST /device` (RFC 8628, section 3.3): the page where the user enters the code and decides.

@@ -5,6 +5,7 @@
 //! scopes, and ends no later. So nothing is widened, nobody acts for another, and whatever ends the first token
 //! or its grant ends this one. What the lists give the person is asked at each request, as ever.
 
+use portcullis_layers::Check;
 use portcullis_layers::auth::SESSION_PATH;
 use secrecy::ExposeSecret;
 
@@ -13,7 +14,7 @@ use super::token::grant_error;
 use super::wanted::found;
 use super::{Asked, unavailable};
 use crate::oauth::audiences::Audiences;
-use crate::oauth::authorization_server::BROWSER_CLIENT;
+use crate::oauth::authorization_server::{BROWSER_CLIENT, Event};
 use crate::oauth::clients::Client;
 use crate::oauth::grants::{self, Issued, Wanted};
 use crate::oauth::server::error::{ErrorCode, OAuthError};
@@ -46,23 +47,35 @@ pub(super) async fn issue(
     }
     let server = &asked.server;
     let verified = server.verifier.verify(request.subject_token.expose_secret());
-    let verified = verified.map_err(|_| refused("subject_token is no access token that is good now"))?;
+    let verified = verified.map_err(|fault| {
+        let about = Event { client_id: Some(&client.id), ..Event::default() };
+        asked.failed_token(&fault, refused("subject_token is no access token that is good now"), about)
+    })?;
     let who = verified.principal();
+    let failed = |check: Check, why| {
+        let about = Event {
+            client_id: Some(&client.id),
+            subject: Some(&who.subject),
+            username: who.username.as_deref(),
+            ..Event::default()
+        };
+        asked.failed(check.as_str(), refused(why), about)
+    };
     let owner = who.client_id.as_deref().unwrap_or_default();
     // What is in a browser's cookie is good for that browser alone.
     let of_browser = owner == BROWSER_CLIENT
         || who.audience.iter().any(|audience| audience.trim_end_matches('/').ends_with(SESSION_PATH));
     if who.foreign || of_browser || owner != client.id {
-        return Err(refused("subject_token was not issued to this client"));
+        return Err(failed(Check::Token, "subject_token was not issued to this client"));
     }
-    let unknown = || refused("subject_token is of no grant that goes on");
+    let unknown = || failed(Check::Token, "subject_token is of no grant that goes on");
     let id = who.token_id.as_deref().ok_or_else(unknown)?;
     let first = server.grants.get_access(id, asked.now).await.map_err(|error| unavailable(&error))?;
     let first = first.ok_or_else(unknown)?;
     let named = [request.audiences.as_slice(), request.resources.as_slice()].concat();
     let resources = narrowed(&named, &first.resources)?;
     if !found(audiences, &resources)?.iter().any(|host| host.admits(who)) {
-        return Err(refused("who subject_token is about is no longer on a list of the resource"));
+        return Err(failed(Check::User, "who subject_token is about is no longer on a list of the resource"));
     }
     let scopes: Option<ScopeSet> =
         request.scope.as_ref().map(|scope| scope.iter().map(str::to_owned).collect());

@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use portcullis_layers::Principal;
+use portcullis_layers::{Check, Principal};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
@@ -97,16 +97,26 @@ pub(super) async fn introspect(asked: Asked) -> Response<Bytes> {
 
 async fn access(asked: &Asked, client: &Client, token: &str) -> Result<Option<Introspection>, OAuthError> {
     let server = &asked.server;
-    let Ok(verified) = server.verifier.verify(token) else { return Ok(None) };
+    let own = Event { client_id: Some(&client.id), ..Event::default() };
+    let verified = match server.verifier.verify(token) {
+        Ok(verified) => verified,
+        Err(fault) => {
+            asked.failed_token(&fault, inactive(fault.description()), own);
+            return Ok(None);
+        }
+    };
     let who = verified.principal();
     let owner = who.client_id.as_deref().unwrap_or_default();
+    let about = Event { subject: Some(&who.subject), username: who.username.as_deref(), ..own };
     if who.foreign || owner == BROWSER_CLIENT || !(client.introspects || owner == client.id) {
+        asked.failed(Check::Token.as_str(), inactive("the token is not the client's business"), about);
         return Ok(None);
     }
     let audiences = server.audiences().await.map_err(|error| unavailable(&error))?;
     let resources = who.audience.iter().map(SmolStr::as_str);
     let scopes = who.scopes.iter().map(SmolStr::as_str);
     let Some(Held { aud, scope }) = Held::of(&audiences, |_| Principal::clone(who), resources, scopes) else {
+        asked.failed(Check::User.as_str(), inactive("no resource of the token lets its user in"), about);
         return Ok(None);
     };
     let Times { iat, nbf } = times(token);
@@ -129,12 +139,21 @@ async fn access(asked: &Asked, client: &Client, token: &str) -> Result<Option<In
 async fn refresh(asked: &Asked, client: &Client, token: &str) -> Result<Option<Introspection>, OAuthError> {
     let server = &asked.server;
     let known = server.grants.find_refresh(token, asked.now).await.map_err(|error| unavailable(&error))?;
-    let Some(grant) = known.filter(|grant| grant.client.id == client.id) else { return Ok(None) };
+    let own = Event { client_id: Some(&client.id), ..Event::default() };
+    let Some(grant) = known.filter(|grant| grant.client.id == client.id) else {
+        let why = "the token has ended, is not known, or is another client's";
+        asked.failed(Check::Token.as_str(), inactive(why), own);
+        return Ok(None);
+    };
+    let login = grant.identity.as_ref().map(|identity| identity.login.as_str());
+    let about = Event { subject: Some(&grant.subject), username: login, ..own };
     let audiences = server.audiences().await.map_err(|error| unavailable(&error))?;
     let issuer = server.issuer.as_str();
     if let Some(identity) = &grant.identity
         && !asked.owns_login(identity).await?
     {
+        let why = "the login of its user may be somebody else's by now";
+        asked.failed(Check::User.as_str(), inactive(why), about);
         return Ok(None);
     }
     let who = |host: &AudienceHost| match &grant.identity {
@@ -143,7 +162,10 @@ async fn refresh(asked: &Asked, client: &Client, token: &str) -> Result<Option<I
     };
     let resources = grant.resources.iter().map(String::as_str);
     let scopes = grant.scopes.iter().map(String::as_str);
-    let Some(Held { aud, scope }) = Held::of(&audiences, who, resources, scopes) else { return Ok(None) };
+    let Some(Held { aud, scope }) = Held::of(&audiences, who, resources, scopes) else {
+        asked.failed(Check::User.as_str(), inactive("no resource of the grant lets its user in"), about);
+        return Ok(None);
+    };
     let ends = grant.expires_at.min(after(grant.used_at, server.settings.tokens.idle));
     Ok(Some(Introspection {
         active: true,
@@ -157,6 +179,11 @@ async fn refresh(asked: &Asked, client: &Client, token: &str) -> Result<Option<I
         iss: Some(issuer.to_owned()),
         ..Introspection::default()
     }))
+}
+
+/// Why a token is not active. For the log of events: the answer says nothing of it (RFC 7662, section 2.2).
+fn inactive(why: &'static str) -> OAuthError {
+    OAuthError::new(ErrorCode::InvalidToken, why)
 }
 
 /// What the lists leave of a token.

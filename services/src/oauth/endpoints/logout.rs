@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use http::{Method, Response};
+use portcullis_layers::Check;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::lookup::find_client;
@@ -53,7 +54,7 @@ pub(super) async fn logout(asked: Asked) -> Response<Bytes> {
     }
     let outcome = async { ended(&asked, &params?).await };
     outcome.await.unwrap_or_else(|error| {
-        asked.server.note(&asked.event("logout", Some(&error)));
+        asked.note_refusal(&asked.event("logout", Some(&error)), &error);
         asked.error_page(&error)
     })
 }
@@ -110,7 +111,10 @@ async fn wish<'a>(asked: &Asked, params: &'a Params) -> Result<Wish<'a>, OAuthEr
         Some(token) => {
             let keys = server.keys().key_set().map_err(|error| internal(&error))?;
             let hint = Hint::read(token, &keys, server.issuer.as_str());
-            Some(hint.ok_or_else(|| invalid("id_token_hint is no ID token of this issuer"))?)
+            Some(hint.ok_or_else(|| {
+                let error = invalid("id_token_hint is no ID token of this issuer");
+                asked.failed(Check::Decode.as_str(), error, Event::default())
+            })?)
         }
     };
     let client_id = match (params.get("client_id")?, &hint) {

@@ -10,6 +10,7 @@
 //! | `redemption.rs`, `refresh.rs`, `client_credentials.rs` | `/token`: for a code, a refresh token, for the client itself |
 //! | `exchange.rs`, `assertion_grant.rs` | `/token`: a token for a token, or for another issuer's assertion |
 //! | `device.rs` | `/device/code`, `/device`: a device asks, and its user agrees in a browser |
+//! | `checks.rs` | the events of checks that fail |
 //! | `membership.rs` | what somebody is to a host |
 //! | `userinfo.rs` | `/userinfo` |
 //! | `logout.rs` | `/logout` |
@@ -25,6 +26,7 @@
 mod answer;
 mod assertion_grant;
 mod authorize;
+mod checks;
 mod client_credentials;
 mod client_request;
 mod code;
@@ -63,6 +65,7 @@ use jiff::Timestamp;
 use portcullis_layers::{HostName, RequestContext};
 use smol_str::SmolStr;
 
+pub(crate) use self::checks::is_check;
 pub(crate) use self::verify::Hosts;
 pub use self::verify::Original;
 use super::authorization_server::{AuthorizationServer, Event};
@@ -227,6 +230,7 @@ impl Asked {
             detail: error.map(OAuthError::description),
             client_ip: self.client,
             host: self.host.as_ref().map(|host| host.name.as_str()),
+            request_id: self.request_id.as_deref(),
             ..Event::default()
         }
     }

@@ -1,12 +1,14 @@
 //! `/token` for a code (OAuth 2.1, section 4.1.3).
 
 use super::answer::Login;
+use super::checks::PKCE_VALIDATION;
 use super::token::grant_error;
 use super::wanted::found;
 use super::{Asked, unavailable};
 use crate::oauth::audiences::Audiences;
+use crate::oauth::authorization_server::Event;
 use crate::oauth::clients::{Client, GrantType};
-use crate::oauth::codes::{Fresh, Presented};
+use crate::oauth::codes::{Fresh, Mismatch, Presented};
 use crate::oauth::grants::{self, Issued, NewGrant, Wanted};
 use crate::oauth::server::error::{ErrorCode, OAuthError};
 use crate::oauth::server::resource::narrowed;
@@ -37,7 +39,18 @@ pub(super) async fn redeem(
     if let Err(mismatch) = authorization.check(&client.id, proof.redirect_uri, proof.verifier) {
         // Nobody is to try verifiers on it.
         server.codes.take(proof.code, asked.now).await.map_err(|error| unavailable(&error))?;
-        return Err(invalid(mismatch.to_string()));
+        let error = invalid(mismatch.to_string());
+        if mismatch != Mismatch::Verifier {
+            return Err(error);
+        }
+        let about = Event {
+            resources: &authorization.resources,
+            client_id: Some(&client.id),
+            subject: Some(&authorization.identity.subject),
+            username: Some(&authorization.identity.login),
+            ..Event::default()
+        };
+        return Err(asked.failed(PKCE_VALIDATION, error, about));
     }
     let wanted = narrowed(resources, &authorization.resources)?;
     // Before the code is used up: a host that is away for a while costs nobody a login.

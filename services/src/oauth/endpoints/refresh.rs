@@ -1,9 +1,12 @@
 //! `/token` for a refresh token (OAuth 2.1, section 4.3): what the lists still give.
 
+use portcullis_layers::Check;
+
 use super::token::grant_error;
 use super::wanted::found;
 use super::{Asked, unavailable};
 use crate::oauth::audiences::{AudienceHost, Audiences};
+use crate::oauth::authorization_server::Event;
 use crate::oauth::clients::{Client, Origin};
 use crate::oauth::grants::{self, Issued, Wanted};
 use crate::oauth::server::error::{ErrorCode, OAuthError};
@@ -67,7 +70,16 @@ async fn still_given(
     let who = |host: &AudienceHost| asked.principal_at(host, identity);
     let admits = |host: &AudienceHost| host.admits(&who(host));
     let admitting: Vec<&AudienceHost> = hosts.iter().filter(|host| admits(host)).collect();
+    let about = || Event {
+        resources,
+        client_id: Some(&grant.client.id),
+        subject: Some(&identity.subject),
+        username: Some(&identity.login),
+        ..Event::default()
+    };
     if admitting.is_empty() {
+        let stranger =
+            |code, why: &'static str| asked.failed(Check::User.as_str(), OAuthError::new(code, why), about());
         if hosts.iter().any(|host| !asked.knows_groups(host, identity)) {
             // The lists say nothing about who is in which group now: it is for the next login to tell.
             let why = "the groups of this account were asked for too long ago: sign in again";
@@ -75,11 +87,11 @@ async fn still_given(
         }
         if found(audiences, &grant.resources)?.iter().any(admits) {
             let why = "this account is not on a list of the resource";
-            return Err(OAuthError::new(ErrorCode::InvalidTarget, why));
+            return Err(stranger(ErrorCode::InvalidTarget, why));
         }
         asked.server.grants.revoke(&grant.id, asked.now).await.map_err(|error| unavailable(&error))?;
         let why = "this account is no longer on a list of the resource";
-        return Err(OAuthError::new(ErrorCode::InvalidGrant, why));
+        return Err(stranger(ErrorCode::InvalidGrant, why));
     }
     let is_given = |scope: &String| admitting.iter().any(|host| host.gives(&who(host), scope));
     // What was never granted stays: `refresh` refuses it.
@@ -87,7 +99,8 @@ async fn still_given(
         wanted.iter().filter(|scope| !grant.scopes.contains(*scope) || is_given(scope)).cloned().collect();
     if given.is_empty() && !wanted.is_empty() {
         let why = "this account may have none of these scopes any more";
-        return Err(OAuthError::new(ErrorCode::InvalidScope, why));
+        let error = OAuthError::new(ErrorCode::InvalidScope, why);
+        return Err(asked.failed(Check::Scope.as_str(), error, about()));
     }
     Ok(given)
 }

@@ -134,7 +134,7 @@ fn refusal(asked: &Asked, event: &'static str, error: &OAuthError) -> Response<B
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
     }
-    asked.server.note(&asked.event(event, Some(error)));
+    asked.note(&asked.event(event, Some(error)));
     response
 }
 

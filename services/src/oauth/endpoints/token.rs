@@ -5,6 +5,7 @@ use http::Response;
 use secrecy::ExposeSecret;
 
 use super::answer::{self, Login};
+use super::checks::PKCE_VALIDATION;
 use super::client_request::post;
 use super::wanted::found;
 use super::{Asked, assertion_grant, client_credentials, device, exchange, redemption, refresh, unavailable};
@@ -12,6 +13,7 @@ use crate::oauth::authorization_server::Event;
 use crate::oauth::clients::GrantType;
 use crate::oauth::grants;
 use crate::oauth::server::error::{ErrorCode, OAuthError};
+use crate::oauth::server::params::Params;
 use crate::oauth::server::request::TokenRequest;
 
 /// `POST`.
@@ -26,7 +28,13 @@ pub(super) async fn device_token(asked: Asked) -> Response<Bytes> {
 
 async fn served(asked: &Asked, grants: &[GrantType]) -> Response<Bytes> {
     post(asked, "token_exchange", async |asked, params, client| {
-        let request = TokenRequest::parse(params)?;
+        let request = TokenRequest::parse(params).map_err(|error| {
+            if !lacks_verifier(params) {
+                return error;
+            }
+            let about = Event { client_id: Some(&client.id), ..Event::default() };
+            asked.failed(PKCE_VALIDATION, error, about)
+        })?;
         let grant = request.grant_type();
         if !grants.contains(&grant) || !asked.server.settings.serve(grant) {
             return Err(OAuthError::new(ErrorCode::UnsupportedGrantType, "not served here"));
@@ -86,6 +94,13 @@ async fn served(asked: &Asked, grants: &[GrantType]) -> Response<Bytes> {
         answer::of(asked, &issued, &hosts, login)
     })
     .await
+}
+
+/// Whether a code comes without the verifier that it needs (OAuth 2.1, section 4.1.3).
+fn lacks_verifier(params: &Params) -> bool {
+    let given = |name| params.require(name).is_ok();
+    let grant = params.get("grant_type").ok().flatten();
+    grant == Some(GrantType::AuthorizationCode.as_str()) && given("code") && !given("code_verifier")
 }
 
 /// The code of a grant's error.

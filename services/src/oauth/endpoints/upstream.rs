@@ -98,7 +98,7 @@ pub(super) async fn callback(asked: Asked) -> Response<Bytes> {
     match returned(&asked).await {
         Ok(response) => response,
         Err(error) => {
-            asked.server.note(&asked.event("auth_callback", Some(&error)));
+            asked.note(&asked.event("auth_callback", Some(&error)));
             asked.error_page(&error)
         }
     }
@@ -251,11 +251,9 @@ async fn go_on(asked: &Asked, purpose: Purpose, session: &Session) -> Response<B
                 answer(asked, &audiences, &client, *ask, signed, false).await
             };
             outcome.await.unwrap_or_else(|error| {
-                asked.server.note(&Event {
-                    client_id: Some(&of.client_id),
-                    resources: &of.resources,
-                    ..asked.event("auth_complete", Some(&error))
-                });
+                let event = asked.event("auth_complete", Some(&error));
+                let client_id = Some(of.client_id.as_str());
+                asked.note_refusal(&Event { client_id, resources: &of.resources, ..event }, &error);
                 target.error(&error)
             })
         }
@@ -264,7 +262,7 @@ async fn go_on(asked: &Asked, purpose: Purpose, session: &Session) -> Response<B
             back.unwrap_or_else(|error| {
                 let client_id = Some(BROWSER_CLIENT);
                 let event = asked.event("auth_complete", Some(&error));
-                asked.server.note(&Event { host: Some(host.as_str()), client_id, ..event });
+                asked.note_refusal(&Event { host: Some(host.as_str()), client_id, ..event }, &error);
                 asked.error_page(&error)
             })
         }

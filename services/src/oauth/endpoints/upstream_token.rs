@@ -31,9 +31,8 @@ pub(super) async fn settle(asked: &Asked, signed_in: &SignedIn, host: Option<&Ho
         }
         let SignedIn { identity, app, token } = signed_in;
         let given = Given { host, identity, session: &session.id, app, token };
-        if let Some(before) = server.upstream_tokens.keep(given, asked.now).await? {
-            server.end_replaced_token(&before, token).await;
-        }
+        let replaced = server.upstream_tokens.keep(given, asked.now).await?;
+        server.finish_upstream_tokens(replaced.into_iter().collect());
         server.note(&Event {
             host: Some(host.as_str()),
             subject: Some(&identity.subject),

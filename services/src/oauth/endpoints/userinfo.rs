@@ -8,12 +8,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderValue, Method, Response, StatusCode};
-use portcullis_layers::Principal;
 use portcullis_layers::auth::bearer;
+use portcullis_layers::{Check, Principal};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Asked, answer};
-use crate::oauth::authorization_server::BROWSER_CLIENT;
+use crate::oauth::authorization_server::{BROWSER_CLIENT, Event};
 use crate::oauth::id_token::{Person, UserInfo};
 use crate::oauth::server::cors;
 use crate::oauth::server::error::{ErrorCode, OAuthError};
@@ -63,17 +63,33 @@ fn about(asked: &Asked, token: &SecretString) -> Result<UserInfo, OAuthError> {
         Err(error) => {
             tracing::debug!(error = &error as &dyn std::error::Error, "a token was refused at /userinfo");
             let _limited = failures.count(asked.client, asked.now);
-            return Err(invalid());
+            return Err(asked.failed_token(&error, invalid(), Event::default()));
         }
+    };
+    let about = Event {
+        client_id: principal.client_id.as_deref(),
+        subject: Some(&principal.subject),
+        username: principal.username.as_deref(),
+        ..Event::default()
     };
     let of_browser = principal.client_id.as_deref() == Some(BROWSER_CLIENT);
     // An ID token has no id: it is ours, but opens nothing.
     if principal.foreign || principal.token_id.is_none() || of_browser {
-        return Err(invalid());
+        let detail = Some("the token is for another use");
+        return Err(asked.failed(Check::Token.as_str(), invalid(), Event { detail, ..about }));
     }
     if !principal.has_scope(OPENID) {
-        return Err(OAuthError::new(ErrorCode::InsufficientScope, "the token does not have scope openid"));
+        let error = OAuthError::new(ErrorCode::InsufficientScope, "the token does not have scope openid");
+        return Err(asked.failed(Check::Scope.as_str(), error, about));
     }
+    // No other event tells that somebody has learned who the user is.
+    let own = asked.event(Check::Token.as_str(), None);
+    asked.note_check(&Event {
+        client_id: about.client_id,
+        subject: about.subject,
+        username: about.username,
+        ..own
+    });
     Ok(info(&principal))
 }
 

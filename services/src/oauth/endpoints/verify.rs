@@ -22,7 +22,7 @@ use axum::extract::Request;
 use bytes::Bytes;
 use http::header::CACHE_CONTROL;
 use http::{HeaderValue, Response, StatusCode};
-use portcullis_layers::{BoxError, Rejection, RequestContext};
+use portcullis_layers::{BoxError, Facts, HostName, Principal, Rejection, RequestContext};
 use serde::Serialize;
 
 pub(crate) use self::hosts::Hosts;
@@ -76,8 +76,37 @@ async fn judged(
         let detail = "The configuration is not known yet.";
         Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", detail)
     })?;
+    let facts = context.facts.clone();
+    let host = stated.host.clone();
     let question = Question { stated, demands, headers: parts.headers, context };
-    server.forward_auth.judge(server, &config, question).await
+    let (outcome, principal) = server.forward_auth.judge(server, &config, question).await;
+    if let Some(facts) = facts {
+        note(&facts, host, &outcome, principal);
+    }
+    outcome
+}
+
+/// Leaves what was decided for the log of requests, which is where other proxies' users are looked for as well: an
+/// event for each would push out what the log of events is for. Each fact is written once.
+fn note(
+    facts: &Facts,
+    host: HostName,
+    outcome: &Result<portcullis_layers::Response, BoxError>,
+    principal: Option<Arc<Principal>>,
+) {
+    let _ = facts.about.set(host);
+    if let Some(principal) = principal {
+        let _ = facts.principal.set(principal);
+    }
+    let refusal = outcome.as_ref().err().and_then(|error| error.downcast_ref::<Rejection>());
+    let Some(refusal) = refusal else { return };
+    let _ = facts.code.set(refusal.code());
+    if let Some(check) = refusal.check() {
+        let _ = facts.check.set(check);
+    }
+    if let Some(cause) = std::error::Error::source(refusal) {
+        let _ = facts.cause.set(cause.to_string());
+    }
 }
 
 fn refusal(rejection: &Rejection) -> Response<Bytes> {

@@ -238,21 +238,23 @@ impl Grants {
         Err(Error::Full { retry_after: left(after(first.unwrap_or(now), GRACE), now) })
     }
 
-    /// Revokes all access tokens of a grant.
-    pub(super) async fn revoke_access_of(&self, grant: &str, now: Timestamp) -> store::Result<()> {
+    /// Revokes all access tokens of a grant; returns how many were good.
+    pub(super) async fn revoke_access_of(&self, grant: &str, now: Timestamp) -> store::Result<usize> {
         let index = index(Filter::Grant(grant));
         // What can't be read was issued within the longest life.
         let latest = after(now, self.lifetimes.access);
-        let mut next = None;
+        let (mut good, mut next) = (0, None);
         loop {
             let page = self.store.list_records(RecordKind::Access, Some(&index), next, MAX_PAGE).await?;
-            self.revocations.revoke_all(&revoked(&page, latest)).await?;
+            let ends = revoked(&page, latest);
+            self.revocations.revoke_all(&ends).await?;
+            good += ends.iter().filter(|(_, end)| seconds(now) < *end).count();
             let delete = |key| RecordWrite::Delete { key, expect: Expect::Any };
             next = page.next;
             let writes = page.records.into_iter().map(|record| delete(record.key)).collect();
             self.store.commit_records(writes).await?;
             if next.is_none() {
-                return Ok(());
+                return Ok(good);
             }
         }
     }

@@ -110,6 +110,7 @@ impl Family {
         }
         tokens.current = successor.hash();
         self.grant.used_at = now;
+        self.grant.rotations = self.grant.rotations.saturating_add(1);
         Some(successor)
     }
 }

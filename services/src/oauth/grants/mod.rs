@@ -107,8 +107,34 @@ pub struct Grant {
     pub created_at: Timestamp,
     /// When its refresh token was last rotated.
     pub used_at: Timestamp,
+    /// How often it was. Who repeats a rotation within the window is not counted once more: then nothing is written.
+    #[serde(default)]
+    pub rotations: u64,
     /// When it ends at the latest.
     pub expires_at: Timestamp,
+}
+
+impl Grant {
+    /// When its refresh token was last used, if it ever was.
+    pub fn last_rotation(&self) -> Option<Timestamp> {
+        (self.used_at > self.created_at).then_some(self.used_at)
+    }
+}
+
+/// How much was ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// Grants.
+    pub grants: usize,
+    /// Their tokens that were good: access tokens, and the refresh tokens.
+    pub tokens: usize,
+}
+
+impl std::ops::AddAssign for Ended {
+    fn add_assign(&mut self, more: Self) {
+        self.grants += more.grants;
+        self.tokens += more.tokens;
+    }
 }
 
 /// What a grant is made from.
@@ -245,6 +271,7 @@ impl Grants {
             refreshable: new.refreshable,
             created_at: now,
             used_at: now,
+            rotations: 0,
             expires_at: after(now, life),
         };
         let access = Access::new(&grant, wanted, self.lifetimes.access, now)?;
@@ -350,10 +377,18 @@ impl Grants {
     ///
     /// When the store fails: then it has to be repeated, for access tokens may still be good.
     pub async fn revoke(&self, id: &str, now: Timestamp) -> store::Result<bool> {
-        let Some(record) = self.store.get_record(&key(id)).await? else { return Ok(false) };
-        let live = !matches!(record.read(), Ok(Stored::Ended));
-        self.end(id, now).await?;
-        Ok(live)
+        Ok(self.revoke_counted(id, now).await?.grants > 0)
+    }
+
+    async fn revoke_counted(&self, id: &str, now: Timestamp) -> store::Result<Ended> {
+        let Some(record) = self.store.get_record(&key(id)).await? else { return Ok(Ended::default()) };
+        let stored = record.read();
+        let live = !matches!(stored, Ok(Stored::Ended));
+        // One that is about to end yields nothing any more.
+        let refreshes = matches!(&stored, Ok(Stored::Live(family))
+            if family.grant.refreshable && now < self.ends(&family.grant));
+        let tokens = self.end(id, now).await? + usize::from(refreshes);
+        Ok(Ended { grants: usize::from(live), tokens })
     }
 
     /// Ends the grant of a code that was presented twice, or sees to it that it never begins: whoever
@@ -363,16 +398,17 @@ impl Grants {
     ///
     /// As [`Self::revoke`].
     pub async fn forbid(&self, id: &str, now: Timestamp) -> store::Result<()> {
-        self.end(id, now).await
+        self.end(id, now).await?;
+        Ok(())
     }
 
-    /// Ends all grants of a client, a subject, a session or a resource; returns how many. Ending the
+    /// Ends all grants of a client, a subject, a session or a resource; returns how much. Ending the
     /// client or the session itself comes first: then none can be added.
     ///
     /// # Errors
     ///
     /// As [`Self::revoke`]; some may have ended.
-    pub async fn revoke_all(&self, filter: Filter<'_>, now: Timestamp) -> store::Result<usize> {
+    pub async fn revoke_all(&self, filter: Filter<'_>, now: Timestamp) -> store::Result<Ended> {
         self.revoke_those(filter, now, |_| true).await
     }
 
@@ -386,9 +422,9 @@ impl Grants {
         filter: Filter<'_>,
         now: Timestamp,
         wanted: impl Fn(&Grant) -> bool,
-    ) -> store::Result<usize> {
+    ) -> store::Result<Ended> {
         let index = index(filter);
-        let (mut count, mut after) = (0, None);
+        let (mut ended, mut after) = (Ended::default(), None);
         loop {
             let page = self.store.list_records(RecordKind::Grant, Some(&index), after, MAX_PAGE).await?;
             for record in page.records {
@@ -397,17 +433,18 @@ impl Grants {
                 {
                     continue;
                 }
-                count += usize::from(self.revoke(&record.key.id, now).await?);
+                ended += self.revoke_counted(&record.key.id, now).await?;
             }
             after = page.next;
             if after.is_none() {
-                return Ok(count);
+                return Ok(ended);
             }
         }
     }
 
-    /// Marks a family, so that nothing can be added to it, revokes what it has, and forgets it.
-    async fn end(&self, id: &str, now: Timestamp) -> store::Result<()> {
+    /// Marks a family, so that nothing can be added to it, revokes what it has, and forgets it. Returns how many
+    /// access tokens it had that were good.
+    async fn end(&self, id: &str, now: Timestamp) -> store::Result<usize> {
         while let Some(record) = self.store.get_record(&key(id)).await? {
             // What can't be read, and what has ended, has nothing to be found by.
             let Ok(Stored::Live(family)) = record.read() else { break };
@@ -421,15 +458,15 @@ impl Grants {
             }
         }
         // A grant that can't be read, or is only about to begin, is marked here.
-        self.revoke_access_of(id, now).await?;
+        let tokens = self.revoke_access_of(id, now).await?;
         let memory = self.lifetimes.access.max(MEMORY);
         let write = RecordWrite::put(key(id), &Stored::Ended, Some(memory), Expect::Any, Vec::new())?;
         self.store.commit_records(vec![write]).await?;
-        self.revoke_access_of(id, now).await
+        Ok(tokens + self.revoke_access_of(id, now).await?)
     }
 
     /// When a family ends, unless it is used before.
-    fn ends(&self, grant: &Grant) -> Timestamp {
+    pub(crate) fn ends(&self, grant: &Grant) -> Timestamp {
         grant.expires_at.min(after(grant.used_at, self.lifetimes.idle))
     }
 

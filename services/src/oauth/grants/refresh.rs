@@ -1,11 +1,17 @@
 //! Using a refresh token: rotation, its parallel replay, and what ends a family.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::family::{Family, Standing, Stored};
 use super::token::RefreshToken;
 use super::{Access, Error, Grant, Grants, Issued, Wanted, key};
+use crate::oauth::state::after;
 use crate::store::{self, Expect, RecordWrite};
+
+/// The shortest life of an access token: a grant that has less left has ended.
+const SHORTEST: Duration = Duration::from_secs(1);
 
 /// How often others may win before we give up. After the first round the others are replays, which
 /// only a further rotation can disturb.
@@ -40,7 +46,8 @@ impl Grants {
                 return Err(Error::Invalid);
             };
             let mut family: Family = *family;
-            if now >= self.ends(&family.grant) {
+            // An access token lives a whole second at least, and ends with the grant; idle it is no more.
+            if now >= self.ends(&family.grant) || after(now, SHORTEST) > family.grant.expires_at {
                 return Err(Error::Invalid);
             }
             let standing = family.standing(&token, self.lifetimes.window, now);

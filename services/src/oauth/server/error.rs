@@ -74,6 +74,7 @@ pub struct OAuthError {
     code: ErrorCode,
     description: Cow<'static, str>,
     retry_after: Option<Duration>,
+    is_noted: bool,
 }
 
 #[derive(Serialize)]
@@ -134,7 +135,7 @@ impl OAuthError {
     /// An error. What the RFC does not allow in a description is replaced, so any text is good, but
     /// nothing secret: clients log it.
     pub fn new(code: ErrorCode, description: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, description: describable(description.into()), retry_after: None }
+        Self { code, description: describable(description.into()), retry_after: None, is_noted: false }
     }
 
     /// Too many requests: 429 and when to come back.
@@ -143,7 +144,19 @@ impl OAuthError {
             code: ErrorCode::TemporarilyUnavailable,
             description: Cow::Borrowed("too many requests"),
             retry_after: Some(retry_after),
+            is_noted: false,
         }
+    }
+
+    /// Says that the check that has failed has an event already, which knows more of it than the code tells.
+    #[must_use]
+    pub fn noted(self) -> Self {
+        Self { is_noted: true, ..self }
+    }
+
+    /// Whether the check that has failed has an event already.
+    pub const fn is_noted(&self) -> bool {
+        self.is_noted
     }
 
     /// The code.

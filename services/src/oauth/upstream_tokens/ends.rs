@@ -57,7 +57,7 @@ impl Ends {
     }
 
     /// Ends a token at GitHub through its app, as that is now or was then. Tells whether there is nothing more to do.
-    pub(super) async fn at_github(&self, kept: &Kept, token: &Token, then: &App) -> bool {
+    async fn at_github(&self, kept: &Kept, token: &Token, then: &App) -> bool {
         let mut refused = None;
         for app in self.now(kept).await.iter().chain([then]) {
             match self.github.revoke(app, token).await {
@@ -163,17 +163,7 @@ impl AuthorizationServer {
                 break;
             }
         }
-        if !marked.is_empty() {
-            let ends = self.ends();
-            // Nobody waits for GitHub. What fails here is done again later.
-            tokio::spawn(async move {
-                for kept in marked {
-                    if let Err(error) = ends.finish(&kept).await {
-                        tracing::info!(%error, "a token of GitHub's has ended, but is not forgotten yet");
-                    }
-                }
-            });
-        }
+        self.finish_upstream_tokens(marked);
         Ok(())
     }
 
@@ -186,16 +176,19 @@ impl AuthorizationServer {
         Ok(self.upstream_tokens.mark(kept).await? && self.ends().finish(kept).await?)
     }
 
-    /// Ends the token that another one took the place of.
-    pub(crate) async fn end_replaced_token(&self, before: &Kept, by: &Token) {
-        match self.upstream_tokens.open(before) {
-            // GitHub gave the same one again.
-            Ok((token, _)) if token.expose() == by.expose() => {}
-            Ok((token, then)) => {
-                self.ends().at_github(before, &token, &then).await;
-            }
-            Err(error) => tracing::warn!(%error, "a token of GitHub's that was replaced can't be opened"),
+    /// Ends tokens that are marked: nobody waits for GitHub, and what fails here is done again later.
+    pub(crate) fn finish_upstream_tokens(&self, marked: Vec<Kept>) {
+        if marked.is_empty() {
+            return;
         }
+        let ends = self.ends();
+        tokio::spawn(async move {
+            for kept in marked {
+                if let Err(error) = ends.finish(&kept).await {
+                    tracing::info!(%error, "a token of GitHub's has ended, but is not forgotten yet");
+                }
+            }
+        });
     }
 
     /// Whether a token is wanted: its host wants it, and the session that began with it, or something that the user

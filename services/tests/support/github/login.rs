@@ -10,7 +10,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::json;
 
 use super::wire::{escape, field, granted, not_found, pairs, random, redirect, reply, wrong};
-use super::{App, Github, Grant, Inner, Person};
+use super::{App, Github, Grant, Inner, Person, device};
 
 pub(super) async fn authorize(State(github): State<Github>, uri: Uri) -> Response {
     let asked = pairs(uri.query().unwrap_or_default());
@@ -124,6 +124,14 @@ pub(super) async fn access_token(State(github): State<Github>, headers: HeaderMa
     };
     if app.suspended {
         return wrong(&headers, "application_suspended", "Your application has been suspended.");
+    }
+    match field(&asked, "grant_type") {
+        device::GRANT_TYPE => return device::access_token(&mut inner, &app, &headers, &asked),
+        _ if !field(&asked, "device_code").is_empty() => {
+            let detail = "The grant type must be urn:ietf:params:oauth:grant-type:device_code.";
+            return wrong(&headers, "unsupported_grant_type", detail);
+        }
+        _ => {}
     }
     if app.client_secret != field(&asked, "client_secret") {
         let detail = "The client_id and/or client_secret passed are incorrect.";

@@ -1,5 +1,5 @@
 //! A server on a free port that speaks GitHub's wire protocol: sign-in pages, the token endpoint with
-//! its errors of status 200, the REST API with its pages, scopes and limits.
+//! its errors of status 200, the device flow, the REST API with its pages, scopes and limits.
 //!
 //! It serves the site and the API at one address; the API also below `/api/v3`, as a server of one's
 //! own has it. The daemon's tests include this file, too.
@@ -7,13 +7,14 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of the support")]
 
 mod api;
+mod device;
 mod login;
 mod wire;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -33,6 +34,8 @@ pub struct App {
     /// The callback URL that the app is registered with; redirect URIs must be it or below it.
     pub callback: String,
     pub suspended: bool,
+    /// Whether its devices may ask for tokens. An app that was just made has that off.
+    pub device_flow: bool,
 }
 
 impl App {
@@ -42,7 +45,14 @@ impl App {
             client_secret: client_secret.to_owned(),
             callback: callback.to_owned(),
             suspended: false,
+            device_flow: false,
         }
+    }
+
+    /// One whose devices may ask for tokens.
+    #[must_use]
+    pub fn with_device_flow(self) -> Self {
+        Self { device_flow: true, ..self }
     }
 
     fn allows(&self, redirect_uri: &str) -> bool {
@@ -125,18 +135,46 @@ struct Grant {
     challenge: Option<String>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
+    begun: Instant,
+    /// The time that a test lets pass.
+    passed: Duration,
     apps: HashMap<String, App>,
     users: BTreeMap<u64, User>,
     person: Person,
     codes: HashMap<String, Grant>,
     tokens: HashMap<String, Grant>,
+    devices: HashMap<String, device::Device>,
     /// Everything that nobody but the app may ever see.
     secrets: Vec<String>,
     forms: Vec<String>,
     faults: HashMap<String, Fault>,
     seen: Vec<Seen>,
+}
+
+impl Inner {
+    fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            passed: Duration::ZERO,
+            apps: HashMap::new(),
+            users: BTreeMap::new(),
+            person: Person::default(),
+            codes: HashMap::new(),
+            tokens: HashMap::new(),
+            devices: HashMap::new(),
+            secrets: Vec::new(),
+            forms: Vec::new(),
+            faults: HashMap::new(),
+            seen: Vec::new(),
+        }
+    }
+
+    /// How long there has been this server, by its own clock.
+    fn now(&self) -> Duration {
+        self.begun.elapsed() + self.passed
+    }
 }
 
 /// The server; it ends with the test's runtime. A clone is the same one.
@@ -150,7 +188,7 @@ impl Github {
     pub async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let github = Self { address, inner: Arc::default() };
+        let github = Self { address, inner: Arc::new(Mutex::new(Inner::new())) };
         let api = Router::new()
             .route("/user", get(api::user))
             .route("/user/emails", get(api::emails))
@@ -162,6 +200,8 @@ impl Github {
         let router = Router::new()
             .route("/login/oauth/authorize", get(login::authorize).post(login::decide))
             .route("/login/oauth/access_token", post(login::access_token))
+            .route("/login/device/code", post(device::begin))
+            .route("/login/device", get(device::page).post(device::submit))
             .nest("/api/v3", api.clone())
             .merge(api)
             .layer(from_fn_with_state(github.clone(), watch))
@@ -219,6 +259,11 @@ impl Github {
     /// Ten minutes have passed.
     pub fn expire_codes(&self) {
         self.inner().codes.clear();
+    }
+
+    /// So much time passes for devices.
+    pub fn advance(&self, by: Duration) {
+        self.inner().passed += by;
     }
 
     /// The tokens that are good.

@@ -6,19 +6,22 @@ use axum::response::{IntoResponse, Json, Response};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
+/// Fields as JSON or XML, if that is what is accepted; else as a form.
 pub(super) fn reply(headers: &HeaderMap, fields: Value) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if accept.contains("application/json") {
         return Json(fields).into_response();
     }
     let fields: Map<String, Value> = serde_json::from_value(fields).unwrap();
-    let fields: Vec<_> = fields
-        .iter()
-        .map(|(name, value)| {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            format!("{name}={}", encode(&text))
-        })
-        .collect();
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    if accept.contains("application/xml") {
+        let fields =
+            fields.iter().map(|(name, value)| format!("  <{name}>{}</{name}>\n", escape(&text(value))));
+        let body = format!("<OAuth>\n{}</OAuth>\n", fields.collect::<String>());
+        return ([(header::CONTENT_TYPE, "application/xml; charset=utf-8")], body).into_response();
+    }
+    let fields: Vec<_> =
+        fields.iter().map(|(name, value)| format!("{name}={}", encode(&text(value)))).collect();
     let kind = "application/x-www-form-urlencoded; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], fields.join("&")).into_response()
 }

@@ -36,6 +36,7 @@ pub(super) fn merge<K: Ord>(alike: &mut BTreeMap<K, ClientEntry>, look: K, clien
     first.is_active |= client.is_active;
     first.token_count += client.token_count;
     first.grant_count += client.grant_count;
+    first.usage_count = first.usage_count.saturating_add(client.usage_count);
     first.last_token_issued = first.last_token_issued.max(client.last_token_issued);
     first.last_used = first.last_used.max(client.last_used);
     // The last of them to go.

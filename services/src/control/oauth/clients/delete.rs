@@ -9,6 +9,7 @@ use super::{ClientId, check_match, is_built_in, not_found};
 use crate::control::operation::delete;
 use crate::control::{Access, Context, Control, Done, Endpoint, Error, Operation};
 use crate::oauth::Filter;
+use crate::oauth::authorization_server::Event;
 use crate::store::{Expect, Key, Kind, Write};
 
 /// Delete a client of the authorization server, and end all that it was given. A client that is known by the URL of
@@ -55,12 +56,20 @@ impl Operation for DeleteOauthClient {
             }
             None => server.registrations.end(id, now).await?,
         };
-        let left = server.end_grants(filter, now).await?;
+        let left = server.end_grants(filter, now).await?.grants;
         let consents = server.consents.forget_all(filter).await?;
         // Of one that went before, but did not get this far, the rest is ended now.
         if !known && left == 0 && consents == 0 {
             return Err(not_found(id));
         }
+        let who = ctx.caller.name();
+        server.note(&Event {
+            kind: "client_deletion",
+            client_ip: ctx.client,
+            client_id: Some(id),
+            username: who.as_deref(),
+            ..Event::default()
+        });
         let also = vec![format!("{} grants ended", granted.max(left as u64))];
         Ok(Done { also, ..Done::new("deleted", id) })
     }

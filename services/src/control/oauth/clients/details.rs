@@ -15,13 +15,15 @@ use super::entry::ClientEntry;
 use super::known::Known;
 use super::{ClientId, not_found, read};
 use crate::config::auth::AuthMode;
-use crate::control::oauth::events::{self, Noted};
 use crate::control::oauth::host_of;
+use crate::control::oauth::noted::{self, Noted};
 use crate::control::oauth::paging::walk;
 use crate::control::oauth::tallies::Tally;
 use crate::control::operation::get;
 use crate::control::{Access, Context, Control, Endpoint, Error, Operation};
+use crate::oauth::authorization_server::BROWSER_CLIENT;
 use crate::oauth::clients::Metadata;
+use crate::oauth::grants::Grant;
 use crate::oauth::{AuthorizationServer, Filter};
 use crate::store::MAX_PAGE;
 
@@ -53,6 +55,8 @@ impl UsageStats {
             "token_exchange" | "token_refresh" if event.success => self.total_tokens_issued += 1,
             "auth_complete" | "device_complete" if event.success => {
                 self.total_authorizations += 1;
+                // A browser on a host gets its token with the login.
+                self.total_tokens_issued += u64::from(event.client_id == BROWSER_CLIENT);
                 self.last_authorization = self.last_authorization.or_else(|| event.at());
             }
             "auth_complete" | "auth_request" | "auth_callback" | "device_complete" => {
@@ -144,14 +148,23 @@ pub(super) async fn find(
     now: Timestamp,
 ) -> Result<Option<Found>, Error> {
     let filter = Filter::Client(id);
-    let newest = server.grants.list(filter, None, 1).await?.items.into_iter().next();
+    let mut newest: Option<Grant> = None;
+    let mut tally = Tally::default();
+    let grants = |after| server.grants.list(filter, after, MAX_PAGE);
+    walk(grants, |grant: Grant| {
+        tally.add(&grant);
+        newest.get_or_insert(grant);
+        ControlFlow::Continue(())
+    })
+    .await?;
     let last_token = server.grants.list_access(filter, None, 1).await?.items.into_iter().next();
     let tally = Tally {
         tokens: server.grants.count_access(filter).await?,
         grants: server.grants.count(filter).await?,
         last_token: last_token.map(|access| access.issued_at),
-        last_used: newest.as_ref().map(|grant| grant.used_at),
-        ..Tally::default()
+        // What administrators set up and what registered itself has a name of its own.
+        name: None,
+        ..tally
     };
     Ok(Some(match Known::find(server, id, now).await? {
         Known::BuiltIn(client) => {
@@ -188,7 +201,7 @@ pub(in crate::control::oauth) async fn details(control: &Control, id: &str) -> R
     let found = find(server, id, now).await?.ok_or_else(|| not_found(id))?;
     let Found { entry: client, metadata, first_party, introspect, version } = found;
     let mut usage_stats = UsageStats { active_tokens: client.token_count, ..UsageStats::default() };
-    usage_stats.truncated = events::scan(control, events::since(STATISTICS), |event| {
+    usage_stats.truncated = noted::scan(control, noted::since(STATISTICS), |event| {
         if event.client_id == id {
             usage_stats.add(event);
         }

@@ -53,7 +53,7 @@ pub struct ClientEntry {
     pub days_until_expiry: Option<i64>,
     /// Whether it is more than a registration that nobody has used.
     pub is_active: bool,
-    /// How many access tokens it has that are good.
+    /// How many access tokens it has that are good, or have ended in the last two minutes.
     pub token_count: u64,
     /// How many grants it has that have not ended.
     pub grant_count: u64,
@@ -63,6 +63,8 @@ pub struct ClientEntry {
     /// When it was last given or refreshed anything, as far as that is still there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_used: Option<Timestamp>,
+    /// How often it was given tokens by the grants that have not ended: at first, and at each use of a refresh token.
+    pub usage_count: u64,
     /// Where a registration is managed by the client itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registration_client_uri: Option<String>,
@@ -106,6 +108,7 @@ impl ClientEntry {
             grant_count: tally.grants,
             last_token_issued: tally.last_token,
             last_used: tally.last_used,
+            usage_count: tally.uses,
             registration_client_uri: None,
             count: 1,
             client_ids: Vec::new(),

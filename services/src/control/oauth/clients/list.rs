@@ -1,6 +1,8 @@
 //! All clients: pages of them, sorted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
@@ -10,12 +12,16 @@ use serde::{Deserialize, Serialize};
 use super::alike::{look, merge};
 use super::entry::ClientEntry;
 use super::read;
+use crate::control::oauth::noted;
 use crate::control::oauth::paging::{self, BOUND, Pagination, Paging};
 use crate::control::oauth::tallies::Tallies;
 use crate::control::operation::get;
 use crate::control::{Access, Context, Control, Endpoint, Error, Operation};
 use crate::oauth::AuthorizationServer;
 use crate::store::{Kind, MAX_PAGE};
+
+/// How far back registrations are looked for that have ended.
+const RECENT: Duration = Duration::from_secs(24 * 3600);
 
 /// The clients in numbers.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -26,6 +32,13 @@ pub struct ClientSummary {
     pub active_clients: u64,
     /// Registrations that nobody has used: they end within an hour.
     pub unused_clients: u64,
+    /// Registrations of the last 24 hours that have ended by themselves, going by the log of events: nothing is kept
+    /// of them. Absent when there are more registrations than are looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expired_clients: Option<u64>,
+    /// Set when there were more events than are looked at.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
 }
 
 /// A page of clients.
@@ -114,7 +127,7 @@ impl Operation for ListOauthClients {
         let server = control.oauth()?;
         let paging = Paging::new(self.page, self.per_page)?;
         let now = Timestamp::now();
-        let All { mut clients, summary, truncated } = all(server, now).await?;
+        let All { mut clients, summary, truncated } = all(control, server, now).await?;
         clients.retain(|client| client.is_active || !self.active_only);
         sort(&mut clients, self.sort_by, self.order);
         let (clients, pagination) = paging.cut(clients, truncated);
@@ -147,8 +160,10 @@ struct All {
     truncated: bool,
 }
 
-async fn all(server: &AuthorizationServer, now: Timestamp) -> Result<All, Error> {
-    let Tallies { mut by_client, mut truncated } = Tallies::read(server).await?;
+async fn all(control: &Control, server: &AuthorizationServer, now: Timestamp) -> Result<All, Error> {
+    // Before the registrations: what is made meanwhile must not seem to have ended.
+    let (mut gone, more_events) = recently_registered(control).await?;
+    let Tallies { mut by_client, truncated } = Tallies::read(server).await?;
     let mut clients = Vec::new();
     for client in server.clients.built_in() {
         let tally = by_client.remove(&client.id).unwrap_or_default();
@@ -161,11 +176,12 @@ async fn all(server: &AuthorizationServer, now: Timestamp) -> Result<All, Error>
         clients.push(ClientEntry::of_configured(&id, client, tally));
     }
     let mut alike = BTreeMap::new();
-    let (mut after, mut seen, mut unused_clients) = (None, 0, 0);
+    let (mut after, mut seen, mut unused_clients, mut more_registrations) = (None, 0, 0, false);
     loop {
         let (page, next) = server.registrations.list(after.as_deref(), MAX_PAGE, now).await?;
         for registered in page {
             seen += 1;
+            gone.remove(&registered.client_id);
             unused_clients += u64::from(registered.used_at.is_none());
             let tally = by_client.remove(&registered.client_id).unwrap_or_default();
             let look = look(&registered);
@@ -176,7 +192,7 @@ async fn all(server: &AuthorizationServer, now: Timestamp) -> Result<All, Error>
             break;
         }
         if seen >= BOUND {
-            truncated = true;
+            more_registrations = true;
             break;
         }
     }
@@ -184,5 +200,32 @@ async fn all(server: &AuthorizationServer, now: Timestamp) -> Result<All, Error>
     clients.extend(by_client.into_iter().map(|(id, tally)| ClientEntry::of_grants(&id, tally)));
     let total_clients = clients.iter().map(|client| client.count).sum();
     let active_clients = total_clients - unused_clients;
-    Ok(All { clients, summary: ClientSummary { total_clients, active_clients, unused_clients }, truncated })
+    let summary = ClientSummary {
+        total_clients,
+        active_clients,
+        unused_clients,
+        expired_clients: (!more_registrations).then_some(gone.len() as u64),
+        truncated: more_events || more_registrations,
+    };
+    Ok(All { clients, summary, truncated: truncated || more_registrations })
+}
+
+/// The clients that registered in the last 24 hours and were not deleted, and whether there was more in the log.
+async fn recently_registered(control: &Control) -> Result<(BTreeSet<String>, bool), Error> {
+    let (mut registered, mut deleted) = (BTreeSet::new(), BTreeSet::new());
+    let more = noted::scan(control, noted::since(RECENT), |event| {
+        match event.event_type.as_ref() {
+            // Newest first: who was deleted is known before it is found to have registered.
+            "client_deletion" if event.success => {
+                deleted.insert(event.client_id.to_string());
+            }
+            "client_registration" if event.success && !deleted.contains(event.client_id.as_ref()) => {
+                registered.insert(event.client_id.to_string());
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    })
+    .await?;
+    Ok((registered, more))
 }

@@ -50,7 +50,15 @@ async fn look_alikes_are_one_entry_and_unused_ones_are_left_out() {
     assert_eq!((&merged["token_count"], &merged["grant_count"]), (&json!(1), &json!(1)));
     assert_eq!(merged["last_token_issued"], json!(issued.access.issued_at));
     assert!(merged["days_until_expiry"].as_i64() > Some(80), "the one that was used lasts: {merged}");
-    assert_eq!(page["summary"], json!({ "total_clients": 6, "active_clients": 3, "unused_clients": 3 }));
+    let summary = |expired: u64| json!({ "total_clients": 6, "active_clients": 3, "unused_clients": 3, "expired_clients": expired });
+    assert_eq!(page["summary"], summary(0));
+    // One that is there, one that was deleted, and one that nobody has used for an hour.
+    let event = |kind, id| Event { kind, client_id: Some(id), ..Event::default() };
+    let registered = ["dyn_deleted", "dyn_ended", &alike[0]].map(|id| event("client_registration", id));
+    given.note(&registered).await;
+    given.note(&[event("client_deletion", "dyn_deleted")]).await;
+    let page = given.ask::<ListOauthClients>(json!({})).await;
+    assert_eq!(page["summary"], summary(1));
 
     let page = given.ask::<ListOauthClients>(json!({ "active_only": false, "per_page": 2, "page": 2 })).await;
     assert_eq!(page["clients"].as_array().map(Vec::len), Some(2));

@@ -18,7 +18,8 @@ use portcullis_layers::headers::{HeadersLayer, Identity};
 use portcullis_layers::route::readings::is_ambiguous;
 use portcullis_layers::route::{RouteLayer, Routes};
 use portcullis_layers::{
-    Body, BoxError, HeaderPrefix, HostName, HttpService, Rejection, Request, RequestContext, Response,
+    Body, BoxError, Check, Facts, HeaderPrefix, HostName, HttpService, Principal, Rejection, Request,
+    RequestContext, Response,
 };
 use smol_str::SmolStr;
 use tower::util::option_layer;
@@ -139,20 +140,27 @@ impl Previous for Before<'_> {
 }
 
 impl Hosts {
-    /// Judges a request to a host: a yes is an answer with identity headers, a no is a rejection.
+    /// Judges a request to a host: a yes is an answer with identity headers, a no is a rejection. Tells who asked as
+    /// well, as far as that is known.
     pub(super) async fn judge(
         &self,
         server: &AuthorizationServer,
         config: &Arc<Config>,
         question: Question,
-    ) -> Result<Response, BoxError> {
+    ) -> (Result<Response, BoxError>, Option<Arc<Principal>>) {
         let Question { stated, demands, headers, context } = question;
         let known = self.known(config).await;
         let manner = Manner::of(&demands);
-        let service = known.service(server, &stated.host, manner)?;
-        let mut request = request(stated, headers, context);
+        let service = match known.service(server, &stated.host, manner) {
+            Ok(service) => service,
+            Err(unknown) => return (Err(unknown.into()), None),
+        };
+        // The log is about the question: of the request that it is about it is only to know who made it.
+        let facts = Arc::new(Facts::default());
+        let mut request = request(stated, headers, context, Arc::clone(&facts));
         request.extensions_mut().insert(Demanded(demands.scopes));
-        service.call(request).await
+        let outcome = service.call(request).await;
+        (outcome, facts.principal.get().cloned())
     }
 
     async fn known(&self, config: &Arc<Config>) -> Arc<Known> {
@@ -361,7 +369,8 @@ fn demanding(policy: Policy, inner: HttpService) -> HttpService {
             if demanded.as_ref().is_some_and(|Demanded(scopes)| !scopes.iter().all(given)) {
                 // No challenge: another token would not help.
                 let detail = "Scope not authorized";
-                return Err(Rejection::new(StatusCode::FORBIDDEN, "access_denied", detail).into());
+                let rejection = Rejection::new(StatusCode::FORBIDDEN, "access_denied", detail);
+                return Err(rejection.with_check(Check::Scope).into());
             }
             let own = policy.required(request.method(), request.uri().path());
             let mut all: Vec<&str> = own.split(' ').filter(|scope| !scope.is_empty()).collect();
@@ -373,7 +382,7 @@ fn demanding(policy: Policy, inner: HttpService) -> HttpService {
             let challenge = policy.challenge.insufficient_scope(&all.join(" "));
             let detail = "The access token lacks a scope";
             let rejection = Rejection::new(StatusCode::FORBIDDEN, "insufficient_scope", detail);
-            Err(rejection.with_header(WWW_AUTHENTICATE, challenge).into())
+            Err(rejection.with_check(Check::Scope).with_header(WWW_AUTHENTICATE, challenge).into())
         }
     })
 }
@@ -393,7 +402,7 @@ fn as_oauth2_proxy(prefix: &HeaderPrefix, headers: &mut HeaderMap) {
 }
 
 /// The request that the other proxy got: its headers are those that it asks with.
-fn request(stated: Stated, headers: HeaderMap, mut context: RequestContext) -> Request {
+fn request(stated: Stated, headers: HeaderMap, mut context: RequestContext, facts: Arc<Facts>) -> Request {
     let is_socket = headers.contains_key("sec-websocket-key");
     let mut request = Request::new(Body::empty());
     *request.method_mut() = stated.method;
@@ -408,8 +417,7 @@ fn request(stated: Stated, headers: HeaderMap, mut context: RequestContext) -> R
     context.route = None;
     context.principal = None;
     context.open = false;
-    // The log is about the question, not about the request that it is about.
-    context.facts = None;
+    context.facts = Some(facts);
     request.extensions_mut().insert(context);
     request
 }
