@@ -39,12 +39,7 @@ pub(crate) fn build(settings: &Settings, parts: &Parts<'_>) -> Result<Arc<Author
         let variable = if settings.identity.oauth_issuer.is_some() { "OAUTH_ISSUER" } else { "BASE_DOMAIN" };
         wrong(variable, format!("{:?}: {error}", parts.site.issuer))
     })?;
-    let ca = oauth.fetch_ca.as_ref().map(|file| {
-        let read = std::fs::read_to_string(file);
-        read.map(Arc::<str>::from)
-            .map_err(|error| wrong("PORTCULLIS_OAUTH_FETCH_CA", format!("{}: {error}", file.display())))
-    });
-    let ca = ca.transpose()?;
+    let ca = fetch_ca(oauth)?;
     let assertion_issuers = assertion_issuers(oauth, &issuer)?;
     let app = oauth.github_app().map_err(|error| wrong("GITHUB_CLIENT_SECRET", error.to_string()))?;
     let github = Github::new(parts.client, oauth.github(ca.clone()));
@@ -65,6 +60,16 @@ pub(crate) fn build(settings: &Settings, parts: &Parts<'_>) -> Result<Arc<Author
     });
     let judge = Arc::<Verifiers>::clone(parts.verifiers);
     Ok(Arc::new(server.judged_by(judge)))
+}
+
+/// The authorities that are trusted for what is fetched, where the deployment names some.
+pub(crate) fn fetch_ca(oauth: &OAuth) -> Result<Option<Arc<str>>, DaemonError> {
+    let Some(file) = &oauth.fetch_ca else { return Ok(None) };
+    let read = std::fs::read_to_string(file).map_err(|error| DaemonError::Setting {
+        variable: "PORTCULLIS_OAUTH_FETCH_CA",
+        detail: format!("{}: {error}", file.display()),
+    });
+    Ok(Some(read?.into()))
 }
 
 /// The issuers whose assertions about users are taken, from their file.

@@ -12,6 +12,7 @@ use portcullis_layers::per_worker::enter_worker;
 use portcullis_services::api;
 use portcullis_services::applied::Applied;
 use portcullis_services::control::oauth::Minter;
+use portcullis_services::control::probes::Probes;
 use portcullis_services::control::{self, Control};
 use portcullis_services::logs::{self, Levels, Writer, Writers, parse_level};
 use portcullis_services::mirror::Mirror;
@@ -54,6 +55,9 @@ const LAST_FLUSH: Duration = Duration::from_secs(3);
 
 /// How long answers on the admin socket may still take when everybody else is gone.
 const ADMIN_GRACE: Duration = Duration::from_secs(1);
+
+/// How long tunnels that are closed may take to say goodbye and to have their ends told.
+const TUNNELS_GRACE: Duration = Duration::from_secs(2);
 
 /// How much of the audit log is kept: longer than requests, because it tells who changed what.
 const AUDIT_KEEP: Keep = Keep { entries: 100_000, age: Duration::from_secs(90 * 86_400) };
@@ -288,7 +292,9 @@ async fn serve(
         accept: Arc::clone(&accept),
         draining: draining.clone(),
     });
-    let operations = Arc::new(operations.with_oauth(Arc::clone(&authorization)));
+    let probes = Probes::new(client.clone(), authorization::fetch_ca(&settings.oauth)?);
+    let operations = operations.with_oauth(Arc::clone(&authorization)).with_probes(probes);
+    let operations = Arc::new(operations);
     let api = api::router(Arc::clone(&operations));
     let limits = &settings.limits;
     let identity = Arc::new(IdentitySigner::new(site.issuer.as_str(), Arc::clone(&first.keys)));
@@ -377,7 +383,7 @@ async fn serve(
     // Its own signals: while the node drains, this socket still tells so.
     let admin = Drain::new();
     admin.spawn(local::serve(UnixListener::from_std(sockets.admin)?, api, streams, admin.clone()));
-    let threads = spawn_workers(sockets.http, sockets.https, handed, &edge, &balance, &drain)?;
+    let threads = spawn_workers(sockets.http, sockets.https, handed, &edge, &balance, &drain, &tunnels)?;
     info!(
         http = %addresses.http,
         https = %addresses.https,
@@ -437,7 +443,7 @@ async fn shut_down(
     }
     drains.admin.shutdown(ADMIN_GRACE).await;
     // Their ends are in the log; without this the last ones could come after its last flush.
-    if tokio::time::timeout(ADMIN_GRACE, tunnels.closed()).await.is_err() {
+    if tokio::time::timeout(TUNNELS_GRACE, tunnels.closed()).await.is_err() {
         warn!("tunnels have not ended");
     }
     background.cancel();
@@ -514,6 +520,7 @@ fn spawn_workers<K: portcullis_layers::access_log::Sink>(
     edge: &Edge<K>,
     balance: &Balance,
     drain: &Drain,
+    tunnels: &Tunnels,
 ) -> std::io::Result<Vec<std::thread::JoinHandle<()>>> {
     let sockets = http.into_iter().zip(https).zip(handed);
     sockets
@@ -527,7 +534,7 @@ fn spawn_workers<K: portcullis_layers::access_log::Sink>(
                 drain: drain.clone(),
             };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let drain = drain.clone();
+            let (drain, tunnels) = (drain.clone(), tunnels.clone());
             std::thread::Builder::new().name(format!("worker-{worker}")).spawn(move || {
                 enter_worker(worker);
                 runtime.block_on(async move {
@@ -535,8 +542,9 @@ fn spawn_workers<K: portcullis_layers::access_log::Sink>(
                         (Ok(http), Ok(https)) => acceptor.run(http, https, handed).await,
                         (Err(error), _) | (_, Err(error)) => error!(%error, "a worker can't listen"),
                     }
-                    // Connections live on this thread: it ends with the last of them.
+                    // Connections and their tunnels live on this thread: it ends with the last of them.
                     drain.ended().await;
+                    let _all_or_late = tokio::time::timeout(TUNNELS_GRACE, tunnels.closed()).await;
                 });
             })
         })

@@ -25,6 +25,8 @@ fn record() -> Record<'static> {
         status: 200,
         code: None,
         cause: None,
+        check: None,
+        about: None,
         route: None,
         principal: None,
         upstream: None,

@@ -93,7 +93,8 @@ pub struct OAuth {
     #[arg(long = "oauth-fetch-allow", env = "PORTCULLIS_OAUTH_FETCH_ALLOW", value_delimiter = ',')]
     pub fetch_allow: Vec<FetchEntry>,
 
-    /// File of certificates (PEM) to trust instead of the platform's when clients' documents and GITHUB_URL are called.
+    /// File of certificates (PEM) to trust instead of the platform's when clients' documents and GITHUB_URL are called,
+    /// and beside the platform's when `oauth health` calls the issuer.
     #[arg(long = "oauth-fetch-ca", env = "PORTCULLIS_OAUTH_FETCH_CA")]
     pub fetch_ca: Option<PathBuf>,
 
