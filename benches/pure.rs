@@ -149,6 +149,8 @@ fn record_encode(c: &mut Criterion) {
         status: 200,
         code: None,
         cause: None,
+        check: None,
+        about: None,
         route: Some("api"),
         principal: Some(&principal),
         upstream: Some("http://10.0.0.7:8080"),

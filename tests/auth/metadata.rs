@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::Site;
 use super::support::client::{self, Answer, get, get_as};
 use super::support::eventually;
+use super::support::upstream::Upstream;
 
 const KNOWN: &str = "/.well-known/oauth-protected-resource";
 const SERVER: &str = "/.well-known/oauth-authorization-server";
@@ -49,6 +50,45 @@ async fn ask(site: &Site, host: &str, method: Method, path: &str) -> Answer {
     *request.method_mut() = method;
     request.headers_mut().insert("cookie", "a=b".parse().unwrap());
     client::plain(site.daemon.http, request).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_upstream_is_can_be_seen_before_it_is_published() {
+    let site = Site::without_hosts(|_| ()).await;
+    let (address, seen) = upstream(theirs()).await;
+    site.daemon.proxy("mcp.test", &format!("http://{address}"), &json!({}));
+    let shown = site.daemon.run(&["proxy", "mcp", "show", "mcp.test"]);
+    let found = |shown: &Value| {
+        ["configured", "auto_detected", "backend_implements"].map(|name| shown[name].as_bool())
+    };
+    assert_eq!(found(&shown), [Some(false), Some(true), Some(true)], "{shown:#}");
+    assert!(shown["last_checked"].is_string(), "{shown:#}");
+    assert!(shown["check"].as_str().unwrap().contains("RFC 9728"), "{shown:#}");
+    for (path, headers) in std::mem::take(&mut *seen.lock().unwrap()) {
+        assert!(["/mcp", KNOWN].iter().any(|known| path.starts_with(known)), "nothing else: {path}");
+        assert!(!headers.contains_key("authorization"), "{path}");
+    }
+    // The same by REST. Who asks again within a minute does not make us ask.
+    let path = "/proxy/targets/mcp.test/mcp";
+    let again = site.daemon.api(Method::GET, path, json!(null)).await;
+    assert_eq!(again["last_checked"], shown["last_checked"]);
+    assert!(seen.lock().unwrap().is_empty());
+
+    // A server without any of that, and one that is away.
+    let plain = Upstream::start("plain").await;
+    site.daemon.change("mcp.test", json!({ "target_url": plain.url() })).await;
+    let shown = site.daemon.api(Method::GET, path, json!(null)).await;
+    assert_eq!(found(&shown), [Some(false), Some(false), Some(false)], "{shown:#}");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    site.daemon.change("mcp.test", json!({ "target_url": format!("http://{closed}") })).await;
+    let shown = site.daemon.api(Method::GET, path, json!(null)).await;
+    assert_eq!(found(&shown), [Some(false), None, None], "{shown:#}");
+    assert!(shown["check"].as_str().unwrap().contains("can't be reached"), "{shown:#}");
+    site.daemon.change("mcp.test", json!({ "target_url": "builtin:echo" })).await;
+    let shown = site.daemon.api(Method::GET, path, json!(null)).await;
+    assert_eq!((shown.get("last_checked"), &shown["check"]), (None, &json!("its target is built in")));
+    let unknown = site.daemon.ask(Method::GET, "/proxy/targets/none.test/mcp", &json!(null)).await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use crate::support::redis::RedisServer;
 use crate::world::{HOST, ISSUER, World};
 
 /// Asks as Traefik does, about a page on a host.
-async fn ask(world: &World, host: &str, more: &[(&str, &str)]) -> Answer {
+pub(crate) async fn ask(world: &World, host: &str, more: &[(&str, &str)]) -> Answer {
     ask_about(world, host, "/mcp?a=b", more).await
 }
 

@@ -52,6 +52,13 @@ impl Said {
         self.headers.extend(value.map(|value| (name, value.to_owned())));
     }
 
+    /// Changes the values of a header.
+    pub(crate) fn edit(&mut self, name: &str, change: impl Fn(&str) -> String) {
+        for (_, value) in self.headers.iter_mut().filter(|(own, _)| *own == name) {
+            *value = change(value);
+        }
+    }
+
     /// An HTML page in its place.
     pub(crate) fn page(&mut self) {
         self.header("content-type", Some("text/html"));

@@ -9,5 +9,7 @@ mod support;
 mod broken;
 mod doctor;
 mod gateways;
+mod health;
 mod login;
 mod site;
+mod told;

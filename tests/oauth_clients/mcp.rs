@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::document::Document;
-use crate::site::{HUBOT, MONA, MONA_ID, Site};
+use crate::site::{HUBOT, MONA, MONA_ID, Site, TOOLS};
 use crate::support::browser::Browser;
 use crate::support::certificate::Authority;
 use crate::support::programs::Program;
@@ -30,6 +30,15 @@ async fn the_python_sdk_registers_signs_in_and_refreshes_as_the_same_and_as_a_la
     let result = site.run("python_sdk.py", &[&url], &browser, MONA).await;
     check(&result);
     assert_eq!(result["refreshed_later"], true, "by /token on the host of the MCP server: {result}");
+}
+
+#[tokio::test]
+async fn a_server_of_the_python_sdk_is_seen_to_be_one() {
+    let site = Site::start().await;
+    let (_, _server) = site.tools().await;
+    let shown = site.daemon.run(&["proxy", "mcp", "show", TOOLS]);
+    assert_eq!(shown["auto_detected"], true, "{shown:#}");
+    assert_eq!(shown["backend_implements"], false, "it leaves tokens to the gateway: {shown:#}");
 }
 
 #[tokio::test]
