@@ -29,6 +29,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) revocations: &'a Arc<Revocations>,
     pub(crate) verifiers: &'a Arc<Verifiers>,
     pub(crate) writers: &'a Writers,
+    /// What [`fetch_ca`] has read.
+    pub(crate) ca: Option<Arc<str>>,
 }
 
 /// The authorization server of a deployment.
@@ -39,10 +41,9 @@ pub(crate) fn build(settings: &Settings, parts: &Parts<'_>) -> Result<Arc<Author
         let variable = if settings.identity.oauth_issuer.is_some() { "OAUTH_ISSUER" } else { "BASE_DOMAIN" };
         wrong(variable, format!("{:?}: {error}", parts.site.issuer))
     })?;
-    let ca = fetch_ca(oauth)?;
     let assertion_issuers = assertion_issuers(oauth, &issuer)?;
     let app = oauth.github_app().map_err(|error| wrong("GITHUB_CLIENT_SECRET", error.to_string()))?;
-    let github = Github::new(parts.client, oauth.github(ca.clone()));
+    let github = Github::new(parts.client, oauth.github(parts.ca.clone()));
     let github = github.map_err(|error| wrong("GITHUB_URL", error.to_string()))?;
     let server = AuthorizationServer::new(authorization_server::Parts {
         mirror: parts.mirror.clone(),
@@ -53,7 +54,7 @@ pub(crate) fn build(settings: &Settings, parts: &Parts<'_>) -> Result<Arc<Author
         verifier: parts.verifiers.own(),
         github,
         apps: Apps::new(Arc::clone(parts.mirror.store()), Arc::clone(parts.vault), app),
-        guard: Guard::new(parts.client.clone(), ca, oauth.fetch_exceptions()),
+        guard: Guard::new(parts.client.clone(), parts.ca.clone(), oauth.fetch_exceptions()),
         writers: parts.writers.clone(),
         settings: authorization_server::Settings { assertion_issuers, ..of(oauth, &issuer) },
         issuer,

@@ -264,6 +264,7 @@ async fn serve(
     })?;
     let jwks = JwksFetcher::new(client.clone(), None);
     let verifiers = Arc::new(Verifiers::new(trust, jwks.clone()));
+    let ca = authorization::fetch_ca(&settings.oauth)?;
     let authorization = authorization::build(
         settings,
         &authorization::Parts {
@@ -275,6 +276,7 @@ async fn serve(
             revocations: &revocations,
             verifiers: &verifiers,
             writers: &writers,
+            ca: ca.clone(),
         },
     )?;
     let operations = Control::new(control::Parts {
@@ -292,7 +294,7 @@ async fn serve(
         accept: Arc::clone(&accept),
         draining: draining.clone(),
     });
-    let probes = Probes::new(client.clone(), authorization::fetch_ca(&settings.oauth)?);
+    let probes = Probes::new(client.clone(), ca);
     let operations = operations.with_oauth(Arc::clone(&authorization)).with_probes(probes);
     let operations = Arc::new(operations);
     let api = api::router(Arc::clone(&operations));

@@ -42,17 +42,21 @@ fn secret(token: Option<UpstreamToken>) -> String {
 
 /// The tokens that are good at GitHub, once there are so many.
 async fn at_github(world: &World, count: usize) -> Vec<String> {
+    let look = || Some(world.github.tokens()).filter(|tokens| tokens.len() == count);
+    soon(look).await.unwrap_or_else(|| panic!("not {count} tokens: {:?}", world.github.tokens()))
+}
+
+/// Looks until there is something, for as long as that can take; nothing if it never comes.
+async fn soon<T>(look: impl Fn() -> Option<T>) -> Option<T> {
     let look = async {
         loop {
-            let tokens = world.github.tokens();
-            if tokens.len() == count {
-                return tokens;
+            if let Some(found) = look() {
+                return found;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let found = tokio::time::timeout(Duration::from_secs(30), look).await;
-    found.unwrap_or_else(|_| panic!("not {count} tokens: {:?}", world.github.tokens()))
+    tokio::time::timeout(Duration::from_secs(30), look).await.ok()
 }
 
 async fn log_out(browser: &Browser<'_>) {
@@ -201,13 +205,8 @@ async fn endings(world: &World, count: usize) {
         let seen = seen.filter(|seen| seen.method == Method::DELETE && seen.uri.path().ends_with(&path));
         seen.count()
     };
-    let look = async {
-        while asked() < count {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let found = tokio::time::timeout(Duration::from_secs(30), look).await;
-    found.unwrap_or_else(|_| panic!("{} of {count} endings", asked()));
+    let found = soon(|| (asked() >= count).then_some(())).await;
+    found.unwrap_or_else(|| panic!("{} of {count} endings", asked()));
 }
 
 /// Two logins, the second of which could not end the token of the first. Returns the browser of the first, and the
