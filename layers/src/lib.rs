@@ -5,6 +5,8 @@
 pub mod accept;
 #[cfg(feature = "access-log")]
 pub mod access_log;
+#[cfg(feature = "acme-challenge")]
+pub mod acme_challenge;
 #[cfg(feature = "allowlist")]
 pub mod allowlist;
 #[cfg(feature = "auth")]

@@ -17,13 +17,14 @@ use smol_str::SmolStr;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 
+use super::staple::Staple;
 use crate::context::CertNames;
 use crate::names::HostName;
 
 /// A certificate with its key.
 #[derive(Clone)]
 pub struct Certified {
-    /// What rustls serves.
+    /// What rustls serves, without the response that may be stapled to it.
     pub key: Arc<CertifiedKey>,
     /// The names that the leaf covers: DNS names in lower case, and addresses as hosts are written in URLs.
     pub names: CertNames,
@@ -33,6 +34,7 @@ pub struct Certified {
     pub not_before: i64,
     /// Until when the leaf is valid, in seconds since 1970.
     pub not_after: i64,
+    staple: Staple,
     /// What was made of a layer's configuration and this, for all connections that it is served to.
     served: Served,
 }
@@ -77,8 +79,8 @@ impl Certified {
             Err(TlsError::InconsistentKeys(_)) => return Err(CertifiedError::UnsupportedKey),
             Err(_) => return Err(CertifiedError::Malformed(0)),
         }
-        let served = Served::default();
-        Ok(Self { key: Arc::new(key), names, fallback: false, not_before, not_after, served })
+        let (staple, served) = (Staple::default(), Served::default());
+        Ok(Self { key: Arc::new(key), names, fallback: false, not_before, not_after, staple, served })
     }
 
     /// The same certificate, to be served where there is no better one.
@@ -88,12 +90,38 @@ impl Certified {
         self
     }
 
+    /// The same, with the staple of another one if that is of the same chain: what is stapled to either of them is stapled
+    /// to both, so that loading a certificate anew leaves no moment without.
+    #[must_use]
+    pub fn sharing_staple_of(mut self, other: &Self) -> Self {
+        if self.key.cert == other.key.cert {
+            self.staple = other.staple.clone();
+        }
+        self
+    }
+
+    /// Staples a response of the certificate's OCSP responder, in DER, from the next handshake on and until this time, in
+    /// seconds since 1970. What it says is for the caller to judge: clients refuse a handshake with a wrong one.
+    pub fn staple(&self, response: Vec<u8>, until: i64) {
+        self.staple.put(&self.key, response, until);
+    }
+
+    /// Staples nothing any more.
+    pub fn unstaple(&self) {
+        self.staple.clear();
+    }
+
+    /// Until when the response that is stapled is shown; `None`: there is none. It may be over.
+    pub fn stapled_until(&self) -> Option<i64> {
+        self.staple.until()
+    }
+
     /// The configuration for connections that get this certificate: that of a layer, and this. Made once, as a rule:
     /// only where several layers serve one certificate, those after the first make it for each connection.
     pub(super) fn config(&self, base: &Arc<ServerConfig>) -> Arc<ServerConfig> {
         let make = || {
             let mut config = ServerConfig::clone(base);
-            config.cert_resolver = Arc::new(Chosen(self.key.clone()));
+            config.cert_resolver = Arc::new(Chosen { key: self.key.clone(), staple: self.staple.clone() });
             Arc::new(config)
         };
         let (of, config) = self.served.get_or_init(|| (base.clone(), make()));
@@ -101,13 +129,26 @@ impl Certified {
     }
 }
 
+/// Shows this certificate to everybody.
+pub(super) fn always(key: Arc<CertifiedKey>) -> Arc<dyn ResolvesServerCert> {
+    Arc::new(Chosen { key, staple: Staple::default() })
+}
+
 /// The certificate of a connection is chosen before the handshake, so that it is known which one was served.
-#[derive(Debug)]
-struct Chosen(Arc<CertifiedKey>);
+struct Chosen {
+    key: Arc<CertifiedKey>,
+    staple: Staple,
+}
 
 impl ResolvesServerCert for Chosen {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.clone())
+        Some(self.staple.key().unwrap_or_else(|| self.key.clone()))
+    }
+}
+
+impl fmt::Debug for Chosen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chosen").field("stapled_until", &self.staple.until()).finish_non_exhaustive()
     }
 }
 
@@ -119,6 +160,7 @@ impl fmt::Debug for Certified {
             .field("fallback", &self.fallback)
             .field("not_before", &self.not_before)
             .field("not_after", &self.not_after)
+            .field("stapled_until", &self.stapled_until())
             .finish_non_exhaustive()
     }
 }

@@ -16,6 +16,12 @@
 //! client had named a host, at `debug` otherwise. For whoever accepts connections they are no errors: the errors of
 //! this service are those of the inner one.
 //!
+//! A certificate authority that validates a name with TLS-ALPN-01 (RFC 8737) gets the certificate that it waits for
+//! where [`challenges`](TlsLayer::challenges) are set.
+//!
+//! A response of a certificate's OCSP responder that somebody has put there ([`Certified::staple`]) is shown to clients
+//! that ask for one, until its time is over. Putting another one there touches neither connections nor configurations.
+//!
 //! It does not ask clients for certificates, does not take early data (which could be replayed), and does not decide
 //! whether a request's host fits the certificate: `normalize` does, with [`TlsInfo`].
 //!
@@ -69,9 +75,11 @@
 mod certified;
 mod pending;
 mod resolver;
+mod staple;
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -79,6 +87,7 @@ use std::time::Duration;
 
 use futures_util::future::{Abortable, BoxFuture, Either, FutureExt, ready};
 use rustls::server::{Acceptor, NoServerSessionStorage, ResolvesServerCertUsingSni};
+use rustls::sign::CertifiedKey;
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
@@ -104,6 +113,40 @@ const MAX_PENDING: usize = 1024;
 
 const ALPN: [&str; 2] = ["h2", "http/1.1"];
 
+/// What a certificate authority asks for when it validates a name, and nobody else (RFC 8737, section 6.2).
+const ACME: &[u8] = b"acme-tls/1";
+
+/// Knows the certificates that answer TLS-ALPN-01 challenges.
+pub trait AlpnChallenges: Send + Sync + 'static {
+    /// The certificate for a name that is being validated (RFC 8737, section 3), with its key; `None` when none is. Who
+    /// asks is told, so that strangers who try names can be slowed down.
+    ///
+    /// It is no [`Certified`]: no client but an authority's would take it, for its critical extension.
+    fn challenge(&self, name: &HostName, client: IpAddr) -> BoxFuture<'static, Option<Arc<CertifiedKey>>>;
+}
+
+impl<T: AlpnChallenges + ?Sized> AlpnChallenges for Arc<T> {
+    fn challenge(&self, name: &HostName, client: IpAddr) -> BoxFuture<'static, Option<Arc<CertifiedKey>>> {
+        (**self).challenge(name, client)
+    }
+}
+
+/// Is told of hosts that have no certificate of their own when somebody wants one.
+pub trait Demand: Send + Sync + 'static {
+    /// A client asked for a name that some host claims, and is served with the fallback. Names that nobody claims,
+    /// addresses and clients without a name are never told of.
+    ///
+    /// This is called in the middle of the handshake, on the thread of the connection: it must not wait for anything.
+    /// Anybody can have it called with any name below a wildcard, as often as he likes.
+    fn missed(&self, name: &HostName, client: IpAddr);
+}
+
+impl<T: Demand + ?Sized> Demand for Arc<T> {
+    fn missed(&self, name: &HostName, client: IpAddr) {
+        (**self).missed(name, client);
+    }
+}
+
 /// What became of handshakes. For metrics; every field only grows.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -121,6 +164,8 @@ pub struct Counters {
     pub evicted: AtomicU64,
     /// Closed because the process was told to stop.
     pub stopped: AtomicU64,
+    /// TLS-ALPN-01 challenges that were answered.
+    pub challenges: AtomicU64,
 }
 
 /// Makes [`Tls`] services.
@@ -132,6 +177,8 @@ pub struct TlsLayer {
 #[derive(Clone)]
 struct Settings {
     certificates: Arc<dyn Certificates>,
+    challenges: Option<Arc<dyn AlpnChallenges>>,
+    demand: Option<Arc<dyn Demand>>,
     /// Everything but the certificate.
     config: Arc<ServerConfig>,
     deadline: Duration,
@@ -158,6 +205,8 @@ impl TlsLayer {
         Ok(Self {
             settings: Arc::new(Settings {
                 certificates: Arc::new(certificates),
+                challenges: None,
+                demand: None,
                 config: Arc::new(config),
                 deadline: DEADLINE,
                 pending: Arc::new(Pending::new(MAX_PENDING)),
@@ -185,6 +234,21 @@ impl TlsLayer {
     #[must_use]
     pub fn drain(mut self, drain: Drain) -> Self {
         Arc::make_mut(&mut self.settings).drain = drain;
+        self
+    }
+
+    /// Answers the TLS-ALPN-01 challenges of a certificate authority (RFC 8737). Such a connection is closed after its
+    /// handshake: nothing else may be said on it. Unless set, it is refused as one that asks for an unknown protocol.
+    #[must_use]
+    pub fn challenges(mut self, challenges: impl AlpnChallenges) -> Self {
+        Arc::make_mut(&mut self.settings).challenges = Some(Arc::new(challenges));
+        self
+    }
+
+    /// Tells of names that are served with the fallback. The handshake does not wait for what becomes of it.
+    #[must_use]
+    pub fn demand(mut self, demand: impl Demand) -> Self {
+        Arc::make_mut(&mut self.settings).demand = Some(Arc::new(demand));
         self
     }
 
@@ -261,7 +325,7 @@ impl Settings {
         let Accepted { io, local, peer, client, .. } = connection;
         let mut sni = None;
         let (registration, place) = self.pending.enter();
-        let handshake = tokio::time::timeout(self.deadline, self.handshake(io, &mut sni));
+        let handshake = tokio::time::timeout(self.deadline, self.handshake(io, client.0.ip(), &mut sni));
         let handshake = Abortable::new(handshake, registration);
         let outcome = match self.drain.stopping().run_until_cancelled(handshake).await {
             Some(Ok(Ok(outcome))) => outcome,
@@ -279,10 +343,10 @@ impl Settings {
                 self.counter(&failure).fetch_add(1, Ordering::Relaxed);
                 match sni {
                     // No fault of the client.
-                    Some(sni) if !matches!(failure, Failure::Stopped) => {
+                    Some(sni) if !matches!(failure, Failure::Stopped | Failure::Validated) => {
                         warn!(%peer, client = %client.0, %sni, %failure, "TLS handshake failed");
                     }
-                    _ => debug!(%peer, client = %client.0, %failure, "TLS handshake failed"),
+                    _ => debug!(%peer, client = %client.0, %failure, "TLS connection ended"),
                 }
                 None
             }
@@ -293,6 +357,7 @@ impl Settings {
     async fn handshake<I>(
         &self,
         io: I,
+        client: IpAddr,
         sni: &mut Option<HostName>,
     ) -> Result<(TlsStream<I>, Arc<Certified>), Failure>
     where
@@ -303,12 +368,49 @@ impl Settings {
             Ok(name) => *sni = name,
             Err(error) => return Err(refuse(start, Failure::InvalidName(error)).await),
         }
+        if let Some(challenges) = self.challenges.as_deref()
+            && start.client_hello().alpn().is_some_and(|mut offered| offered.any(|one| one == ACME))
+        {
+            return Err(self.validate(start, challenges, sni.as_ref(), client).await);
+        }
         let Some(certified) = self.certificates.certificate(sni.as_ref()) else {
             let failure = if sni.is_some() { Failure::Unrecognized } else { Failure::NoName };
             return Err(refuse(start, failure).await);
         };
+        // Now, because clients that don't trust the fallback never get to the end.
+        if let (true, Some(demand), Some(name)) = (certified.fallback, &self.demand, sni.as_ref()) {
+            demand.missed(name, client);
+        }
         let stream = start.into_stream(certified.config(&self.config)).await.map_err(Failure::Handshake)?;
         Ok((stream, certified))
+    }
+
+    /// Shows an authority the certificate that it waits for, and closes.
+    async fn validate<I>(
+        &self,
+        start: StartHandshake<I>,
+        challenges: &dyn AlpnChallenges,
+        name: Option<&HostName>,
+        client: IpAddr,
+    ) -> Failure
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        let key = match name {
+            Some(name) => challenges.challenge(name, client).await,
+            None => None,
+        };
+        let Some(key) = key else { return refuse(start, Failure::Unrecognized).await };
+        let mut config = ServerConfig::clone(&self.config);
+        config.cert_resolver = certified::always(key);
+        config.alpn_protocols = vec![ACME.to_vec()];
+        match start.into_stream(Arc::new(config)).await {
+            Ok(mut stream) => {
+                let _gone = stream.shutdown().await;
+                Failure::Validated
+            }
+            Err(error) => Failure::Handshake(error),
+        }
     }
 
     fn settled(
@@ -338,6 +440,7 @@ impl Settings {
             Failure::Deadline(_) => &self.counters.timed_out,
             Failure::Evicted => &self.counters.evicted,
             Failure::Stopped => &self.counters.stopped,
+            Failure::Validated => &self.counters.challenges,
         }
     }
 }
@@ -360,6 +463,9 @@ enum Failure {
     Evicted,
     #[error("closed because the process stops")]
     Stopped,
+    /// No failure for the authority: there is no connection to go on with.
+    #[error("a certificate authority has validated the name")]
+    Validated,
 }
 
 impl Failure {
@@ -576,6 +682,89 @@ mod tests {
         let outcome = bench.connect_as(config, "a.example").await;
         assert!(outcome.is_err_and(|error| error.to_string().contains("NoApplicationProtocol")));
         assert_eq!(bench.layer.counters().failed.load(Ordering::Relaxed), 1);
+    }
+
+    /// One name is being validated.
+    struct One(&'static str, Arc<CertifiedKey>);
+
+    impl AlpnChallenges for One {
+        fn challenge(&self, name: &HostName, _: IpAddr) -> BoxFuture<'static, Option<Arc<CertifiedKey>>> {
+            let found = (name.as_str() == self.0).then(|| self.1.clone());
+            ready(found).boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_authority_gets_its_answer_and_nothing_more() {
+        let (own, challenge) = (certified(&["a.example"]), certified(&["a.example"]));
+        let mut bench = Bench::new(&[&own], None);
+        bench.layer = bench.layer.challenges(One("a.example", challenge.key.clone()));
+        let mut authority = client(&[&challenge], BOTH);
+        authority.alpn_protocols = vec![ACME.to_vec()];
+        let connector = TlsConnector::from(Arc::new(authority.clone()));
+        let name = ServerName::try_from("a.example").expect("valid");
+        let mut io = connector.connect(name, bench.accept()).await.expect("validated");
+        assert!(served(&io, &challenge));
+        assert_eq!(io.get_ref().1.alpn_protocol(), Some(ACME));
+        assert_eq!(io.read(&mut [0]).await.expect("closed"), 0, "nobody serves it");
+        // A name that nobody validates now has no certificate to show.
+        let outcome = bench.connect_as(authority, "b.example").await;
+        assert!(outcome.is_err_and(|error| error.to_string().contains("UnrecognisedName")));
+        // And everybody else is served as ever.
+        assert!(served(&bench.connect("a.example").await.expect("connects"), &own));
+        let counters = bench.layer.counters();
+        assert_eq!(counters.challenges.load(Ordering::Relaxed), 1);
+        assert_eq!(counters.handshakes.load(Ordering::Relaxed), 1);
+    }
+
+    /// Notes what it is told.
+    struct Told(mpsc::UnboundedSender<(String, IpAddr)>);
+
+    impl Demand for Told {
+        fn missed(&self, name: &HostName, client: IpAddr) {
+            self.0.send((name.as_str().to_owned(), client)).expect("the test lives");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_served_with_the_fallback_is_told_of_and_nobody_else() {
+        let own = certified(&["own.b.example"]);
+        let fallback = certified(&["any.b.example", "a.any.b.example", "192.0.2.1"]);
+        let fallback = Arc::new(Certified::clone(&fallback).as_fallback());
+        let mut bench = Bench::new(&[&own], Some(&fallback));
+        let mut hosts = table(&[&own], Some(&fallback));
+        hosts.claim("*.b.example").expect("valid");
+        bench.resolver.swap(hosts);
+        let (sender, mut told) = mpsc::unbounded_channel();
+        bench.layer = bench.layer.demand(Told(sender));
+        // A certificate of its own, no name at all, and names that nobody claims.
+        assert!(served(&bench.connect("own.b.example").await.expect("connects"), &own));
+        assert!(served(&bench.connect("192.0.2.1").await.expect("connects"), &fallback));
+        for unknown in ["a.any.b.example", "b.example", "other.example"] {
+            assert!(bench.connect(unknown).await.is_err(), "{unknown}");
+        }
+        assert!(told.try_recv().is_err());
+        assert!(served(&bench.connect("any.b.example").await.expect("served at once"), &fallback));
+        let client = IpAddr::from([192, 0, 2, 1]);
+        assert_eq!(told.try_recv().expect("told"), ("any.b.example".to_owned(), client));
+        // One that does not trust the fallback, as browsers don't, is told of, too.
+        assert!(bench.connect_as(client_of(&own), "any.b.example").await.is_err());
+        assert_eq!(told.try_recv().expect("told").0, "any.b.example");
+        assert!(told.try_recv().is_err());
+    }
+
+    fn client_of(trusted: &Arc<Certified>) -> ClientConfig {
+        client(&[trusted], BOTH)
+    }
+
+    #[tokio::test]
+    async fn without_challenges_their_protocol_is_unknown() {
+        let own = certified(&["a.example"]);
+        let bench = Bench::new(&[&own], None);
+        let mut authority = bench.client.clone();
+        authority.alpn_protocols = vec![ACME.to_vec()];
+        let outcome = bench.connect_as(authority, "a.example").await;
+        assert!(outcome.is_err_and(|error| error.to_string().contains("NoApplicationProtocol")));
     }
 
     #[tokio::test]
