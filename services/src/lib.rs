@@ -4,10 +4,23 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 #![warn(unreachable_pub, missing_debug_implementations)]
 
+#[cfg(feature = "acme")]
+pub mod acme;
 pub mod applied;
 pub mod config;
+// Some limits are for logins alone.
+#[cfg(any(feature = "oauth", feature = "acme"))]
+#[cfg_attr(not(feature = "oauth"), expect(dead_code, reason = "logins use all of it"))]
+mod limiter;
 pub mod logs;
 pub mod mirror;
+#[cfg(any(feature = "oauth", feature = "acme"))]
+mod network;
+pub mod outbound;
+#[cfg(any(feature = "oauth", feature = "acme"))]
+mod random;
+#[cfg(feature = "acme")]
+pub mod stapling;
 pub mod store;
 pub mod vault;
 

@@ -15,7 +15,7 @@ use portcullis_layers::forward::{Client, Forward, PoolSettings, Target, Tunnels}
 use portcullis_services::oauth::github::{
     App, Authorize, Error, Exchange, Github, Identity, Pkce, Refusal, Settings, Token,
 };
-use portcullis_services::oauth::outbound::{CallError, SetupError};
+use portcullis_services::outbound::{CallError, SetupError};
 use secrecy::{ExposeSecret, SecretString};
 use smol_str::SmolStr;
 use standin::{Fault, Person, User, field, pairs};

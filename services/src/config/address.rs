@@ -33,6 +33,11 @@ impl HostPattern {
         if self.wildcard_parent().is_some() { None } else { self.0.parse().ok() }
     }
 
+    /// Whether it is an address.
+    pub fn is_ip(&self) -> bool {
+        self.host().is_some_and(|host| host.is_ip())
+    }
+
     /// Whether requests for `host` are meant.
     pub fn covers(&self, host: &HostName) -> bool {
         match self.wildcard_parent() {

@@ -17,6 +17,7 @@ pub mod proxy;
 pub mod resolve;
 pub mod resource;
 pub mod route;
+pub mod serving;
 pub mod token;
 pub mod view;
 
@@ -37,6 +38,7 @@ pub use names::{CertName, ResourceUri, RouteId, Scope, ServiceName, TokenName, U
 pub use proxy::Proxy;
 pub use resource::Resource;
 pub use route::Route;
+pub use serving::Serving;
 pub use token::Token;
 
 use crate::store::{Document, Key, Kind};

@@ -239,6 +239,37 @@ impl Rule for EmailRule {
     }
 }
 
+/// The rule of a [`LabelPattern`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LabelRule {}
+/// A label of a host name in which `*` stands for any characters; lower case.
+pub type LabelPattern = Text<LabelRule>;
+impl Rule for LabelRule {
+    const NAME: &'static str = "LabelPattern";
+    const EXPECTED: &'static str = "one label of a host name: 1 to 63 letters, digits, '-' or '_', or a pattern such as `tenant-*`, or `*`";
+    fn normal(text: &str) -> Option<SmolStr> {
+        let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-_*".contains(&byte);
+        let holds = (1..=63).contains(&text.len()) && text.bytes().all(fine);
+        holds.then(|| text.to_ascii_lowercase().into())
+    }
+}
+
+impl LabelPattern {
+    /// Whether a label is meant, which is in lower case.
+    pub fn matches(&self, label: &str) -> bool {
+        let mut parts = self.as_str().split('*');
+        let first = parts.next().unwrap_or_default();
+        let Some(mut rest) = label.strip_prefix(first) else { return false };
+        let Some(last) = parts.next_back() else { return rest.is_empty() };
+        // Each part in the middle where it stands first: what is left for the others is then the longest.
+        for part in parts {
+            let Some(at) = rest.find(part) else { return false };
+            rest = &rest[at + part.len()..];
+        }
+        rest.ends_with(last)
+    }
+}
+
 /// The rule of a [`Group`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum GroupRule {}
@@ -402,6 +433,30 @@ impl MethodName {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_match_as_a_whole() {
+        for (pattern, yes, no) in [
+            ("www", &["www"][..], &["", "ww", "wwww"][..]),
+            ("*", &["a", "xn--a"], &[]),
+            ("Tenant-*", &["tenant-", "tenant-1"], &["tenant", "a-tenant-1"]),
+            ("*-dev", &["a-dev", "-dev"], &["a-dev-b", "dev"]),
+            ("a*b*b", &["abb", "axbxb", "abbb"], &["ab", "abx", "axb"]),
+            ("a**a", &["aa", "aba"], &["a"]),
+        ] {
+            let pattern: LabelPattern = pattern.parse().expect("valid");
+            for label in yes {
+                assert!(pattern.matches(label), "{pattern} {label}");
+            }
+            for label in no {
+                assert!(!pattern.matches(label), "{pattern} {label}");
+            }
+        }
+        let long = "a".repeat(64);
+        for wrong in ["", "a.b", "a b", "*.*", "\u{e4}", long.as_str()] {
+            assert!(wrong.parse::<LabelPattern>().is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn words_keep_their_rules() {

@@ -1,6 +1,7 @@
 //! A proxy: a public host, where its requests go, and who may send them.
 
 mod check;
+mod on_demand;
 mod published;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,8 @@ use super::auth::{AuthMode, BearerMethod, ScopeRule, TrustedIssuer};
 use super::field::FieldError;
 use super::headers::{Cors, HeaderRules, HeaderValues};
 use super::names::{
-    CertName, EmailPattern, GithubClientId, Group, Origin, PathPrefix, RouteId, Scope, UserPattern,
+    CertName, EmailPattern, GithubClientId, Group, LabelPattern, Origin, PathPrefix, RouteId, Scope,
+    UserPattern,
 };
 use super::{Config, Entity, stamped};
 use crate::store::{Key, Kind};
@@ -50,6 +52,19 @@ pub struct Proxy {
     /// The certificate to serve; absent: any that covers the name.
     #[serde(default)]
     pub cert_name: Option<CertName>,
+    /// Whether names below this wildcard get certificates of their own when they are first asked for. The first
+    /// visitors of a name see the fallback. Needs `on_demand_names` or `on_demand_ask`; where both are set, both must
+    /// allow a name.
+    #[serde(default)]
+    pub on_demand_certificates: bool,
+    /// Which names get one, by the label in front of the wildcard's parent: `*` stands for any characters, e.g.
+    /// `tenant-*`; absent: whatever `on_demand_ask` allows.
+    #[serde(default)]
+    pub on_demand_names: Option<Vec<LabelPattern>>,
+    /// A URL, https or on this machine, that is asked with `?domain=NAME` whether a name gets one: 200 allows it,
+    /// everything else, silence included, refuses it; absent: whatever `on_demand_names` allows.
+    #[serde(default)]
+    pub on_demand_ask: Option<TargetUrl>,
     /// Whether the host answers at all.
     #[serde(default = "yes")]
     pub enabled: bool,
@@ -463,6 +478,7 @@ impl Entity for Proxy {
             problems.push(FieldError::bare("cors.origins", "expected at least one origin, or `*`"));
         }
         self.check_upstreams(&mut problems);
+        self.check_on_demand(&mut problems);
         self.check_auth(&mut problems);
         self.check_published(&mut problems);
         problems

@@ -294,8 +294,12 @@ fn check_whole(
             Kind::Resource => examine::<Resource>(control, &config, id),
             Kind::Token => examine::<Token>(control, &config, id),
             Kind::Certificate => examine::<Certificate>(control, &config, id).and_then(|()| {
-                let secret = config.certificates.get(id).map(|one| Certificate::secret_id(&one.cert_name));
-                if secret.is_some_and(|secret| secrets.contains_key(&secret)) {
+                let held = config.certificates.get(id);
+                // One that was not issued yet has none.
+                if held.is_some_and(|one| {
+                    one.fullchain_pem.is_none()
+                        || secrets.contains_key(&Certificate::secret_id(&one.cert_name))
+                }) {
                     return Ok(());
                 }
                 let detail = "has no key: expected its sealed key among the secrets";

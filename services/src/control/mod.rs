@@ -57,6 +57,7 @@ pub use operation::{Access, Caller, Context, Endpoint, Operation, Progress, Surf
 pub use secret::Secret;
 pub use tokens::Mint;
 
+use crate::acme;
 use crate::applied::Applied;
 use crate::config::access::Site;
 use crate::config::names::GithubClientId;
@@ -64,6 +65,7 @@ use crate::config::{Config, Proxy, TargetUrl};
 use crate::logs::{Levels, Writers, now};
 use crate::mirror::Mirror;
 use crate::oauth::{Judge, rotation};
+use crate::stapling::Staples;
 use crate::store::{Revision, Store, Write};
 use crate::vault::Vault;
 
@@ -86,6 +88,9 @@ pub struct Control {
     /// The client id of the deployment's GitHub app.
     pub(crate) github_app: Option<GithubClientId>,
     pub(crate) key_policy: rotation::Policy,
+    pub(crate) acme: Arc<acme::Policy>,
+    pub(crate) doctor: Arc<acme::Doctor>,
+    pub(crate) staples: Arc<Staples>,
     pub(crate) draining: CancellationToken,
     #[cfg(feature = "oauth")]
     oauth: Option<Arc<crate::oauth::AuthorizationServer>>,
@@ -120,6 +125,12 @@ pub struct Parts {
     pub github_app: Option<GithubClientId>,
     /// When signing keys rotate.
     pub key_policy: rotation::Policy,
+    /// What the deployment wants of its certificates.
+    pub acme: Arc<acme::Policy>,
+    /// Looks at what authorities meet with.
+    pub doctor: Arc<acme::Doctor>,
+    /// What this node knows from the responders of certificates.
+    pub staples: Arc<Staples>,
     /// Notified when an admin accepts a store that is older than what is served, or another one.
     pub accept: Arc<Notify>,
     /// Cancelled when the node begins to stop.
@@ -147,6 +158,9 @@ impl Control {
             site,
             github_app,
             key_policy,
+            acme,
+            doctor,
+            staples,
             accept,
             draining,
         } = parts;
@@ -164,6 +178,9 @@ impl Control {
             site,
             github_app,
             key_policy,
+            acme,
+            doctor,
+            staples,
             accept,
             draining,
             #[cfg(feature = "oauth")]

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use clap::Args;
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::managed::{remove, replace};
+use super::certificates::of_host::{self, CertificateOfHost};
+use super::certificates::{delete_steps, forget, needed_by};
+use super::managed::{put as put_step, remove, replace};
 use super::operation::{create, delete, get, patch, post, put as put_to, word};
 use super::{Access, Changes, Context, Control, Done, Endpoint, Error, New, Operation, Surface, Table};
 use crate::config::headers::{Cors, HeaderRules};
 use crate::config::route::{RouteScope, RouteTarget};
-use crate::config::{Certificate, Config, Entity, FieldError, HostPattern, Proxy, Route, RouteId};
+use crate::config::{CertName, Certificate, Config, FieldError, HostPattern, Proxy, Route, RouteId};
 use crate::store::{Expect, Write};
 use crate::vault::Vault;
 
@@ -34,15 +37,22 @@ pub fn register(surface: &mut impl Surface) {
 pub struct Created {
     /// The proxy.
     pub proxy_target: Proxy,
-    /// `existing`: a certificate covers it; `self_signed`: none does yet; `not_required`: HTTPS is off.
+    /// Whether HTTPS has a certificate: `not_required`, HTTPS is off; `existing`, one covers the host; `Certificate
+    /// generation started`, one is being issued, and the fallback serves until it is there; `self_signed`, the fallback
+    /// serves, and nothing is being done about it.
     pub certificate_status: &'static str,
-    /// The certificate that covers it.
-    pub cert_name: Option<String>,
+    /// The certificate that covers it, or will.
+    pub cert_name: Option<CertName>,
 }
 
-/// Create a proxy: a public host and where its requests go.
+/// Create a proxy: a public host and where its requests go. A certificate that covers the host serves it; where there
+/// is none, one is issued if the host may have one.
 #[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
 pub struct CreateProxy {
+    /// How a certificate is issued if none covers the host.
+    #[serde(flatten)]
+    #[command(flatten)]
+    pub certificate: CertificateOfHost,
     /// The proxy.
     #[serde(flatten)]
     #[command(flatten)]
@@ -62,18 +72,13 @@ impl Operation for CreateProxy {
     }
 
     async fn run(self, control: &Control, ctx: &Context) -> Result<Created, Error> {
-        let proxy = control.create(ctx, self.proxy.build()?, Vec::new()).await?;
-        if !proxy.enable_https {
-            return Ok(Created { proxy_target: proxy, certificate_status: "not_required", cert_name: None });
-        }
-        let cert_name = match &proxy.cert_name {
-            Some(name) => Some(name.to_string()),
-            None => {
-                let all = control.list::<Certificate>().await?;
-                all.iter().find(|one| one.covers(&proxy.proxy_hostname)).map(Entity::id)
-            }
-        };
-        let certificate_status = if cert_name.is_some() { "existing" } else { "self_signed" };
+        let proxy = self.proxy.build()?;
+        let config = control.config().await?;
+        let wanted = self.certificate.wanted(&proxy, &config, control, ctx)?;
+        // In one commit: whoever sees the host sees that it is about to have a certificate.
+        let certificate = wanted.iter().map(|one| put_step(one, Expect::Absent)).collect();
+        let proxy = control.create(ctx, proxy, certificate).await?;
+        let (certificate_status, cert_name) = of_host::state(&proxy, wanted.as_ref(), &config);
         Ok(Created { proxy_target: proxy, certificate_status, cert_name })
     }
 }
@@ -234,7 +239,7 @@ async fn set_enabled(
 pub struct DeleteProxy {
     /// The public name.
     pub proxy_hostname: HostPattern,
-    /// Delete its certificate as well, unless another proxy names it.
+    /// Delete its certificate as well: the one that it names, or that is for its name only; not one that serves others.
     #[serde(default)]
     #[arg(long, alias = "delete-cert")]
     pub delete_certificate: bool,
@@ -264,10 +269,8 @@ impl Operation for DeleteProxy {
             .delete(ctx, self.proxy_hostname.as_str(), |proxy: &Proxy, config| {
                 forbid_while_used(proxy, config)?;
                 let (mut writes, _) = left_behind(proxy, config);
-                writes.extend(own_certificate(proxy, config, with_certificate).into_iter().flat_map(|one| {
-                    let secret = Certificate::secret_id(&one.cert_name);
-                    [remove(one), Vault::delete(&secret, Expect::Any)]
-                }));
+                let certificate = own_certificate(proxy, config, with_certificate);
+                writes.extend(certificate.into_iter().flat_map(delete_steps));
                 if proxy.github_client_id.is_some() {
                     let secret = Proxy::github_secret_id(&proxy.proxy_hostname);
                     writes.push(Vault::delete(&secret, Expect::Any));
@@ -278,6 +281,7 @@ impl Operation for DeleteProxy {
         let mut done = Done::new("deleted", &proxy.proxy_hostname);
         done.also = left_behind(&proxy, &config).1;
         if let Some(one) = own_certificate(&proxy, &config, with_certificate) {
+            forget(control, &one.cert_name).await?;
             done.also.push(format!("certificate {} deleted", one.cert_name));
         }
         Ok(done)
@@ -327,13 +331,24 @@ fn left_behind(proxy: &Proxy, config: &Config) -> (Vec<Write>, Vec<String>) {
     (writes, also)
 }
 
+/// The certificate that goes with a proxy: the one that it names, or that is for its name only; none that serves others.
 fn own_certificate<'a>(proxy: &Proxy, config: &'a Config, wanted: bool) -> Option<&'a Certificate> {
-    let name = proxy.cert_name.as_ref().filter(|_| wanted)?;
-    let shared = config
-        .proxies
-        .values()
-        .any(|other| other.proxy_hostname != proxy.proxy_hostname && other.cert_name.as_ref() == Some(name));
-    if shared { None } else { config.certificates.get(name).map(|one| &**one) }
+    if !wanted {
+        return None;
+    }
+    let host = &proxy.proxy_hostname;
+    let own = match &proxy.cert_name {
+        Some(name) => config.certificates.get(name),
+        // One that is for more names is not only its own.
+        None => config.certificates.values().find(|one| *one.domains == [host.clone()]),
+    }?;
+    let now = Timestamp::now();
+    let mut needing = needed_by(own, config, now).map(|other| &other.proxy_hostname);
+    let covers = |other: &Proxy| other.cert_name.is_none() && own.covers(&other.proxy_hostname);
+    let mut covered =
+        config.proxies.values().filter(|other| covers(other)).map(|other| &other.proxy_hostname);
+    let is_shared = needing.any(|other| other != host) || covered.any(|other| other != host);
+    (!is_shared).then_some(own)
 }
 
 /// The header rules of a proxy.

@@ -1,6 +1,7 @@
 //! The system: health, facts about the node, and the configuration as a whole.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -12,6 +13,7 @@ use super::bundle::{Bundle, Import, import};
 use super::operation::{get, post};
 use super::secret::text_or_file;
 use super::{Access, Context, Control, Done, Endpoint, Error, Operation, Surface};
+use crate::acme::alerts;
 use crate::config::Problem;
 use crate::store::{Revision, Stream};
 
@@ -78,7 +80,13 @@ impl Operation for Health {
     async fn run(self, control: &Control, ctx: &Context) -> Result<HealthReport, Error> {
         let reached = matches!(tokio::time::timeout(PING, control.store.ping()).await, Ok(Ok(())));
         let applied = control.applied.borrow().clone();
-        let well = reached && applied.problems.is_empty() && !applied.from_copy;
+        let mut problems = applied.problems;
+        let config = control.mirror.known().map(|view| Arc::clone(&view.config));
+        if let Some(config) = &config {
+            problems.extend(alerts::problems(config, Timestamp::now()));
+            problems.extend(alerts::revoked(config, |fingerprint| control.staples.is_revoked(fingerprint)));
+        }
+        let well = reached && problems.is_empty() && !applied.from_copy;
         let store = match &applied.replaced {
             _ if !reached => "unavailable",
             Some(_) => "replaced",
@@ -96,9 +104,9 @@ impl Operation for Health {
             https_enabled: applied.https,
             hosts: applied.hosts,
             from_copy: applied.from_copy,
-            orphaned_resources: applied.problems.len(),
+            orphaned_resources: problems.len(),
             // They name hosts and routes: not for everybody.
-            problems: if ctx.caller.may(Access::User) { applied.problems } else { Vec::new() },
+            problems: if ctx.caller.may(Access::User) { problems } else { Vec::new() },
         })
     }
 }

@@ -8,6 +8,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use portcullis_layers::Principal;
 use portcullis_layers::auth::{TokenError, Verified};
+use portcullis_layers::deadline::Ticker;
+use portcullis_layers::forward::{Client, PoolSettings, Tunnels};
 use secrecy::SecretString;
 use smol_str::SmolStr;
 use tokio::sync::watch;
@@ -16,6 +18,10 @@ use tracing::level_filters::LevelFilter;
 
 use super::tokens::{Minted, Wanted};
 use super::{Caller, Control, Error, Mint, Parts};
+use crate::acme::dns::Resolvers;
+use crate::acme::policy::LETS_ENCRYPT;
+use crate::acme::policy::testing::policy;
+use crate::acme::{self, Challenges, Doctor, doctor};
 use crate::applied::Applied;
 use crate::config::Proxy;
 use crate::config::access::{Lists, Site};
@@ -95,6 +101,13 @@ pub(crate) fn build(applied: watch::Receiver<Applied>) -> (Control, Arc<dyn Stor
         audit: writer(Stream::Audit),
         oauth: writer(Stream::Oauth),
     };
+    let doctor = Doctor::new(doctor::Parts {
+        client: Client::new(1, Ticker::new(1), Tunnels::new(1), PoolSettings::default()),
+        challenges: Challenges::new(store.clone(), tokio::runtime::Handle::current()),
+        resolvers: Resolvers::Fixed(Vec::new()),
+        // Tests call nobody.
+        policy: Arc::new(policy("https://127.0.0.1:9/directory")),
+    });
     let control = Control::new(Parts {
         mirror: Mirror::new(store.clone()),
         vault: Arc::new(Vault::new(&key).expect("a key")),
@@ -112,6 +125,10 @@ pub(crate) fn build(applied: watch::Receiver<Applied>) -> (Control, Arc<dyn Stor
         },
         github_app: None,
         key_policy: Policy { age: None, longest_token: Duration::from_secs(1800) },
+        // What a test makes is all that there is.
+        acme: Arc::new(acme::Policy { automatic: false, ..policy(LETS_ENCRYPT) }),
+        doctor: Arc::new(doctor),
+        staples: Arc::default(),
         accept: Arc::default(),
         draining: CancellationToken::new(),
     });

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::random;
+use crate::random;
 
 /// The prefix of the subject of named tokens. No login name has a colon, so none can pass for one.
 pub const SERVICE: &str = "service:";

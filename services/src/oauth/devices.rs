@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::grants::new_id;
+use super::opaque;
 use super::state::{Identity, Scopes, after, left};
-use super::{opaque, random};
+use crate::random;
 use crate::store::{Error, Expect, RecordKey, RecordKind, RecordWrite, Result, Store};
 
 /// How long the user has.

@@ -38,8 +38,8 @@ pub use self::pkce::Pkce;
 pub use self::token::Token;
 
 use self::answer::Fields;
-use super::outbound::{Answer, Limits, Outbound, SetupError};
 use crate::config::TargetUrl;
+use crate::outbound::{Answer, Limits, Outbound, SetupError};
 
 /// Where people sign in unless a deployment says otherwise.
 pub const GITHUB_URL: &str = "https://github.com";

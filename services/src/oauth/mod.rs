@@ -11,7 +11,6 @@
 //! - [`host`]: which host a request came in at.
 //! - [`jwks`]: the keys of other issuers, fetched from where they publish them.
 //! - [`github`]: where people sign in; [`upstream_tokens`]: the tokens from there that hosts want to have kept.
-//! - [`outbound`]: calls to servers of others, within bounds.
 //! - [`verifier`]: the verifiers of the `auth` layer, fed by the three.
 //! - [`server`]: what the OAuth endpoints read and answer.
 //! - [`endpoints`]: the endpoints, over an [`AuthorizationServer`].
@@ -31,14 +30,11 @@ pub mod id_token;
 pub mod identity_token;
 pub mod jwks;
 pub mod keys;
-mod limiter;
 mod login;
 pub(crate) mod masked;
-mod network;
 mod opaque;
-pub mod outbound;
 pub mod pins;
-mod random;
+
 pub mod revocations;
 pub mod revoked_file;
 pub mod rotation;

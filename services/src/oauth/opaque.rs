@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use secrecy::SecretString;
 
-use super::random;
+use crate::random;
 
 /// 256 bits in base64 without padding.
 pub(super) const LENGTH: usize = 43;

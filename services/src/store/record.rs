@@ -22,6 +22,8 @@ pub const MAX_PAGE: usize = 500;
 pub enum RecordKind {
     /// An access token that was issued: never the token.
     Access,
+    /// How the last attempt to issue a certificate went, and what of it is under way.
+    Issuance,
     /// A registered client.
     Client,
     /// An authorization code, by its hash.
@@ -42,8 +44,9 @@ pub enum RecordKind {
 
 impl RecordKind {
     /// All kinds, in a fixed order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Access,
+        Self::Issuance,
         Self::Client,
         Self::Code,
         Self::Consent,
@@ -58,6 +61,7 @@ impl RecordKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Access => "access",
+            Self::Issuance => "issuance",
             Self::Client => "client",
             Self::Code => "code",
             Self::Consent => "consent",

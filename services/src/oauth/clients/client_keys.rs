@@ -14,7 +14,7 @@ use portcullis_layers::auth::{JwksError, KeySet};
 use super::cache::{CacheError, HttpCache};
 use super::ssrf::{Guard, HttpsUrl};
 use super::{Client, Origin};
-use crate::oauth::limiter::Limiter;
+use crate::limiter::Limiter;
 
 /// How many clients' keys are kept.
 const CAPACITY: usize = 256;

@@ -48,7 +48,7 @@ pub use self::registration::{EndGrants, Information, Registered, RegistrationErr
 pub use self::secret::Hashed;
 pub use self::ssrf::{Exceptions, Guard};
 pub use self::store::{ClientStore, Kept};
-use crate::oauth::random;
+use crate::random;
 use crate::store::Store;
 
 /// How a client became known.

@@ -23,8 +23,8 @@ use super::redirect::{self, Place};
 use super::secret::{Hashed, digest_of};
 use super::store::{ClientStore, Kept};
 use super::{Client, Origin, new_secret};
-use crate::oauth::network::{network, site};
-use crate::oauth::random;
+use crate::network::{network, site};
+use crate::random;
 use crate::store::{self, Expect, Key, Kind};
 
 /// What the ids of registered clients begin with; no URL does.

@@ -62,7 +62,7 @@ mod tests {
     use secrecy::ExposeSecret;
 
     use super::*;
-    use crate::oauth::random;
+    use crate::random;
 
     #[test]
     fn only_the_secret_matches_and_it_is_not_shown() {

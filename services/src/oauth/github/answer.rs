@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
 use super::error::{Error, Refusal};
-use crate::oauth::outbound::Answer;
+use crate::outbound::Answer;
 
 const WHAT: &str = "a request of the login flow";
 

@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 use smol_str::SmolStr;
 
-use crate::oauth::outbound::{Answer, CallError};
+use crate::outbound::{Answer, CallError};
 
 /// GitHub's own limits begin anew each hour.
 const LONGEST_WAIT: u64 = 60 * 60;

@@ -6,7 +6,7 @@ use smol_str::SmolStr;
 
 use super::pages::Resource;
 use super::{Error, Github, Token, trouble};
-use crate::oauth::outbound::CallError;
+use crate::outbound::CallError;
 
 const USER: &str = "the question who the user is";
 

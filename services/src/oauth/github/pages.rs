@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use tracing::warn;
 
 use super::{Error, Github, Token, api_request, secret_header, trouble};
-use crate::oauth::outbound::Answer;
+use crate::outbound::Answer;
 
 /// With a hundred entries each: more than anybody has. What is beyond gives no rights.
 const MAX_PAGES: usize = 10;

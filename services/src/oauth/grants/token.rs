@@ -15,7 +15,7 @@ use secrecy::SecretString;
 use secrecy::zeroize::{Zeroize, Zeroizing};
 
 use crate::oauth::opaque;
-use crate::oauth::random::{self, NAME as ID, SECRET};
+use crate::random::{self, NAME as ID, SECRET};
 
 /// What refresh tokens begin with, so that scanners of published secrets find them.
 pub const PREFIX: &str = "pcr_";

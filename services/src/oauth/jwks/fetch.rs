@@ -10,7 +10,7 @@ use portcullis_layers::forward::Client;
 use smol_str::SmolStr;
 
 use crate::config::TargetUrl;
-use crate::oauth::outbound::{CallError, Limits, Outbound, SetupError};
+use crate::outbound::{CallError, Limits, Outbound, SetupError};
 
 /// The largest providers send about ten kilobytes.
 const LIMITS: Limits = Limits { time: Duration::from_secs(10), body: 256 * 1024 };

@@ -16,7 +16,8 @@ use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::oauth::{opaque, random};
+use crate::oauth::opaque;
+use crate::random;
 
 /// The browser's session at the issuer.
 pub const SESSION: &str = "__Host-portcullis-session";

@@ -1,44 +1,51 @@
-//! Checks of an uploaded chain and key. Pure, but for the time.
+//! Checks of a chain and its key, wherever they come from. Pure.
 
 use aws_lc_rs::digest;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use secrecy::SecretString;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 use crate::config::{FieldError, HostPattern};
-use crate::control::Secret;
 
 /// More certificates are no chain.
 const MAX_CHAIN: usize = 10;
 
 /// What a chain and a key say.
 #[derive(Debug)]
-pub(super) struct Facts {
+pub struct Facts {
     /// The names that the certificate covers.
-    pub(super) domains: Vec<HostPattern>,
+    pub domains: Vec<HostPattern>,
     /// When its validity starts.
-    pub(super) not_before: Timestamp,
+    pub not_before: Timestamp,
     /// When its validity ends.
-    pub(super) not_after: Timestamp,
+    pub not_after: Timestamp,
     /// `sha256:` and the hash of the host's certificate.
-    pub(super) fingerprint: String,
+    pub fingerprint: String,
     /// Who issued it.
-    pub(super) issuer: String,
+    pub issuer: String,
     /// The chain, without whatever else stood in the file.
-    pub(super) chain_pem: String,
+    pub chain_pem: String,
     /// The key, as it was given.
-    pub(super) key_pem: Secret,
+    pub key_pem: SecretString,
 }
 
 const CHAIN: &str = "fullchain_pem";
+
+/// How far whoever dates a certificate may be ahead of us.
+const SKEW: SignedDuration = SignedDuration::from_mins(5);
 const KEY: &str = "private_key_pem";
 
 /// Checks that a chain is one, that the key belongs to it, that it names hosts and is valid now.
-pub(super) fn check(chain_pem: &str, key_pem: &str, now: Timestamp) -> Result<Facts, FieldError> {
+///
+/// # Errors
+///
+/// Names the part that is not what it must be; nothing of the key is in it.
+pub fn check(chain_pem: &str, key_pem: &str, now: Timestamp) -> Result<Facts, FieldError> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain_pem.as_bytes())
         .collect::<Result<_, _>>()
         .map_err(|error| FieldError::bare(CHAIN, format!("is no PEM: {error}")))?;
@@ -62,12 +69,12 @@ pub(super) fn check(chain_pem: &str, key_pem: &str, now: Timestamp) -> Result<Fa
     if not_after <= now {
         return Err(FieldError::bare(CHAIN, format!("expired at {not_after}: expected one that is valid")));
     }
-    if not_before > now {
+    // Some authorities date what they issue by a clock that is ahead of ours.
+    if not_before.duration_since(now) > SKEW {
         return Err(FieldError::bare(CHAIN, format!("is not valid before {not_before}")));
     }
     let domains = domains(leaf)?;
-    let fingerprint = digest::digest(&digest::SHA256, &chain[0]);
-    let fingerprint = fingerprint.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let fingerprint = fingerprint(&chain[0]);
     let issuer = leaf.issuer().to_string();
     let clean = chain.iter().map(|der| to_pem(der)).collect();
     drop(parsed);
@@ -76,11 +83,17 @@ pub(super) fn check(chain_pem: &str, key_pem: &str, now: Timestamp) -> Result<Fa
         domains,
         not_before,
         not_after,
-        fingerprint: format!("sha256:{fingerprint}"),
+        fingerprint,
         issuer,
         chain_pem: clean,
-        key_pem: key_pem.to_owned().into(),
+        key_pem: key_pem.into(),
     })
+}
+
+/// By which a certificate (DER) is known in documents.
+pub fn fingerprint(certificate: &[u8]) -> String {
+    let hash = digest::digest(&digest::SHA256, certificate);
+    hash.as_ref().iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// Each certificate must be issued by the next one (RFC 8446, section 4.4.2).

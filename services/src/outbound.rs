@@ -60,16 +60,16 @@ pub enum CallError {
 
 /// A whole answer.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     /// Of an answer that is no success: what could be read of it, or nothing.
-    pub(super) body: Bytes,
+    pub(crate) body: Bytes,
 }
 
 /// One server of somebody else. A clone is a reference count.
 #[derive(Debug, Clone)]
-pub(super) struct Outbound {
+pub(crate) struct Outbound {
     forward: Forward,
     limits: Limits,
 }
@@ -77,7 +77,7 @@ pub(super) struct Outbound {
 impl Outbound {
     /// A server; requests have paths below the path of its URL. Its certificate must be good for
     /// the platform's authorities, or for those in `ca` (PEM) alone.
-    pub(super) fn new(
+    pub(crate) fn new(
         client: &Client,
         url: &TargetUrl,
         ca: Option<Arc<str>>,
@@ -86,6 +86,25 @@ impl Outbound {
         if !(url.https || url.is_loopback()) {
             return Err(SetupError::Insecure(url.clone()));
         }
+        Self::open(client, url, ca, limits)
+    }
+
+    /// A server that is told no secrets, and whose answers are believed for their signatures only: over plain HTTP, too.
+    #[cfg(feature = "acme")]
+    pub(crate) fn for_signed_answers(
+        client: &Client,
+        url: &TargetUrl,
+        limits: Limits,
+    ) -> Result<Self, SetupError> {
+        Self::open(client, url, None, limits)
+    }
+
+    fn open(
+        client: &Client,
+        url: &TargetUrl,
+        ca: Option<Arc<str>>,
+        limits: Limits,
+    ) -> Result<Self, SetupError> {
         let mut upstream: Upstream = url.to_string().parse().map_err(SetupError::Upstream)?;
         upstream.tls.ca = ca;
         let target = Target { preserve_host: false, ..Target::new(upstream) };
@@ -94,7 +113,7 @@ impl Outbound {
     }
 
     /// Sends a request and reads the whole answer.
-    pub(super) async fn send(&self, mut request: http::Request<Body>) -> Result<Answer, CallError> {
+    pub(crate) async fn send(&self, mut request: http::Request<Body>) -> Result<Answer, CallError> {
         request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         let call = self.call(request);
         tokio::time::timeout(self.limits.time, call).await.map_err(|_| CallError::Slow(self.limits.time))?

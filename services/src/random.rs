@@ -11,25 +11,25 @@ use secrecy::SecretString;
 use secrecy::zeroize::Zeroizing;
 
 /// The bytes of a name.
-pub(super) const NAME: usize = 16;
+pub(crate) const NAME: usize = 16;
 
 /// The bytes of a secret.
-pub(super) const SECRET: usize = 32;
+pub(crate) const SECRET: usize = 32;
 
 /// Random bytes.
-pub(super) fn bytes<const N: usize>() -> [u8; N] {
+pub(crate) fn bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     rand::fill(&mut bytes).expect("the system has randomness");
     bytes
 }
 
 /// A new name: a prefix and 22 characters.
-pub(super) fn name(prefix: &str) -> String {
+pub(crate) fn name(prefix: &str) -> String {
     format!("{prefix}{}", BASE64.encode(bytes::<NAME>()))
 }
 
 /// A new secret: a prefix and 43 characters.
-pub(super) fn secret(prefix: &str) -> SecretString {
+pub(crate) fn secret(prefix: &str) -> SecretString {
     let bytes = Zeroizing::new(bytes::<SECRET>());
     let text = Zeroizing::new(BASE64.encode(bytes.as_slice()));
     format!("{prefix}{}", text.as_str()).into()

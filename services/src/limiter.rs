@@ -12,7 +12,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::network;
+use crate::network;
 
 /// Networks that are told apart at a time.
 const PLACES: usize = 8192;
@@ -24,7 +24,7 @@ const OF_SITE: f64 = 0.25;
 /// A limit of each network, and one of all of them: what is begun is kept for a while, and must not fill the store. While
 /// there is too much, each network may still do a little, so that a few thousand can't keep everybody out.
 #[derive(Debug)]
-pub(super) struct Crowd {
+pub(crate) struct Crowd {
     own: Limiter,
     all: Limiter,
     share: Limiter,
@@ -32,7 +32,7 @@ pub(super) struct Crowd {
 
 impl Crowd {
     /// Allows `own` to each network in each `window`, and `share` where all together have more than `all`.
-    pub(super) fn new(own: u32, all: u32, share: u32, window: Duration) -> Self {
+    pub(crate) fn new(own: u32, all: u32, share: u32, window: Duration) -> Self {
         let limiter = |burst| Limiter::new(burst, window);
         Self { own: limiter(own), all: limiter(all), share: limiter(share) }
     }
@@ -42,7 +42,7 @@ impl Crowd {
     /// # Errors
     ///
     /// How long to wait, when it is one too many.
-    pub(super) fn count(&self, client: Option<IpAddr>, now: Timestamp) -> Result<(), Duration> {
+    pub(crate) fn count(&self, client: Option<IpAddr>, now: Timestamp) -> Result<(), Duration> {
         self.own.count(client, now)?;
         match self.all.count_name("", now) {
             Ok(()) => Ok(()),
@@ -53,7 +53,7 @@ impl Crowd {
 
 /// A limit: so many at once, and so many more in each window.
 #[derive(Debug)]
-pub(super) struct Limiter {
+pub(crate) struct Limiter {
     hasher: RandomState,
     burst: f64,
     per_second: f64,
@@ -63,7 +63,7 @@ pub(super) struct Limiter {
 
 impl Limiter {
     /// Allows `burst` at once, and as many again in each `window`.
-    pub(super) fn new(burst: u32, window: Duration) -> Self {
+    pub(crate) fn new(burst: u32, window: Duration) -> Self {
         let burst = f64::from(burst);
         Self {
             hasher: RandomState::new(),
@@ -78,7 +78,7 @@ impl Limiter {
     /// # Errors
     ///
     /// How long to wait, when it is one too many.
-    pub(super) fn count(&self, client: Option<IpAddr>, now: Timestamp) -> Result<(), Duration> {
+    pub(crate) fn count(&self, client: Option<IpAddr>, now: Timestamp) -> Result<(), Duration> {
         self.take_all(&self.places_of(client), now, 1.0)
     }
 
@@ -87,7 +87,7 @@ impl Limiter {
     /// # Errors
     ///
     /// How long to wait, when it is one too many.
-    pub(super) fn count_name(&self, name: &str, now: Timestamp) -> Result<(), Duration> {
+    pub(crate) fn count_name(&self, name: &str, now: Timestamp) -> Result<(), Duration> {
         self.take(name, now, 1.0)
     }
 
@@ -96,7 +96,7 @@ impl Limiter {
     /// # Errors
     ///
     /// How long to wait, when it is one too many.
-    pub(super) fn count_client(
+    pub(crate) fn count_client(
         &self,
         address: Option<IpAddr>,
         client_id: &str,
@@ -106,9 +106,18 @@ impl Limiter {
     }
 
     /// Takes back what was counted before it was known to cost nothing.
-    pub(super) fn forgive(&self, client: Option<IpAddr>, session: &str) {
+    pub(crate) fn forgive(&self, client: Option<IpAddr>, session: &str) {
+        self.give_back(self.places_of(client).into_iter().chain([(self.place(session), 1.0)]));
+    }
+
+    /// The same where it was counted of the network only.
+    pub(crate) fn forgive_network(&self, client: Option<IpAddr>) {
+        self.give_back(self.places_of(client).into_iter());
+    }
+
+    fn give_back(&self, counted: impl Iterator<Item = (usize, f64)>) {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        for (place, share) in self.places_of(client).into_iter().chain([(self.place(session), 1.0)]) {
+        for (place, share) in counted {
             let (left, _) = &mut places[place];
             *left = (*left + share).min(self.burst);
         }
@@ -119,7 +128,7 @@ impl Limiter {
     /// # Errors
     ///
     /// How long to wait.
-    pub(super) fn check(&self, client: Option<IpAddr>, now: Timestamp) -> Result<(), Duration> {
+    pub(crate) fn check(&self, client: Option<IpAddr>, now: Timestamp) -> Result<(), Duration> {
         self.take_all(&self.places_of(client), now, 0.0)
     }
 

@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 /// What one subscriber has at least: a /56 (RFC 6177), or of IPv4 as much as is told.
-pub(super) fn network(address: IpAddr, ipv4: u8) -> IpNet {
+pub(crate) fn network(address: IpAddr, ipv4: u8) -> IpNet {
     let address = address.to_canonical();
     prefix(address, if address.is_ipv4() { ipv4 } else { 56 })
 }
 
 /// The prefix of a large site, which whoever has it gives its networks of; IPv4 has none.
-pub(super) fn site(address: IpAddr) -> Option<IpNet> {
+pub(crate) fn site(address: IpAddr) -> Option<IpNet> {
     let address = address.to_canonical();
     address.is_ipv6().then(|| prefix(address, 48))
 }
