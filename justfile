@@ -147,7 +147,8 @@ test-deps:
     # Where a user who is not root has no servers in the path.
     PATH="$PATH:/usr/sbin"
     for pair in redis-server:redis-server curl:curl nginx:nginx caddy:caddy chromium:chromium \
-        chromedriver:chromium-driver python3:python3; do
+        chromedriver:chromium-driver certutil:libnss3-tools python3:python3 pebble:pebble pebble-challtestsrv:pebble \
+        knotd:knot knotc:knot openssl:openssl; do
         command -v "${pair%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
     done
     python3 -c 'import ensurepip' >/dev/null 2>&1 || missing="$missing python3-venv"

@@ -9,6 +9,8 @@ use portcullis_layers::deadline::Ticker;
 use portcullis_layers::drain::Drain;
 use portcullis_layers::forward::{Client, PoolSettings, Timeouts, Tunnels};
 use portcullis_layers::per_worker::enter_worker;
+use portcullis_services::acme::on_demand::{self, Demand};
+use portcullis_services::acme::{Challenges, Doctor, Manager, Policy, doctor, manager};
 use portcullis_services::api;
 use portcullis_services::applied::Applied;
 use portcullis_services::control::oauth::Minter;
@@ -21,6 +23,7 @@ use portcullis_services::oauth::upstream_tokens::Sweep;
 use portcullis_services::oauth::{
     IdentitySigner, Judge, Revocations, RevokedFile, Rotation, Trust, endpoints, keys,
 };
+use portcullis_services::stapling::{Served, Stapler, Staples};
 use portcullis_services::store::connect::ConnectError;
 use portcullis_services::store::snapshot_file::{self, SnapshotFile};
 use portcullis_services::store::{Keep, Store, Stream};
@@ -43,7 +46,7 @@ use crate::observe::Observed;
 use crate::prepare::{first_look, open_store, open_vault, prepare, site, store_address};
 use crate::reconcile::Reconcile;
 use crate::runtime::{Parts, Runtime};
-use crate::settings::{LogFormat, Settings};
+use crate::settings::{InvalidAcmeDns, LogFormat, Settings};
 use crate::setup;
 use crate::verifiers::Verifiers;
 
@@ -112,6 +115,9 @@ pub enum DaemonError {
     /// The signing keys.
     #[error("the signing keys can't be used")]
     Keys(#[from] keys::Error),
+    /// Who changes the DNS.
+    #[error(transparent)]
+    Dns(#[from] InvalidAcmeDns),
     /// TLS.
     #[error("TLS can't be set up")]
     Tls(#[from] rustls::Error),
@@ -279,6 +285,18 @@ async fn serve(
             ca: ca.clone(),
         },
     )?;
+    let policy = settings.acme.policy(settings.identity.rsa_key_size);
+    let policy = policy.map_err(|(variable, detail)| DaemonError::Setting { variable, detail })?;
+    let dns = settings.acme_dns.provider()?;
+    let policy = Arc::new(Policy { can_dns: dns.is_some(), ..policy });
+    let challenges = Challenges::new(Arc::clone(&store), tokio::runtime::Handle::current());
+    let doctor = Doctor::new(doctor::Parts {
+        client: client.clone(),
+        challenges: challenges.clone(),
+        resolvers: settings.acme_dns.resolvers(),
+        policy: Arc::clone(&policy),
+    });
+    let staples = Arc::new(Staples::default());
     let operations = Control::new(control::Parts {
         mirror: mirror.clone(),
         vault: Arc::clone(&vault),
@@ -291,6 +309,9 @@ async fn serve(
         site: site.clone(),
         github_app: settings.oauth.github_client_id.clone(),
         key_policy: settings.oauth.key_policy(),
+        acme: Arc::clone(&policy),
+        doctor: Arc::new(doctor),
+        staples: Arc::clone(&staples),
         accept: Arc::clone(&accept),
         draining: draining.clone(),
     });
@@ -321,6 +342,16 @@ async fn serve(
         workers: workers + 1,
         builtins: builtin::all(api.clone(), tokio::runtime::Handle::current(), &streams),
     }));
+    let issuing = Manager::new(manager::Parts {
+        mirror: mirror.clone(),
+        vault: Arc::clone(&vault),
+        client: runtime.client.clone(),
+        policy,
+        challenges: challenges.clone(),
+        dns,
+    });
+    let (demand, demanded) = Demand::new(issuing.policy().on_demand.per_network);
+    let judge = on_demand::Judge::new(mirror.clone(), Arc::clone(issuing.policy()), runtime.client.clone());
     let live = Live::default();
     let trust = runtime.verifiers.trust.clone();
     live::judge_late(&tunnels, &live, trust.clone());
@@ -331,6 +362,7 @@ async fn serve(
         live: live.clone(),
         runtime: Arc::clone(&runtime),
         authorization,
+        challenges: challenges.clone(),
         levels,
         copy,
         copying: Arc::default(),
@@ -345,7 +377,7 @@ async fn serve(
     // Everything that serves stands before the first connection is accepted.
     let metrics = Metrics::new(workers + 1);
     let sink = Tee(writers.requests.clone(), metrics.clone());
-    let edge = Edge::new(settings, live.clone(), sink, ticker, drain.clone())?;
+    let edge = Edge::new(settings, live.clone(), (&challenges, demand.clone()), sink, ticker, drain.clone())?;
     let (balance, handed) = Balance::new(workers, limits.max_connections);
     let background = CancellationToken::new();
     let observed = Observed {
@@ -354,8 +386,11 @@ async fn serve(
         balance: &balance,
         tunnels: &tunnels,
         jwks: &jwks,
+        issuing: issuing.counters(),
+        staples: &staples,
         control: &operations,
         live: &live,
+        demand: &demand,
     };
     crate::observe::register(&metrics, &observed);
     let metrics_address = match settings.listen.metrics_addr {
@@ -371,6 +406,13 @@ async fn serve(
         None => None,
     };
     tokio::spawn(count_hosts(reconcile.applied.subscribe(), metrics, live.clone(), background.clone()));
+    if settings.acme.ocsp_stapling {
+        let (stapler, served) = (Stapler::new(runtime.client.clone(), staples), served(live.clone()));
+        tokio::spawn(stapler.run(served, reconcile.applied.subscribe(), background.clone()));
+    }
+    tokio::spawn(Arc::new(issuing).run(reconcile.applied.subscribe(), background.clone()));
+    let judged = reconcile.applied.subscribe();
+    tokio::spawn(Arc::new(judge).run(demand, demanded, judged, background.clone()));
     tokio::spawn(rotation.run(reconcile.applied.subscribe(), background.clone()));
     tokio::spawn(kept.run(reconcile.applied.subscribe(), background.clone()));
     tokio::spawn(reconcile.run(background.clone()));
@@ -418,6 +460,14 @@ async fn count_hosts(
         if !matches!(stop.run_until_cancelled(applied.changed()).await, Some(Ok(()))) {
             return;
         }
+    }
+}
+
+/// The certificates that handshakes are served with.
+fn served(live: Live) -> impl Fn() -> Served {
+    move || {
+        let current = live.current();
+        current.certificates.iter().map(|(name, certified)| (name.clone(), Arc::clone(certified))).collect()
     }
 }
 

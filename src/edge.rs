@@ -2,6 +2,7 @@
 
 use http::HeaderName;
 use portcullis_layers::access_log::{AccessLogLayer, Sink};
+use portcullis_layers::acme_challenge::{AcmeChallenge, AcmeChallengeLayer};
 use portcullis_layers::deadline::Ticker;
 use portcullis_layers::drain::Drain;
 use portcullis_layers::hosts::Hosts;
@@ -11,12 +12,15 @@ use portcullis_layers::respond::RespondLayer;
 use portcullis_layers::serve::{ServeLayer, Settings as Serve};
 use portcullis_layers::tls::TlsLayer;
 use portcullis_layers::{Accepted, BoxError};
+use portcullis_services::acme::Challenges;
+use portcullis_services::acme::on_demand::Demand;
 use tokio::net::TcpStream;
 use tower::{Layer, Service, ServiceBuilder};
 
 use crate::forward_auth::ForwardAuthLayer;
 use crate::live::Live;
 use crate::local::LocalAdminLayer;
+use crate::on_demand::OnDemand;
 use crate::settings::{LocalAdmin, Settings};
 
 /// The layers that are made once for the process, because they count for all workers together.
@@ -32,6 +36,8 @@ pub struct Edge<K> {
     pub access_log: AccessLogLayer<K>,
     /// One authority, one path, no spoofed headers.
     pub normalize: NormalizeLayer,
+    /// What certificate authorities ask for.
+    pub acme_challenge: AcmeChallengeLayer,
     /// Requests of this machine to the API.
     pub local_admin: LocalAdminLayer,
     /// The hosts.
@@ -47,6 +53,7 @@ impl<K: Sink> Edge<K> {
     pub fn new(
         settings: &Settings,
         live: Live,
+        (challenges, demand): (&Challenges, Demand),
         sink: K,
         ticker: Ticker,
         drain: Drain,
@@ -85,14 +92,20 @@ impl<K: Sink> Edge<K> {
             LocalAdmin::Loopback => LocalAdminLayer::loopback(balancers.iter().copied()),
             LocalAdmin::Off => LocalAdminLayer::off(),
         };
+        let on_demand = OnDemand::new(live.clone(), demand);
         Ok(Self {
             proxy_protocol: ProxyProtocolLayer::new(balancers)
                 .deadline(limits.head_timeout)
                 .drain(drain.clone()),
-            tls: TlsLayer::new(live.clone())?.deadline(limits.head_timeout).drain(drain.clone()),
+            tls: TlsLayer::new(on_demand.clone())?
+                .challenges(challenges.clone())
+                .demand(on_demand)
+                .deadline(limits.head_timeout)
+                .drain(drain.clone()),
             serve: ServeLayer::new(serve, ticker, drain),
             access_log: AccessLogLayer::new(sink).response_header(id_header),
             normalize,
+            acme_challenge: AcmeChallengeLayer::new(challenges.clone()),
             local_admin,
             live,
         })
@@ -126,6 +139,8 @@ impl<K: Sink> Edge<K> {
             .layer(ForwardAuthLayer)
             // Before anything compares a host or a path.
             .layer(self.normalize.clone())
+            // Before hosts: a name may have none yet.
+            .layer(self.acme_challenge.clone())
             .service(Hosts::new(self.live.clone()))
     }
 }
@@ -133,5 +148,5 @@ impl<K: Sink> Edge<K> {
 type HttpEdge<K> = <AccessLogLayer<K> as Layer<<RespondLayer as Layer<Inner>>::Service>>::Service;
 
 type Inner = <LocalAdminLayer as Layer<
-    <ForwardAuthLayer as Layer<<NormalizeLayer as Layer<Hosts<Live>>>::Service>>::Service,
+    <ForwardAuthLayer as Layer<<NormalizeLayer as Layer<AcmeChallenge<Hosts<Live>>>>::Service>>::Service,
 >>::Service;

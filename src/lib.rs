@@ -27,6 +27,7 @@ pub mod local;
 pub mod metrics;
 mod oauth_paths;
 mod observe;
+pub mod on_demand;
 mod prepare;
 mod recent;
 pub mod reconcile;

@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use portcullis_layers::access_log::Sink;
 use portcullis_layers::forward::Tunnels;
+use portcullis_services::acme;
+use portcullis_services::acme::on_demand::Demand;
 use portcullis_services::control::Control;
 use portcullis_services::logs::Writers;
 use portcullis_services::oauth::JwksFetcher;
+use portcullis_services::stapling::Staples;
 
 use crate::edge::Edge;
 use crate::listen::Balance;
@@ -21,13 +24,17 @@ pub(crate) struct Observed<'a, K> {
     pub(crate) balance: &'a Balance,
     pub(crate) tunnels: &'a Tunnels,
     pub(crate) jwks: &'a JwksFetcher,
+    pub(crate) issuing: &'a Arc<acme::Counters>,
+    pub(crate) staples: &'a Arc<Staples>,
     pub(crate) control: &'a Arc<Control>,
     pub(crate) live: &'a Live,
+    pub(crate) demand: &'a Demand,
 }
 
 /// Registers everything that is counted.
 pub(crate) fn register<K: Sink>(metrics: &Metrics, observed: &Observed<'_, K>) {
-    let Observed { edge, writers, balance, tunnels, jwks, control, live } = observed;
+    let Observed { edge, writers, balance, tunnels, jwks, issuing, staples, control, live, demand } =
+        observed;
     metrics.register(sources::proxy_protocol(edge.proxy_protocol.counters()));
     metrics.register(sources::tls(edge.tls.counters()));
     metrics.register(sources::dropped_headers(edge.normalize.firewall().dropped()));
@@ -38,6 +45,9 @@ pub(crate) fn register<K: Sink>(metrics: &Metrics, observed: &Observed<'_, K>) {
         ("oauth", writers.oauth.queue().clone()),
     ]));
     metrics.register(sources::jwks((*jwks).clone()));
+    metrics.register(sources::issuing(Arc::clone(issuing)));
+    metrics.register(sources::on_demand(demand.counters()));
+    metrics.register(sources::stapling(Arc::clone(staples)));
     let serve = edge.serve.counters();
     metrics.register(move |writer| {
         let mut refused =

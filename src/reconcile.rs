@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use jiff::Timestamp;
+use portcullis_services::acme::Challenges;
 use portcullis_services::applied::Applied;
 use portcullis_services::config::Problem;
 use portcullis_services::config::view::View;
@@ -41,6 +42,8 @@ pub struct Reconcile {
     pub runtime: Arc<Runtime>,
     /// Signs with the keys that it is given.
     pub authorization: Arc<AuthorizationServer>,
+    /// Is told whether certificates are being issued.
+    pub challenges: Challenges,
     /// Levels of diagnostics.
     pub levels: Levels,
     /// This node's own copy of the configuration, for a start without the store.
@@ -89,6 +92,7 @@ impl Reconcile {
         }
         let config = Arc::clone(&next.config);
         self.live.publish(next, &self.runtime);
+        self.challenges.expect(config.certificates.values().any(|one| one.status.is_under_way()));
         self.authorization.serve(config);
         if !from_copy && let Some(view) = &self.live.current().view {
             self.keep_copy(view);
@@ -135,6 +139,7 @@ impl Reconcile {
         if serving.revision.as_ref() == Some(&view.revision)
             // A hand may have written without moving the revision.
             && self.live.current().view.as_ref().is_some_and(|before| view.is_same(before))
+            && !self.live.current().is_over()
             && !serving.from_copy
             && serving.replaced.is_none()
         {

@@ -10,8 +10,12 @@ use clap::{Args, FromArgMatches};
 use ipnet::IpNet;
 use secrecy::SecretString;
 
+mod acme;
+mod acme_dns;
 mod oauth;
 
+pub use self::acme::Acme;
+pub use self::acme_dns::{AcmeDns, AcmeDnsProvider, AcmeDnsResolver, InvalidAcmeDns, InvalidAcmeDnsResolver};
 pub use self::oauth::{FetchEntry, OAuth, OrNever, Registration};
 
 /// The name of the admin socket in the data folder.
@@ -28,6 +32,10 @@ pub struct Settings {
     pub identity: Identity,
     #[command(flatten)]
     pub oauth: OAuth,
+    #[command(flatten)]
+    pub acme: Acme,
+    #[command(flatten)]
+    pub acme_dns: AcmeDns,
     #[command(flatten)]
     pub limits: Limits,
     #[command(flatten)]

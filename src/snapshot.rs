@@ -8,17 +8,20 @@ use portcullis_layers::HostName;
 use portcullis_layers::forward::LiveStream;
 use portcullis_layers::hosts::HostTable;
 use portcullis_layers::tls::{CertificateTable, Certificates, Certified};
+use portcullis_services::acme::on_demand::Noted;
+use portcullis_services::acme::plan;
 use portcullis_services::config::proxy::HttpsRedirect;
 use portcullis_services::config::resolve::{EffectiveHost, Globals, Previous, resolve};
 use portcullis_services::config::view::View;
 use portcullis_services::config::{
-    CertName, Certificate, Config, Entity, FieldError, HostPattern, Problem, Proxy,
+    CertName, Certificate, Config, Entity, FieldError, HostPattern, Problem, Serving,
 };
 use portcullis_services::store::{Key, Kind, Revision};
 use portcullis_services::vault::Vault;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
+use crate::on_demand::{self, Uses};
 use crate::runtime::Runtime;
 use crate::self_signed::FALLBACK;
 use crate::stack::{GlobalLeaves, HostStack};
@@ -39,8 +42,11 @@ pub struct Snapshot {
     /// The certificates by name.
     pub certificates: BTreeMap<CertName, Arc<Certified>>,
     table: CertificateTable,
+    on_demand: Uses,
     fallback: Option<Arc<Certified>>,
     globals: Option<Arc<GlobalLeaves>>,
+    /// When a certificate ends that is served now.
+    until: Option<Timestamp>,
 }
 
 impl Default for Snapshot {
@@ -53,8 +59,10 @@ impl Default for Snapshot {
             problems: Vec::new(),
             certificates: BTreeMap::new(),
             table: CertificateTable::new(None),
+            on_demand: Uses::new(),
             fallback: None,
             globals: None,
+            until: None,
         }
     }
 }
@@ -80,8 +88,15 @@ impl Snapshot {
             .first()
             .map(|host| GlobalLeaves::build(&host.globals, runtime, previous.globals.as_ref()))
             .or_else(|| previous.globals.clone());
+        let end = |one: &Certificate| {
+            let certified = certificates.get(&one.cert_name)?;
+            Timestamp::from_second(certified.not_after).ok()
+        };
+        let serving = Serving::of(&config, end, Timestamp::now());
+        let until = serving.until();
         for host in resolved.hosts {
-            let certificate = certificate_of(&host.proxy, &config, &certificates);
+            let certificate = serving.certificate(&host.proxy);
+            let certificate = certificate.and_then(|one| certificates.get(&one.cert_name)).cloned();
             if host.proxy.enable_https {
                 let pattern = host.proxy.proxy_hostname.as_str();
                 // Host patterns were checked when they were read.
@@ -102,8 +117,26 @@ impl Snapshot {
                 hosts.insert(pattern, stack);
             }
         }
+        let on_demand = on_demand::serve(&config, &certificates, &mut table, &previous.on_demand);
         runtime.verifiers.retain(config.proxies.values().map(|proxy| &**proxy));
-        Self { view: Some(view), config, serial, hosts, problems, certificates, table, fallback, globals }
+        Self {
+            view: Some(view),
+            config,
+            serial,
+            hosts,
+            problems,
+            certificates,
+            table,
+            on_demand,
+            fallback,
+            globals,
+            until,
+        }
+    }
+
+    /// Whether what serves was decided too long ago: a certificate has ended since.
+    pub fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| until <= Timestamp::now())
     }
 
     /// Which state of the store this is; `None` before the first.
@@ -119,6 +152,16 @@ impl Snapshot {
     /// The certificate for a handshake.
     pub fn certificate(&self, sni: Option<&HostName>) -> Option<Arc<Certified>> {
         self.table.certificate(sni)
+    }
+
+    /// For a name that is served with a certificate that was made on demand: when that was noted.
+    pub fn on_demand(&self, name: &HostName) -> Option<&Arc<Noted>> {
+        self.on_demand.get(name)
+    }
+
+    /// Whether a name without a certificate may have one, as far as its wildcard host says.
+    pub fn may_have_certificate(&self, name: &HostName) -> bool {
+        plan::wildcard_of(name, &self.config).is_some()
     }
 
     /// Closes the tunnels and event streams whose host is gone in `next`, or does not let them in any more.
@@ -194,6 +237,10 @@ fn open_certificates(
         let Some(chain) = &certificate.fullchain_pem else { continue };
         match open(chain, &secret, view, vault) {
             Ok(certified) => {
+                let certified = match previous.certificates.get(name) {
+                    Some(before) => certified.sharing_staple_of(before),
+                    None => certified,
+                };
                 opened.insert(name.clone(), Arc::new(certified));
             }
             Err(detail) => problems.push(Problem::new(&certificate.key(), &FieldError::bare("", detail))),
@@ -220,24 +267,4 @@ fn open_fallback(view: &View, vault: &Vault, previous: &Snapshot) -> Option<Arc<
     let part = |name: &str| pair.get(name).and_then(Value::as_str).map(str::as_bytes);
     let certified = Certified::from_pem(part("chain")?, part("key")?).ok()?;
     Some(Arc::new(certified.as_fallback()))
-}
-
-/// The certificate that a host names, or else the one that covers it and lasts longest.
-fn certificate_of(
-    proxy: &Proxy,
-    config: &Config,
-    opened: &BTreeMap<CertName, Arc<Certified>>,
-) -> Option<Arc<Certified>> {
-    if let Some(certified) = proxy.cert_name.as_ref().and_then(|name| opened.get(name)) {
-        return Some(Arc::clone(certified));
-    }
-    let now = Timestamp::now().as_second();
-    let covers = |pattern: &HostPattern, name: &CertName| {
-        config.certificates.get(name).is_some_and(|certificate| certificate.covers(pattern))
-    };
-    opened
-        .iter()
-        .filter(|(name, certified)| certified.not_after > now && covers(&proxy.proxy_hostname, name))
-        .max_by_key(|(_, certified)| certified.not_after)
-        .map(|(_, certified)| Arc::clone(certified))
 }

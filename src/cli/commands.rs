@@ -15,10 +15,11 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove
 const SEGMENTS: &AsciiSet = &UNRESERVED.remove(b'/').remove(b':');
 
 /// What the words are about that only lead to commands.
-const ABOUT: [(&str, &str); 29] = [
+const ABOUT: [(&str, &str); 30] = [
+    ("acme", "What certificate authorities meet with here"),
     ("admin", "Where the endpoints of the protocol are served"),
     ("auth", "Whether a proxy needs a token, and whose"),
-    ("cert", "Certificates that are supplied"),
+    ("cert", "Certificates: issued by an authority, or uploaded"),
     ("client", "Who may ask the authorization server for tokens"),
     ("config", "The configuration as a whole: export, import, validate"),
     ("consent", "What users have agreed to"),

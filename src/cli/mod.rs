@@ -2,7 +2,11 @@
 
 mod client;
 mod commands;
+mod diagnosis;
+mod exporting;
+mod files;
 mod follow;
+mod issuing;
 mod login;
 mod oauth;
 mod output;
@@ -177,6 +181,8 @@ fn command(commands: &Commands) -> Command {
     }
     let nouns = nouns.into_iter().map(|noun| match noun.get_name() {
         "log" => follow::extend(noun),
+        "cert" => issuing::extend(exporting::extend(noun)),
+        "proxy" => issuing::extend(noun),
         oauth::NOUN => oauth::extend(noun),
         _ => noun,
     });
@@ -234,7 +240,8 @@ async fn answer(commands: &Commands, matches: &ArgMatches) -> Result<(), Failure
     if let Some(query) = follow::query(matches) {
         return follow::run(&client, &query, global.format).await;
     }
-    let call = commands.call(matches).map_err(Failure::Arguments)?.ok_or(Failure::Unknown)?;
+    let mut call = commands.call(matches).map_err(Failure::Arguments)?.ok_or(Failure::Unknown)?;
+    let waits = issuing::take_wait(&commands::words(matches), &mut call);
     let own_dry_run = call.body.as_ref().is_some_and(|body| body.get("dry_run").is_some());
     if global.dry_run && !own_dry_run {
         println!("{} {}", call.method, call.path);
@@ -243,8 +250,23 @@ async fn answer(commands: &Commands, matches: &ArgMatches) -> Result<(), Failure
         }
         return Ok(());
     }
-    let answer = progress::shown(send(&client, &call)).await?;
+    if let Some(export) = exporting::Export::of(matches).map_err(Failure::Arguments)? {
+        return export.run(&client, &call, global.format).await;
+    }
+    let mut answer = progress::shown(send(&client, &call)).await?;
+    if waits {
+        answer = issuing::watch(&client, answer).await?;
+    }
+    if diagnosis::is_asked(&commands::words(matches)) {
+        return diagnosis::show(&answer.json(), global.format);
+    }
+    if exporting::wants_pem(matches) {
+        return exporting::print_pem(&answer);
+    }
     print(&answer, global.format)?;
+    if waits && !issuing::is_issued(&answer.json()) {
+        return Err(Failure::NotIssued);
+    }
     // So that scripts and health checks see it, too.
     if call.path == HEALTH && answer.json()["status"] != "healthy" { Err(Failure::Degraded) } else { Ok(()) }
 }
@@ -317,6 +339,8 @@ enum Failure {
     Refused(Answer),
     #[error("the gateway is degraded: it serves, but `store` is away, or `problems` are not in force")]
     Degraded,
+    #[error("the certificate could not be issued: `error` says why")]
+    NotIssued,
     #[error(transparent)]
     Login(#[from] LoginError),
     #[error(
@@ -327,6 +351,18 @@ enum Failure {
     Unwell(usize),
     #[error("the answer can't be shown in this format: {0}")]
     Render(String),
+    #[error("the gateway's answer has no {0}: is the certificate issued yet? `portcullis cert status` tells")]
+    Incomplete(&'static str),
+    #[error("{} is there already: --force replaces it, --output-dir names another folder", .0.display())]
+    Exists(PathBuf),
+    #[error("{} is no folder: make it first, or name another one with --output-dir", .0.display())]
+    NoFolder(PathBuf),
+    #[error("{} can't be written", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the system refuses")]
     System(#[from] std::io::Error),
 }
@@ -350,7 +386,12 @@ impl Failure {
             | Self::NoLogin
             | Self::Unwell(_)
             | Self::Degraded
+            | Self::NotIssued
             | Self::Render(_)
+            | Self::Incomplete(_)
+            | Self::Exists(_)
+            | Self::NoFolder(_)
+            | Self::Write { .. }
             | Self::System(_) => {}
         }
         eprintln!("error: {self}");

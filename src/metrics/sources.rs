@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use portcullis_layers::access_log::Queue;
 use portcullis_layers::normalize::Dropped;
 use portcullis_layers::{proxy_protocol, tls};
+use portcullis_services::acme;
 use portcullis_services::oauth::JwksFetcher;
+use portcullis_services::stapling::Staples;
 
 use super::writer::{Number, Writer};
 
@@ -63,10 +65,53 @@ pub fn tls(counters: Arc<tls::Counters>) -> impl Fn(&mut Writer) + Send + Sync +
             ("timed_out", &counters.timed_out),
             ("evicted", &counters.evicted),
             ("stopped", &counters.stopped),
+            ("acme_challenge", &counters.challenges),
         ];
         by_label(writer, "tls_handshakes_total", "TLS handshakes by how they ended.", "result", &results);
         let resumed = counters.resumed.load(Ordering::Relaxed);
         writer.counter("tls_resumed_total", "TLS handshakes that resumed a session.").add(&[], resumed);
+    }
+}
+
+/// How attempts to issue certificates ended on this node.
+pub fn issuing(counters: Arc<acme::Counters>) -> impl Fn(&mut Writer) + Send + Sync + 'static {
+    move |writer| {
+        let results = [("issued", &counters.issued), ("failed", &counters.failed)];
+        let help = "Attempts to have a certificate issued, by how they ended on this node.";
+        by_label(writer, "certificate_attempts_total", help, "result", &results);
+    }
+}
+
+/// What became of names that somebody asked for first.
+pub fn on_demand(counters: Arc<acme::on_demand::Counters>) -> impl Fn(&mut Writer) + Send + Sync + 'static {
+    move |writer| {
+        let verdicts = [
+            ("made", &counters.made),
+            ("held", &counters.held),
+            ("refused", &counters.refused),
+            ("domain_limit", &counters.domain_limit),
+            ("network_limit", &counters.network_limit),
+            ("busy", &counters.busy),
+            ("failed", &counters.failed),
+        ];
+        let help = "Names that somebody asked for and that had no certificate, by what was decided.";
+        by_label(writer, "certificates_on_demand_total", help, "verdict", &verdicts);
+    }
+}
+
+/// What responders say of certificates, and how many have an answer stapled.
+pub fn stapling(staples: Arc<Staples>) -> impl Fn(&mut Writer) + Send + Sync + 'static {
+    move |writer| {
+        let counters = staples.counters();
+        let results =
+            [("good", &counters.good), ("revoked", &counters.revoked), ("failed", &counters.failed)];
+        let help = "Questions to OCSP responders, by how they ended on this node.";
+        by_label(writer, "ocsp_requests_total", help, "result", &results);
+        let (all, stapled) = staples.counts();
+        let help = "Certificates that name an OCSP responder, by whether its answer is stapled.";
+        let mut samples = writer.gauge("ocsp_certificates", help);
+        samples.add(&[("state", "stapled")], stapled as u64);
+        samples.add(&[("state", "bare")], (all - stapled) as u64);
     }
 }
 

@@ -217,7 +217,7 @@ impl FromStr for FetchEntry {
     }
 }
 
-fn seconds<const LEAST: u64, const MOST: u64>(text: &str) -> Result<Duration, String> {
+pub(super) fn seconds<const LEAST: u64, const MOST: u64>(text: &str) -> Result<Duration, String> {
     whole::<LEAST, MOST>(text, "seconds").map(Duration::from_secs)
 }
 
