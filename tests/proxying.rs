@@ -354,7 +354,7 @@ async fn hosts_are_found_by_name_wildcard_and_protocol() {
     let redirect = plain(daemon.http, post).await;
     assert_eq!(redirect.header("location"), format!("https://to-https.test:{port}/a%20b?c=d"));
     let challenge = plain(daemon.http, get("to-https.test", "/.well-known/acme-challenge/token")).await;
-    assert_eq!(challenge.status, StatusCode::OK);
+    assert_eq!(challenge.status, StatusCode::NOT_FOUND, "authorities are answered before the redirect");
     // A host that is switched on again is there at once.
     daemon.api(Method::POST, "/proxy/targets/off.wild.test/enable", json!({})).await;
     assert_eq!(plain(daemon.http, get("off.wild.test", "/")).await.header("x-upstream"), "main");

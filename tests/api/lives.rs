@@ -29,6 +29,8 @@ fn nouns() -> Vec<Noun> {
     let next = json!({ "fullchain_pem": next_chain, "private_key_pem": next_key, "replace": true });
     let noun = |collection, item, create, update| Noun { collection, item, create, update };
     vec![
+        // The proxy is served with it, and goes before it.
+        noun("/certificates", "/certificates/app", ("/certificates/upload", cert), next),
         noun(
             "/proxy/targets",
             "/proxy/targets/app.example.com",
@@ -49,7 +51,6 @@ fn nouns() -> Vec<Noun> {
             ("/resources/", resource),
             json!({ "description": "z" }),
         ),
-        noun("/certificates", "/certificates/app", ("/certificates/upload", cert), next),
     ]
 }
 

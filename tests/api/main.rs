@@ -4,6 +4,7 @@
 mod support;
 
 mod contract;
+mod exports;
 mod lives;
 mod whole;
 

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ const WIDTHS: [(&str, u32); 2] = [("phone", 360), ("window", 1000)];
 /// More steps than any login has.
 const STEPS: usize = 12;
 
-/// A browser. Names below `.test` are this machine; certificates are not looked at.
+/// A browser. Names below `.test` are this machine; certificates are not looked at, unless it is to trust somebody.
 pub struct Browser {
     address: SocketAddr,
     session: String,
@@ -43,7 +44,27 @@ pub struct Element(String);
 
 impl Browser {
     pub async fn start() -> Self {
+        Self::launch(tempfile::tempdir().unwrap(), true).await
+    }
+
+    /// One that trusts the authority in this file, beside those that it knows, and nobody else.
+    pub async fn trusting(authority: &Path) -> Self {
         let profile = tempfile::tempdir().unwrap();
+        let database = profile.path().join(".pki/nssdb");
+        std::fs::create_dir_all(&database).unwrap();
+        let database = format!("sql:{}", database.display());
+        let authority = authority.to_str().unwrap();
+        for args in
+            [&["-N", "--empty-password"][..], &["-A", "-n", "authority", "-t", "C,,", "-i", authority]]
+        {
+            let done = Command::new("certutil").args(["-d", &database]).args(args).output();
+            let done = done.unwrap_or_else(|error| panic!("certutil: {error}; `just test-deps` installs it"));
+            assert!(done.status.success(), "{args:?}: {done:?}");
+        }
+        Self::launch(profile, false).await
+    }
+
+    async fn launch(profile: TempDir, accepts_all: bool) -> Self {
         let mut command = Command::new("chromedriver");
         command.arg("--port=0").env("TMPDIR", profile.path()).env("HOME", profile.path());
         let mut driver = Program::start(command);
@@ -64,7 +85,7 @@ impl Browser {
             "--host-resolver-rules=MAP *.test 127.0.0.1",
         ];
         let wanted = json!({
-            "browserName": "chrome", "acceptInsecureCerts": true, "goog:chromeOptions": { "args": arguments },
+            "browserName": "chrome", "acceptInsecureCerts": accepts_all, "goog:chromeOptions": { "args": arguments },
         });
         let wanted = json!({ "capabilities": { "alwaysMatch": wanted } });
         let made = call(address, Method::POST, "/session", &wanted).await.expect("a session");

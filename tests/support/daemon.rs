@@ -157,6 +157,8 @@ pub fn command(dir: &Path) -> Command {
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.env("HOME", dir).env("PORTCULLIS_DATA", dir.join("data"));
     command.env("SERVER_HOST", "127.0.0.1").env("HTTP_PORT", "0").env("HTTPS_PORT", "0");
+    // Nobody outside is asked for certificates.
+    command.env("PORTCULLIS_ACME_AUTOMATIC", "false");
     command.env("LOG_FORMAT", "json").env("PORTCULLIS_WORKERS", "2");
     command
 }

@@ -8,15 +8,19 @@
     reason = "each test binary uses its own part of the support"
 )]
 
+pub mod acme_front;
 pub mod api;
 pub mod browser;
 pub mod certificate;
 pub mod client;
 pub mod daemon;
+pub mod dns;
 #[path = "../../services/tests/support/github/mod.rs"]
 pub mod github;
 pub mod handmade;
 pub mod issuer;
+pub mod ocsp;
+pub mod pebble;
 pub mod programs;
 #[path = "../../services/tests/support/redis.rs"]
 pub mod redis;
@@ -31,12 +35,21 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Asks again and again until there is an answer.
-pub async fn eventually<T, F, Fut>(what: &str, mut ask: F) -> T
+pub async fn eventually<T, F, Fut>(what: &str, ask: F) -> T
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Option<T>>,
 {
-    let end = Instant::now() + PATIENCE;
+    eventually_within(PATIENCE, what, ask).await
+}
+
+/// The same for what takes longer by its nature.
+pub async fn eventually_within<T, F, Fut>(patience: Duration, what: &str, mut ask: F) -> T
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Option<T>>,
+{
+    let end = Instant::now() + patience;
     loop {
         if let Some(answer) = ask().await {
             return answer;
