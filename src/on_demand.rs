@@ -7,8 +7,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use portcullis_layers::HostName;
 use portcullis_layers::tls::{self, CertificateTable, Certificates, Certified};
+use portcullis_services::acme::needs;
 use portcullis_services::acme::on_demand::{Demand, Noted};
-use portcullis_services::acme::plan;
 use portcullis_services::config::{CertName, Config, HostPattern};
 
 use crate::live::Live;
@@ -36,7 +36,7 @@ pub(crate) fn serve(
     let mut uses = Uses::new();
     for (certificate, certified) in own {
         for name in certificate.domains.iter().chain(&certificate.issued_for).filter_map(HostPattern::host) {
-            let is_served = plan::wildcard_of(&name, config).is_some()
+            let is_served = needs::wildcard_of(&name, config).is_some()
                 && certificate.serves(&HostPattern::from(name.clone()))
                 && table.serve(name.as_str(), Arc::clone(certified)).is_ok();
             if !is_served {

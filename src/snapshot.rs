@@ -8,8 +8,8 @@ use portcullis_layers::HostName;
 use portcullis_layers::forward::LiveStream;
 use portcullis_layers::hosts::HostTable;
 use portcullis_layers::tls::{CertificateTable, Certificates, Certified};
+use portcullis_services::acme::needs;
 use portcullis_services::acme::on_demand::Noted;
-use portcullis_services::acme::plan;
 use portcullis_services::config::proxy::HttpsRedirect;
 use portcullis_services::config::resolve::{EffectiveHost, Globals, Previous, resolve};
 use portcullis_services::config::view::View;
@@ -161,7 +161,7 @@ impl Snapshot {
 
     /// Whether a name without a certificate may have one, as far as its wildcard host says.
     pub fn may_have_certificate(&self, name: &HostName) -> bool {
-        plan::wildcard_of(name, &self.config).is_some()
+        needs::wildcard_of(name, &self.config).is_some()
     }
 
     /// Closes the tunnels and event streams whose host is gone in `next`, or does not let them in any more.

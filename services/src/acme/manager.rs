@@ -294,7 +294,11 @@ impl Manager {
             if hand.busy.len() >= self.policy.workers {
                 break;
             }
-            self.issue(hand, certificate, why);
+            // Both would answer for the same name.
+            let mut busy = hand.busy.iter().filter_map(|name| config.certificates.get(name));
+            if !busy.any(|one| one.domains.iter().any(|name| certificate.domains.contains(name))) {
+                self.issue(hand, certificate, why);
+            }
         }
         // With what is left, and never with all of it: a slow answer must not keep orders waiting.
         let places =

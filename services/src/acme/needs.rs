@@ -3,10 +3,10 @@
 //! It is made once for a look at everything: to compare each host with each certificate takes too long for thousands.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use portcullis_layers::HostName;
 
-use super::plan::wildcard_of;
 use crate::config::{CertName, Certificate, Config, HostPattern, Proxy};
 
 /// What the hosts of a configuration need.
@@ -89,4 +89,13 @@ impl<'a> Needs<'a> {
 /// Whether a host is served over HTTPS.
 pub(super) const fn wants_https(proxy: &Proxy) -> bool {
     proxy.enabled && proxy.enable_https
+}
+
+/// The wildcard host below which a name may get a certificate on demand, as far as patterns say.
+pub fn wildcard_of<'a>(name: &HostName, config: &'a Config) -> Option<&'a Arc<Proxy>> {
+    if config.proxies.contains_key(name.as_str()) {
+        return None;
+    }
+    let wildcard = config.proxies.get(format!("*.{}", name.parent()?).as_str())?;
+    wildcard.may_have_certificate(name).then_some(wildcard)
 }

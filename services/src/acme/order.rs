@@ -208,7 +208,6 @@ async fn begin(
         names: certificate.domains.clone(),
         challenge: Some(choose(certificate, progress.failures())),
         key: sealed,
-        records: Vec::new(),
     };
     progress.keep_order(open.clone()).await?;
     tools.budget.made(&directory, Timestamp::now()).await?;

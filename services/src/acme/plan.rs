@@ -1,17 +1,15 @@
 //! What is to be done for certificates, and when. Pure.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use jiff::Timestamp;
-use portcullis_layers::HostName;
 
 use super::needs::{Needs, wants_https};
 use super::policy::Policy;
 use super::renewal::renew_at;
 use super::state::Issuance;
 use crate::config::certificate::{CertStatus, Source};
-use crate::config::{CertName, Certificate, Config, HostPattern, Proxy};
+use crate::config::{CertName, Certificate, HostPattern};
 
 /// Why a certificate is issued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,15 +72,6 @@ pub fn next(
     let waits = issuance.filter(|last| last.asked == certificate.renew_requested_at);
     let not_before = waits.and_then(|last| last.next_attempt).unwrap_or(Timestamp::MIN);
     Some((why, at.max(not_before)))
-}
-
-/// The wildcard host below which a name may get a certificate on demand, as far as patterns say.
-pub fn wildcard_of<'a>(name: &HostName, config: &'a Config) -> Option<&'a Arc<Proxy>> {
-    if config.proxies.contains_key(name.as_str()) {
-        return None;
-    }
-    let wildcard = config.proxies.get(format!("*.{}", name.parent()?).as_str())?;
-    wildcard.may_have_certificate(name).then_some(wildcard)
 }
 
 /// The certificates of hosts that have none and are to get one, under names that are free.
@@ -166,11 +155,15 @@ pub fn names_for(host: &HostPattern) -> impl Iterator<Item = CertName> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use portcullis_layers::HostName;
     use serde_json::json;
 
+    use super::super::needs::wildcard_of;
     use super::super::policy::{LETS_ENCRYPT, testing};
     use super::*;
-    use crate::config::Entity;
+    use crate::config::{Config, Entity, Proxy};
 
     fn policy() -> Policy {
         testing::policy(LETS_ENCRYPT)

@@ -83,24 +83,21 @@ impl<'a> Progress<'a> {
 
     /// Keeps a record of the order before it goes into the DNS, so that it is taken away whatever happens.
     pub(super) async fn keep_record(&mut self, record: &DnsRecord) -> store::Result<()> {
-        let Some(order) = &mut self.known.0.order else { return Ok(()) };
-        if order.records.contains(record) {
+        if self.known.0.records.contains(record) {
             return Ok(());
         }
-        order.records.push(record.clone());
+        self.known.0.records.push(record.clone());
         self.save().await
     }
 
     /// The records that are in the DNS for the order. Those that are not taken away are put back.
     pub(super) fn records(&mut self) -> Vec<DnsRecord> {
-        self.known.0.order.as_mut().map(|order| std::mem::take(&mut order.records)).unwrap_or_default()
+        std::mem::take(&mut self.known.0.records)
     }
 
-    /// These records could not be taken away.
+    /// These records could not be taken away: the next attempt tries again.
     pub(super) fn put_back(&mut self, records: Vec<DnsRecord>) {
-        if let Some(order) = &mut self.known.0.order {
-            order.records.extend(records);
-        }
+        self.known.0.records.extend(records);
     }
 
     /// The order has ended; it is forgotten with the next step.

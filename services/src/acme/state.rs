@@ -49,6 +49,9 @@ pub struct Issuance {
     /// The order that is under way.
     #[serde(default)]
     pub order: Option<OpenOrder>,
+    /// What has been put into the DNS for it, or may have been, and is to be taken away.
+    #[serde(default)]
+    pub records: Vec<DnsRecord>,
     /// What the authority says about the time of the next renewal.
     #[serde(default)]
     pub advice: Option<Advice>,
@@ -82,9 +85,6 @@ pub struct OpenOrder {
     pub challenge: Option<ChallengeType>,
     /// The certificate's key, sealed.
     pub key: Value,
-    /// What has been put into the DNS for it, or may have been, and is to be taken away when it ends.
-    #[serde(default)]
-    pub records: Vec<DnsRecord>,
 }
 
 /// A TXT record that answers a challenge. The value is a hash, and public (RFC 8555, section 8.4).
@@ -126,6 +126,7 @@ impl Issuance {
             asked: self.asked,
             next_attempt: Some(next),
             steps: std::mem::take(&mut self.steps),
+            records: std::mem::take(&mut self.records),
             started_at: self.started_at,
             completed_at: Some(now),
             ..Self::default()

@@ -185,9 +185,14 @@ impl Stapler {
             }
             Outcome::Revoked { .. } => debug!(certificate, "a certificate is still revoked"),
             Outcome::Failed => {
-                warn!(certificate, responder = known.responder, error, "no OCSP response to staple");
+                warn!(
+                    certificate,
+                    responder = known.responder,
+                    error,
+                    "an OCSP responder gave nothing of use"
+                );
             }
-            Outcome::FailedAgain => debug!(certificate, error, "no OCSP response to staple"),
+            Outcome::FailedAgain => debug!(certificate, error, "an OCSP responder gave nothing of use"),
         }
         self.staples.tell(&fingerprint, known);
     }

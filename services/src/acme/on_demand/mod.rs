@@ -34,6 +34,7 @@ pub use self::counters::Counters;
 use self::seen::{Look, Seen};
 pub use self::used::Noted;
 use super::manager::is_served;
+use super::needs;
 use super::plan;
 use super::policy::Policy;
 use super::renewal::after;
@@ -236,7 +237,7 @@ impl Judge {
     async fn judge(&self, name: &HostName, now: Timestamp) -> store::Result<Verdict> {
         let view = self.mirror.latest().await?;
         let pattern = HostPattern::from(name.clone());
-        let Some(wildcard) = plan::wildcard_of(name, &view.config) else { return Ok(Verdict::Refused) };
+        let Some(wildcard) = needs::wildcard_of(name, &view.config) else { return Ok(Verdict::Refused) };
         if !self.policy.may_issue(&pattern) {
             return Ok(Verdict::Refused);
         }
