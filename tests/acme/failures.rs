@@ -90,6 +90,22 @@ async fn a_rate_limit_is_respected_as_long_as_it_says() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_authority_that_wants_to_be_left_alone_does_not_keep_the_next_from_being_asked() {
+    let place = Place::new();
+    let pebble = Pebble::start(place.settings()).await;
+    let front = AcmeFront::before(&pebble).await;
+    let nobody = format!("https://127.0.0.1:{}/dir", free_port());
+    let daemon = place.serve(&front.directory(), &pebble.authority_file(), |command| {
+        command.env("PORTCULLIS_ACME_AUTOMATIC", "false").env("PORTCULLIS_ACME_FALLBACKS", nobody);
+    });
+    front.limit("newOrder", 1, Duration::from_secs(5 * 3600));
+    let failed = ask(&daemon, &["cert", "create", "busy", "busy.example.com", "--wait"]);
+    assert!(failed["steps"].to_string().contains("too many certificates"), "{failed}");
+    let wait = time(&failed["next_attempt"]).duration_since(Timestamp::now());
+    assert!(wait.as_secs() < 600, "the fallback is asked again in some minutes: {failed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_authority_that_has_enough_is_left_alone_by_all_for_a_moment() {
     let place = Place::new();
     let pebble = Pebble::start(place.settings()).await;

@@ -150,6 +150,11 @@ async fn what_serves_by_covering_is_in_use_too() {
     call::<DeleteCertificate>(&control, delete("one", false)).await.expect("the other one takes over");
     let text = refused(call::<DeleteCertificate>(&control, delete("two", false)).await);
     assert!(text.contains("in use by a.example.com"), "{text}");
+    let more = json!({ "cert_name": "two", "domain": "b.example.com" });
+    call::<AddCertificateName>(&control, more).await.expect("added");
+    let less = json!({ "cert_name": "two", "domain": "a.example.com" });
+    let text = refused(call::<RemoveCertificateName>(&control, less).await);
+    assert!(text.contains("a.example.com needs this certificate"), "{text}");
     call::<DeleteCertificate>(&control, delete("two", true)).await.expect("forced");
 }
 
