@@ -106,7 +106,7 @@ pub fn missing(
 }
 
 /// Whether a certificate serves, or will.
-pub(super) fn holds(certificate: &Certificate, now: Timestamp) -> bool {
+pub fn holds(certificate: &Certificate, now: Timestamp) -> bool {
     certificate.source == Source::Acme || certificate.status_at(now) != CertStatus::Expired
 }
 

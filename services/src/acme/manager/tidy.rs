@@ -10,7 +10,7 @@ use crate::acme::needs::Needs;
 use crate::acme::renewal::after;
 use crate::acme::{on_demand, plan, state};
 use crate::config::view::View;
-use crate::config::{CertName, Certificate, Entity, HostPattern};
+use crate::config::{CertName, Certificate, Entity};
 use crate::store::{self, Expect, Key, Kind, RecordWrite, Write};
 use crate::vault::Vault;
 
@@ -107,12 +107,10 @@ impl Manager {
         let known = hand.idle.remove(&certificate.cert_name).filter(|again| *again > now);
         let again = match known {
             Some(again) => again,
+            None if on_demand::is_any_asked_for(&**self.mirror.store(), certificate).await? => {
+                return Ok(None);
+            }
             None => {
-                for name in certificate.domains.iter().filter_map(HostPattern::host) {
-                    if on_demand::is_asked_for(&**self.mirror.store(), &name).await? {
-                        return Ok(None);
-                    }
-                }
                 debug!(certificate = %certificate.cert_name, "not renewed: nobody has asked for it lately");
                 after(now, IDLE)
             }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use portcullis_layers::HostName;
 
+use crate::config::{Certificate, HostPattern};
 use crate::store::{self, ItemKey, Store};
 
 /// A name that nobody has asked for in this time is not renewed.
@@ -14,8 +15,18 @@ pub(in crate::acme) async fn note(store: &dyn Store, name: &HostName) -> store::
     store.put_item(&item(name), b"1", LATELY).await
 }
 
+/// Whether somebody has asked lately for one of the names of a certificate.
+pub(crate) async fn is_any_asked_for(store: &dyn Store, certificate: &Certificate) -> store::Result<bool> {
+    for name in certificate.domains.iter().filter_map(HostPattern::host) {
+        if is_asked_for(store, &name).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Whether somebody has asked for a name lately.
-pub(crate) async fn is_asked_for(store: &dyn Store, name: &HostName) -> store::Result<bool> {
+pub(super) async fn is_asked_for(store: &dyn Store, name: &HostName) -> store::Result<bool> {
     Ok(store.get_item(&item(name)).await?.is_some())
 }
 

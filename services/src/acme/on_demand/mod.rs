@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::ask::Ask;
-pub(crate) use self::asked::is_asked_for;
+pub(crate) use self::asked::is_any_asked_for;
 pub(super) use self::asked::note;
 use self::budget::Domains;
 pub use self::counters::Counters;

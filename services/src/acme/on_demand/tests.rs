@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::super::policy::{LETS_ENCRYPT, OnDemand, testing};
+use super::asked::is_asked_for;
 use super::*;
 use crate::config::certificate::{CertStatus, Source};
 use crate::store::embedded::Embedded;

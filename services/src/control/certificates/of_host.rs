@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use super::issue::{Wish, check_names, free_name};
 use crate::acme::needs::Needs;
 use crate::acme::plan;
-use crate::config::certificate::{CertStatus, Source};
 use crate::config::{CertName, Certificate, Config, FieldError, Proxy, TargetUrl};
 use crate::control::managed::sign;
 use crate::control::{Context, Control, Error};
@@ -109,9 +108,7 @@ fn held<'a>(proxy: &Proxy, config: &'a Config) -> Option<&'a Certificate> {
         return config.certificates.get(name).map(|one| &**one);
     }
     let now = Timestamp::now();
-    // An authority replaces what has expired; nobody else does.
-    let lasts =
-        |one: &&Arc<Certificate>| one.source == Source::Acme || one.status_at(now) != CertStatus::Expired;
-    let covering = config.certificates.values().filter(|one| one.covers(&proxy.proxy_hostname)).filter(lasts);
+    let covering = config.certificates.values().filter(|one| one.covers(&proxy.proxy_hostname));
+    let covering = covering.filter(|one| plan::holds(one, now));
     covering.max_by_key(|one| one.fullchain_pem.is_some()).map(|one| &**one)
 }

@@ -131,24 +131,12 @@ async fn look(control: &Control, name: &CertName) -> Result<Status, Error> {
     let issuance = if issuance.is_of(certificate) { issuance } else { Issuance::default() };
     let issuance = Issuance { of: certificate.created_at, ..issuance };
     let now = Timestamp::now();
-    let waiting = if is_due(certificate, &issuance, &config, control, now) {
-        waiting(certificate, &issuance, &config, control, now).await?
-    } else {
-        None
-    };
-    Ok(describe(certificate, issuance, waiting, &config, control, now))
-}
-
-/// Whether an attempt is due, or under way.
-fn is_due(
-    certificate: &Certificate,
-    issuance: &Issuance,
-    config: &Config,
-    control: &Control,
-    now: Timestamp,
-) -> bool {
-    let next = plan::next(certificate, Some(issuance), &Needs::of(config), &control.acme);
-    next.is_some_and(|(_, at)| at <= now)
+    let needs = Needs::of(&config);
+    let next = plan::next(certificate, Some(&issuance), &needs, &control.acme);
+    let is_due = next.is_some_and(|(_, at)| at <= now);
+    let waiting = if is_due { waiting(certificate, &issuance, &needs, control, now).await? } else { None };
+    let in_progress = is_due && waiting.is_none();
+    Ok(describe(certificate, issuance, (in_progress, waiting), &config, control, now))
 }
 
 /// What keeps an attempt back that is due.
@@ -160,7 +148,7 @@ struct Waiting {
 async fn waiting(
     certificate: &Certificate,
     issuance: &Issuance,
-    config: &Config,
+    needs: &Needs<'_>,
     control: &Control,
     now: Timestamp,
 ) -> Result<Option<Waiting>, Error> {
@@ -168,15 +156,12 @@ async fn waiting(
         return Ok(None);
     }
     let store = &*control.store;
-    if certificate.fullchain_pem.is_some() && Needs::of(config).is_allowed_on_demand(certificate) {
-        let mut is_idle = true;
-        for name in certificate.domains.iter().filter_map(HostPattern::host) {
-            is_idle &= !on_demand::is_asked_for(store, &name).await?;
-        }
-        if is_idle {
-            let why = "it is not renewed, because nobody has asked for it lately".to_owned();
-            return Ok(Some(Waiting { why, until: None }));
-        }
+    if certificate.fullchain_pem.is_some()
+        && needs.is_allowed_on_demand(certificate)
+        && !on_demand::is_any_asked_for(store, certificate).await?
+    {
+        let why = "it is not renewed, because nobody has asked for it lately".to_owned();
+        return Ok(Some(Waiting { why, until: None }));
     }
     let insists = insists(certificate, Some(issuance));
     let mut soonest: Option<Full> = None;
@@ -195,12 +180,11 @@ async fn waiting(
 fn describe(
     certificate: &Certificate,
     issuance: Issuance,
-    waiting: Option<Waiting>,
+    (in_progress, waiting): (bool, Option<Waiting>),
     config: &Config,
     control: &Control,
     now: Timestamp,
 ) -> Status {
-    let in_progress = waiting.is_none() && is_due(certificate, &issuance, config, control, now);
     let status = match certificate.status_at(now) {
         CertStatus::Pending if !in_progress && issuance.failure.is_some() => CertStatus::Failed,
         // The document follows a moment later.
