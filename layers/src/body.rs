@@ -90,6 +90,15 @@ impl Body {
         Self(Inner::Empty)
     }
 
+    /// All of it, where it is here already; the body itself where it is still to come.
+    pub fn into_whole(self) -> Result<Bytes, Self> {
+        match self.0 {
+            Inner::Empty => Ok(Bytes::new()),
+            Inner::Full(bytes) => Ok(bytes),
+            _ => Err(self),
+        }
+    }
+
     /// Any other body, boxed.
     pub fn new<B>(body: B) -> Self
     where

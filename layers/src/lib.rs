@@ -32,6 +32,12 @@ pub mod headers;
 pub mod hosts;
 #[cfg(feature = "https-redirect")]
 pub mod https_redirect;
+#[cfg(feature = "mcp")]
+pub mod mcp;
+#[cfg(feature = "mcp-affinity")]
+pub mod mcp_affinity;
+#[cfg(feature = "mcp-bridge")]
+pub mod mcp_bridge;
 pub mod names;
 #[cfg(feature = "normalize")]
 pub mod normalize;
@@ -47,6 +53,8 @@ pub mod resource_metadata;
 pub mod respond;
 #[cfg(feature = "route")]
 pub mod route;
+#[cfg(any(feature = "mcp-affinity", feature = "mcp-bridge"))]
+pub mod sealed;
 #[cfg(feature = "serve")]
 pub mod serve;
 #[cfg(feature = "strict")]

@@ -19,6 +19,7 @@ pub struct Rejection {
     detail: Cow<'static, str>,
     headers: HeaderMap,
     check: Option<Check>,
+    body: Option<Box<str>>,
     source: Option<BoxError>,
 }
 
@@ -26,7 +27,15 @@ impl Rejection {
     /// A rejection. `code` is a short, stable word for logs and clients (`no_such_host`),
     /// `detail` a sentence for people.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code, detail: detail.into(), headers: HeaderMap::new(), check: None, source: None }
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            headers: HeaderMap::new(),
+            check: None,
+            body: None,
+            source: None,
+        }
     }
 
     /// What an error means: a rejection is itself, anything else is our fault and its text stays inside.
@@ -56,6 +65,14 @@ impl Rejection {
         self
     }
 
+    /// Answers with this body instead of a document for people, for clients of a protocol that has its own form of
+    /// errors. Say with [`with_header`](Self::with_header) what its type is.
+    #[must_use]
+    pub fn with_body(mut self, body: impl Into<Box<str>>) -> Self {
+        self.body = Some(body.into());
+        self
+    }
+
     /// Keeps the cause, for logs.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
@@ -81,6 +98,11 @@ impl Rejection {
     /// The check of who asks that has failed, if it was one.
     pub const fn check(&self) -> Option<Check> {
         self.check
+    }
+
+    /// The body that was given, if any.
+    pub fn body(&self) -> Option<&str> {
+        self.body.as_deref()
     }
 
     /// The headers of the answer.

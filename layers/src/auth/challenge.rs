@@ -72,7 +72,7 @@ impl Challenge {
     }
 
     /// For a request without a token: no `error` (RFC 6750, section 3.1).
-    pub(super) fn without_error(&self, required: &str) -> HeaderValue {
+    pub fn without_error(&self, required: &str) -> HeaderValue {
         self.header(None, self.scope.as_deref().unwrap_or(required))
     }
 

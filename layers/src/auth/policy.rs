@@ -61,7 +61,7 @@ pub struct Policy {
     pub session: Option<Session>,
     /// Where the cookie does not count, and nobody is sent to the login page: what is there is for programs, which
     /// have their token in the header.
-    pub bearer_only: Option<PathPattern>,
+    pub bearer_only: Vec<PathPattern>,
     /// Whether scripts of every origin may read refusals with a challenge. Preflights of requests with a token are
     /// answered then, so it is for nobody who takes an answer of 2xx for a yes.
     pub readable: bool,
@@ -93,7 +93,7 @@ impl Policy {
             challenge,
             login: None,
             session: None,
-            bearer_only: None,
+            bearer_only: Vec::new(),
             readable: false,
         }
     }
@@ -151,7 +151,7 @@ impl Policy {
 
     /// Whether the session of a browser may stand for a request to this path.
     pub(super) fn takes_session(&self, path: &str) -> bool {
-        !self.bearer_only.as_ref().is_some_and(|programs| programs.may_cover(path))
+        !self.bearer_only.iter().any(|programs| programs.may_cover(path))
     }
 
     /// Whether the principal has all scopes that the request needs.

@@ -710,7 +710,7 @@ async fn a_challenge_does_not_ask_for_offline_access_though_a_rule_does() {
 async fn programs_show_their_token_in_the_header() {
     let cookie = session_cookie("alice");
     let policy = |mode| {
-        let bearer_only = Some(PathPattern::Prefix("/mcp".into()));
+        let bearer_only = vec![PathPattern::Prefix("/mcp".into())];
         Policy { mode, bearer_only, ..login_policy() }
     };
     let visit =

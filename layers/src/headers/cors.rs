@@ -86,8 +86,8 @@ pub struct CorsLayer {
 /// The rules as header values.
 #[derive(Debug, Clone)]
 struct Shared {
-    /// The rules are for this path and those below it.
-    below: String,
+    /// The rules are for these paths and those below them; for all when there are none.
+    below: Vec<String>,
     /// But not for this one and those below it.
     except: Option<String>,
     origins: Option<Vec<HeaderValue>>,
@@ -119,7 +119,7 @@ impl CorsLayer {
         let always = [Method::GET, Method::HEAD, Method::POST];
         let methods = always.iter().chain(cors.methods.iter().filter(|method| !always.contains(method)));
         let shared = Shared {
-            below: String::new(),
+            below: Vec::new(),
             except: None,
             origins,
             methods: list(methods.map(Method::as_str)),
@@ -131,11 +131,13 @@ impl CorsLayer {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// The rules hold at this path and below it only. A slash at its end does not matter.
+    /// The rules hold at this path and below it only, and where this was said of others before. A slash at its end
+    /// does not matter.
     #[must_use]
     pub fn below(self, path: &str) -> Self {
-        let below = path.trim_end_matches('/').to_owned();
-        Self { shared: Arc::new(Shared { below, ..Arc::unwrap_or_clone(self.shared) }) }
+        let mut shared = Arc::unwrap_or_clone(self.shared);
+        shared.below.push(path.trim_end_matches('/').to_owned());
+        Self { shared: Arc::new(shared) }
     }
 
     /// The rules don't hold at this path and below it: what is there has its own.
@@ -209,7 +211,7 @@ impl Mark for Permit {
 impl Shared {
     fn is_for(&self, path: &str) -> bool {
         let at_or_below = |start: &str| glob::starts_path(start, path);
-        (self.below.is_empty() || at_or_below(&self.below))
+        (self.below.is_empty() || self.below.iter().any(|start| at_or_below(start)))
             && !self.except.as_deref().is_some_and(at_or_below)
     }
 

@@ -50,8 +50,8 @@ pub struct OriginLayer {
 
 #[derive(Debug, Clone)]
 struct Rules {
-    /// The rules are for this path and those below it.
-    below: String,
+    /// The rules are for these paths and those below them; for all when there are none.
+    below: Vec<String>,
     /// But not for this one and those below it.
     except: Option<String>,
     allowed: Vec<HeaderValue>,
@@ -66,14 +66,16 @@ impl OriginLayer {
     pub fn new<T: AsRef<str>>(allowed: impl IntoIterator<Item = T>) -> Result<Self, CorsError> {
         let allowed = allowed.into_iter().map(|origin| parse_origin(origin.as_ref()));
         let allowed = allowed.collect::<Result<_, _>>()?;
-        Ok(Self { rules: Arc::new(Rules { below: String::new(), except: None, allowed }) })
+        Ok(Self { rules: Arc::new(Rules { below: Vec::new(), except: None, allowed }) })
     }
 
-    /// Other paths than this one and those below it are for everybody. A slash at its end does not matter.
+    /// Other paths than this one and those below it, and those of which this was said before, are for everybody. A
+    /// slash at its end does not matter.
     #[must_use]
     pub fn below(self, path: &str) -> Self {
-        let below = path.trim_end_matches('/').to_owned();
-        Self { rules: Arc::new(Rules { below, ..Arc::unwrap_or_clone(self.rules) }) }
+        let mut rules = Arc::unwrap_or_clone(self.rules);
+        rules.below.push(path.trim_end_matches('/').to_owned());
+        Self { rules: Arc::new(rules) }
     }
 
     /// This path and those below it are for everybody.
@@ -136,7 +138,8 @@ impl Rules {
                 || readings::is_ambiguous(path)
                     && readings::others(path).iter().any(|other| glob::starts_path(start, other))
         };
-        (self.below.is_empty() || may_be(&self.below)) && !self.except.as_deref().is_some_and(at_or_below)
+        (self.below.is_empty() || self.below.iter().any(|start| may_be(start)))
+            && !self.except.as_deref().is_some_and(at_or_below)
     }
 }
 

@@ -173,6 +173,9 @@ fn answer(rejection: &Rejection, asker: &Asker) -> http::Response<String> {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let body = if bodiless(rejection.status()) {
         String::new()
+    } else if let Some(body) = rejection.body() {
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        body.to_owned()
     } else {
         let format = accept::choose(asker.accept.as_ref());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
@@ -253,6 +256,19 @@ mod tests {
 
     use super::*;
     use crate::check::Check;
+
+    #[tokio::test]
+    async fn a_body_of_the_rejections_own_is_the_answers() {
+        let service = RespondLayer::new().layer(service_fn(|_: Request<()>| async {
+            let kind = HeaderValue::from_static("a/b");
+            Err::<Response<String>, _>(rejection().with_body("{}").with_header(CONTENT_TYPE, kind))
+        }));
+        let request = Request::get("/").header(ACCEPT, "text/html").body(()).expect("valid");
+        let answer = service.oneshot(request).await.expect("infallible");
+        assert_eq!((answer.status(), answer.body().as_str()), (StatusCode::FORBIDDEN, "{}"));
+        assert_eq!(answer.headers()[CONTENT_TYPE], "a/b");
+        assert!(!answer.headers().contains_key(CONTENT_SECURITY_POLICY));
+    }
 
     fn rejection() -> Rejection {
         Rejection::new(StatusCode::FORBIDDEN, "not_allowed", "You <may> not.").with_source("the list says so")

@@ -1,0 +1,286 @@
+//! Answers of an MCP server on their way to the client: JSON as it comes, streams event by event.
+//!
+//! Nothing is gathered but what has to be read as a whole: a list in JSON, and the answer to a batch. Everything has a
+//! bound. What breaks it, comes in an encoding or is no JSON where JSON must be read, is answered by a JSON-RPC error:
+//! with 502 as long as no head is out, else as the last event of the stream. Where neither is possible the answer
+//! breaks off.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use http_body::{Body as _, Frame, SizeHint};
+
+use super::call::Calls;
+use super::error;
+use super::lists::{BadList, Review, members, messages};
+use super::message::gather;
+use super::outcome::Watch;
+use super::sse::{Event, Events, EventsError, Outgoing};
+use crate::body::{Body, BoxError, Response};
+use crate::rejection::Rejection;
+
+/// What to do with an answer.
+#[derive(Debug)]
+pub(super) struct Treatment {
+    /// The longest event, or body of JSON.
+    pub(super) limit: usize,
+    /// Who cuts lists down, where there are some.
+    pub(super) review: Option<Review>,
+    /// Whether the request has asked for answers; a GET has not, nor have notifications.
+    pub(super) asked: bool,
+    /// Whether it was a batch.
+    pub(super) batch: bool,
+}
+
+/// Why an answer is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadAnswer {
+    /// It is compressed, though nobody has asked for that.
+    #[error("the server's answer has the encoding {0:?}, which was not asked for")]
+    Encoding(HeaderValue),
+    /// It is longer than it may be.
+    #[error("the server's answer, or an event of it, is longer than {0} bytes")]
+    TooLong(usize),
+    /// It is neither JSON nor a stream of events.
+    #[error("the server's answer is neither JSON nor a stream of events")]
+    Type,
+    /// A list can't be read.
+    #[error(transparent)]
+    List(#[from] BadList),
+    /// It broke off.
+    #[error("the server's answer broke off")]
+    Broken(#[source] BoxError),
+}
+
+/// What kind of answer it is.
+enum Kind {
+    Events,
+    Json,
+    Nothing,
+    Other,
+}
+
+fn kind(headers: &HeaderMap, body: &Body) -> Kind {
+    if body.is_end_stream() {
+        return Kind::Nothing;
+    }
+    let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let essence = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    if essence.eq_ignore_ascii_case(b"text/event-stream") {
+        Kind::Events
+    } else if essence.eq_ignore_ascii_case(b"application/json") {
+        Kind::Json
+    } else {
+        Kind::Other
+    }
+}
+
+/// Passes an answer on.
+pub(super) async fn pass(
+    response: Response,
+    treatment: Treatment,
+    mut calls: Calls,
+) -> Result<Response, BoxError> {
+    calls.status = Some(response.status().as_u16());
+    let (mut parts, body) = response.into_parts();
+    let encoding = parts.headers.get(CONTENT_ENCODING).filter(|value| !is_identity(value));
+    if let Some(encoding) = encoding.filter(|_| !body.is_end_stream()) {
+        return Err(refused(&BadAnswer::Encoding(encoding.clone()), calls));
+    }
+    let limit = treatment.limit;
+    match kind(&parts.headers, &body) {
+        Kind::Events => {
+            // Lists may become shorter, and an error may become the last event.
+            parts.headers.remove(CONTENT_LENGTH);
+            let events = Events::new(body, limit);
+            Ok(Response::from_parts(parts, Body::new(EventsBody { events, treatment, calls, ended: false })))
+        }
+        Kind::Json => {
+            if body.size_hint().lower() > limit as u64 {
+                return Err(refused(&BadAnswer::TooLong(limit), calls));
+            }
+            let is_list = treatment.review.is_some() && parts.status.is_success();
+            if !is_list && !treatment.batch {
+                let body = JsonBody { body, left: limit, limit, watch: Watch::default(), calls };
+                return Ok(Response::from_parts(parts, Body::new(body)));
+            }
+            let whole = match gather(body, limit).await {
+                Ok(whole) => whole,
+                Err(cause) => return Err(refused(&broken(cause, limit), calls)),
+            };
+            let review = treatment.review.as_ref().filter(|_| is_list);
+            let edited = match review.map_or(Ok(None), |review| review.edit(&whole)) {
+                Ok(edited) => edited,
+                Err(error) => return Err(refused(&error.into(), calls)),
+            };
+            note(&mut calls, &whole, treatment.batch);
+            let whole = edited.map_or(whole, Bytes::from);
+            parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
+            Ok(Response::from_parts(parts, Body::from(whole)))
+        }
+        // What a server says of its own refusal is for the client, whatever it is.
+        Kind::Other if treatment.asked && parts.status.is_success() => Err(refused(&BadAnswer::Type, calls)),
+        Kind::Other | Kind::Nothing => Ok(Response::from_parts(parts, body)),
+    }
+}
+
+fn broken(cause: BoxError, limit: usize) -> BadAnswer {
+    match cause.downcast_ref::<crate::body::RequestBodyError>() {
+        Some(crate::body::RequestBodyError::TooLarge { .. }) => BadAnswer::TooLong(limit),
+        _ => BadAnswer::Broken(cause),
+    }
+}
+
+fn is_identity(encoding: &HeaderValue) -> bool {
+    let text = encoding.as_bytes().trim_ascii();
+    text.is_empty() || text.eq_ignore_ascii_case(b"identity")
+}
+
+/// 502 with an error for every call that has no answer.
+fn refused(bad: &BadAnswer, mut calls: Calls) -> BoxError {
+    calls.status = Some(StatusCode::BAD_GATEWAY.as_u16());
+    let text = bad.to_string();
+    let documents: Vec<_> = calls
+        .pending
+        .iter()
+        .map(|call| error::document(call.call_id.as_deref(), error::INTERNAL, &text))
+        .collect();
+    let body = match &documents[..] {
+        [] => error::document(None, error::INTERNAL, &text),
+        [one] => one.clone(),
+        all => format!("[{}]", all.join(",")),
+    };
+    let rejection: Rejection = error::rejection(StatusCode::BAD_GATEWAY, "mcp_bad_answer", text, body);
+    rejection.into()
+}
+
+/// Notes how the calls went that a message answers.
+fn note(calls: &mut Calls, message: &[u8], batch: bool) {
+    if !batch {
+        let mut watch = Watch::default();
+        watch.feed(message);
+        if watch.outcome().answered {
+            calls.note(None, watch.outcome());
+        }
+        return;
+    }
+    let Ok(text) = std::str::from_utf8(message) else { return };
+    let Ok(all) = messages(text) else { return };
+    for one in all {
+        let id = members(one).ok().and_then(|all| all.into_iter().find(|(name, _)| name == "id"));
+        let mut watch = Watch::default();
+        watch.feed(one.as_bytes());
+        if let (Some((_, id)), true) = (id, watch.outcome().answered) {
+            calls.note(Some(id.get()), watch.outcome());
+        }
+    }
+}
+
+/// A body of JSON that passes as it comes.
+struct JsonBody {
+    body: Body,
+    left: usize,
+    limit: usize,
+    watch: Watch,
+    calls: Calls,
+}
+
+impl http_body::Body for JsonBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            let Some(left) = self.left.checked_sub(data.len()) else {
+                return Poll::Ready(Some(Err(BadAnswer::TooLong(self.limit).into())));
+            };
+            self.left = left;
+            self.watch.feed(data);
+            let outcome = self.watch.outcome();
+            if outcome.answered {
+                self.calls.note(None, outcome);
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A stream that passes event by event.
+struct EventsBody {
+    events: Events<Body>,
+    treatment: Treatment,
+    calls: Calls,
+    ended: bool,
+}
+
+impl EventsBody {
+    /// An event as the client gets it.
+    fn treat(&mut self, event: &Event) -> Result<Bytes, BadAnswer> {
+        let Some(data) = event.data().filter(|data| !data.is_empty()) else { return Ok(event.raw().clone()) };
+        let edited = self.treatment.review.as_ref().map_or(Ok(None), |review| review.edit(data))?;
+        // What can't be read is no answer.
+        if !self.calls.pending.is_empty() {
+            note(&mut self.calls, data, self.treatment.batch);
+        }
+        Ok(edited.map_or_else(|| event.raw().clone(), |data| event.with_data(&data)))
+    }
+
+    /// The end of a stream that goes on as nobody may read it: an error for each call without an answer.
+    fn end(&mut self, bad: BadAnswer) -> Result<Frame<Bytes>, BoxError> {
+        self.ended = true;
+        let text = bad.to_string();
+        let mut out = Vec::new();
+        for call in self.calls.pending.iter().filter(|call| !call.outcome.answered) {
+            let document = error::document(call.call_id.as_deref(), error::INTERNAL, &text);
+            Outgoing { data: Some(document.as_bytes()), ..Outgoing::default() }.write(&mut out);
+        }
+        if out.is_empty() { Err(bad.into()) } else { Ok(Frame::data(out.into())) }
+    }
+}
+
+impl http_body::Body for EventsBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let treated = match ready!(self.events.poll_next(cx)) {
+            None => {
+                self.ended = true;
+                return Poll::Ready(None);
+            }
+            Some(Err(EventsError::Broken(error))) => {
+                self.ended = true;
+                return Poll::Ready(Some(Err(error)));
+            }
+            Some(Err(EventsError::TooLong(_))) => Err(BadAnswer::TooLong(self.treatment.limit)),
+            Some(Ok(event)) => self.treat(&event),
+        };
+        Poll::Ready(Some(match treated {
+            Ok(bytes) => Ok(Frame::data(bytes)),
+            Err(bad) => self.end(bad),
+        }))
+    }
+}

@@ -1,0 +1,346 @@
+//! The record of a call: who, what, what was decided, and how it went.
+//!
+//! There is one for each request of a client, each of a batch too, one for each notification that was refused, and one
+//! for a body that is no message. It is made when the answer has ended, and never holds arguments or results.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use smol_str::SmolStr;
+use tokio::time::Instant;
+
+use crate::access_log::{Queue, escape};
+use crate::context::{ClientAddr, Principal, RequestId};
+
+/// The longest name, in bytes, that a record holds.
+const MAX_TEXT: usize = 256;
+
+/// Takes the record of each call.
+///
+/// It is called on the request's own thread when the answer has ended: it must never block, wait or panic.
+pub trait Sink: Send + Sync {
+    /// Takes one record.
+    fn emit(&self, record: &Record<'_>);
+}
+
+/// Any function is a sink.
+impl<F: Fn(&Record<'_>) + Send + Sync> Sink for F {
+    fn emit(&self, record: &Record<'_>) {
+        self(record);
+    }
+}
+
+impl Sink for Queue {
+    fn emit(&self, record: &Record<'_>) {
+        self.push(record.time, |out| record.encode(out));
+    }
+}
+
+/// What was decided about a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It went on to the server.
+    Allow,
+    /// The rules forbid it.
+    Deny,
+    /// It needs scopes that the caller may get.
+    StepUp,
+    /// There were too many.
+    RateLimited,
+    /// It was no valid message, or part of a batch that was refused.
+    Refused,
+}
+
+impl Verdict {
+    /// As it stands in records.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::StepUp => "step_up",
+            Self::RateLimited => "rate_limited",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// How a call went at the server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether there was an answer at all.
+    pub answered: bool,
+    /// The code of its JSON-RPC error.
+    pub error: Option<i64>,
+    /// Whether it is a result that says `isError`.
+    pub is_error: bool,
+}
+
+/// Everything that is known of a call when its answer has ended.
+#[derive(Debug, Clone)]
+pub struct Record<'a> {
+    /// When it ended, milliseconds since 1970.
+    pub time: u64,
+    /// Our own id of the request.
+    pub id: Option<RequestId>,
+    /// Whom we believe to be the client.
+    pub client: Option<ClientAddr>,
+    /// The host.
+    pub host: Option<&'a str>,
+    /// Who called.
+    pub principal: Option<&'a Principal>,
+    /// What the session is called in records: a digest, because its id may be all that somebody needs to use it.
+    pub session: Option<&'a str>,
+    /// The revision of the protocol.
+    pub protocol: Option<&'a str>,
+    /// The id of the call, as JSON.
+    pub call_id: Option<&'a str>,
+    /// The method; empty where none could be read.
+    pub method: &'a str,
+    /// The tool, prompt, resource or task.
+    pub name: Option<&'a str>,
+    /// What was decided.
+    pub verdict: Verdict,
+    /// The rule that decided; `None`: the default, or no rule was asked.
+    pub rule: Option<&'a str>,
+    /// The status of the answer; `None`: the client left before there was one.
+    pub status: Option<u16>,
+    /// How it went.
+    pub outcome: Outcome,
+    /// From the arrival of the request until the answer ended.
+    pub took: Duration,
+    /// `traceparent`, of the header or of `_meta` (W3C Trace Context).
+    pub trace: Option<&'a str>,
+}
+
+impl Record<'_> {
+    /// Appends the record as one compact JSON object, without a line end. Absent values are left out.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(format!("{{\"timestamp\":{}", self.time).as_bytes());
+        let id = self.id.map(|id| id.to_string());
+        text(out, "trace_id", id.as_deref());
+        text(out, "traceparent", self.trace);
+        let client = self.client.map(|client| client.ip().to_string());
+        text(out, "client_ip", client.as_deref());
+        text(out, "proxy_hostname", self.host);
+        if let Some(principal) = self.principal {
+            text(out, "auth_user", Some(&principal.full_name()));
+            text(out, "auth_subject", Some(&principal.full_subject()));
+            text(out, "auth_client_id", principal.client_id.as_deref());
+        }
+        text(out, "mcp_session", self.session);
+        text(out, "mcp_protocol", self.protocol);
+        text(out, "mcp_method", Some(self.method).filter(|method| !method.is_empty()));
+        text(out, "mcp_name", self.name);
+        text(out, "mcp_call_id", self.call_id);
+        text(out, "decision", Some(self.verdict.as_str()));
+        text(out, "rule", self.rule);
+        if let Some(status) = self.status {
+            number(out, "status_code", i64::from(status));
+        }
+        if let Some(code) = self.outcome.error {
+            number(out, "rpc_error", code);
+        }
+        if self.outcome.is_error {
+            out.extend_from_slice(b",\"is_error\":true");
+        }
+        if self.verdict == Verdict::Allow && !self.outcome.answered {
+            out.extend_from_slice(b",\"unanswered\":true");
+        }
+        let micros = u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX);
+        out.extend_from_slice(
+            format!(",\"response_time_ms\":{}.{:03}}}", micros / 1000, micros % 1000).as_bytes(),
+        );
+    }
+}
+
+fn text(out: &mut Vec<u8>, key: &str, value: Option<&str>) {
+    if let Some(value) = value {
+        out.extend_from_slice(b",\"");
+        out.extend_from_slice(key.as_bytes());
+        out.extend_from_slice(b"\":\"");
+        escape(out, &value[..value.floor_char_boundary(MAX_TEXT)]);
+        out.push(b'"');
+    }
+}
+
+fn number(out: &mut Vec<u8>, key: &str, value: i64) {
+    out.extend_from_slice(format!(",\"{key}\":{value}").as_bytes());
+}
+
+/// What all calls of a request have in common.
+pub struct Caller {
+    /// Where the records go.
+    pub sink: Arc<dyn Sink>,
+    /// When the request came.
+    pub begun: Instant,
+    /// See [`Record::id`].
+    pub id: Option<RequestId>,
+    /// See [`Record::client`].
+    pub client: Option<ClientAddr>,
+    /// See [`Record::host`].
+    pub host: Option<crate::names::HostName>,
+    /// See [`Record::principal`].
+    pub principal: Option<Arc<Principal>>,
+    /// See [`Record::session`].
+    pub session: Option<SmolStr>,
+    /// See [`Record::protocol`].
+    pub protocol: Option<SmolStr>,
+    /// Of the header.
+    pub trace: Option<SmolStr>,
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A call under way.
+#[derive(Debug)]
+pub struct Pending {
+    /// See [`Record::call_id`].
+    pub call_id: Option<SmolStr>,
+    /// See [`Record::method`].
+    pub method: SmolStr,
+    /// See [`Record::name`].
+    pub name: Option<SmolStr>,
+    /// See [`Record::verdict`].
+    pub verdict: Verdict,
+    /// See [`Record::rule`].
+    pub rule: Option<SmolStr>,
+    /// Of `_meta`.
+    pub trace: Option<SmolStr>,
+    /// See [`Record::outcome`].
+    pub outcome: Outcome,
+}
+
+/// The calls of a request. Their records are emitted when this is dropped, whatever the reason.
+#[derive(Debug)]
+pub struct Calls {
+    /// Who calls.
+    pub caller: Caller,
+    /// What is called.
+    pub pending: Vec<Pending>,
+    /// See [`Record::status`].
+    pub status: Option<u16>,
+}
+
+impl Calls {
+    /// The calls of a request, of which none is known yet.
+    pub const fn of(caller: Caller) -> Self {
+        Self { caller, pending: Vec::new(), status: None }
+    }
+
+    /// Notes how a call went: that of this id, or the only one there is.
+    pub fn note(&mut self, id: Option<&str>, outcome: Outcome) {
+        let pending = match &mut self.pending[..] {
+            [only] => Some(only),
+            all => all.iter_mut().find(|call| id.is_some() && call.call_id.as_deref() == id),
+        };
+        if let Some(pending) = pending {
+            pending.outcome = outcome;
+        }
+    }
+}
+
+impl Drop for Calls {
+    fn drop(&mut self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let Caller { sink, begun, id, client, host, principal, session, protocol, trace } = &self.caller;
+        for call in &self.pending {
+            sink.emit(&Record {
+                time,
+                id: *id,
+                client: *client,
+                host: host.as_ref().map(crate::names::HostName::as_str),
+                principal: principal.as_deref(),
+                session: session.as_deref(),
+                protocol: protocol.as_deref(),
+                call_id: call.call_id.as_deref(),
+                method: &call.method,
+                name: call.name.as_deref(),
+                verdict: call.verdict,
+                rule: call.rule.as_deref(),
+                status: self.status,
+                outcome: call.outcome,
+                took: begun.elapsed(),
+                trace: trace.as_deref().or(call.trace.as_deref()),
+            });
+        }
+    }
+}
+
+/// A `traceparent` of the form that the standard has; anything else is not kept.
+pub fn traceparent(text: &str) -> Option<SmolStr> {
+    let bytes = text.as_bytes();
+    let is_hex = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
+    let fits = bytes.len() == 55
+        && bytes.iter().enumerate().all(|(at, byte)| match at {
+            2 | 35 | 52 => *byte == b'-',
+            _ => is_hex(byte),
+        });
+    fits.then(|| text.into())
+}
+
+/// What a session is called in records.
+pub fn session_digest(id: &str) -> SmolStr {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, id.as_bytes());
+    digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_says_what_is_known_and_no_more() {
+        let principal = Principal {
+            subject: "7".into(),
+            username: Some("alice".into()),
+            client_id: Some("c\"1".into()),
+            ..Principal::default()
+        };
+        let record = Record {
+            time: 5,
+            id: Some(RequestId(1, 2)),
+            client: None,
+            host: Some("a.example"),
+            principal: Some(&principal),
+            session: None,
+            protocol: Some("2025-11-25"),
+            call_id: Some("\"x\""),
+            method: "tools/call",
+            name: Some("delete\n"),
+            verdict: Verdict::Allow,
+            rule: Some("r"),
+            status: Some(200),
+            outcome: Outcome { answered: true, error: Some(-32602), is_error: true },
+            took: Duration::from_micros(1_234_567),
+            trace: None,
+        };
+        let mut line = Vec::new();
+        record.encode(&mut line);
+        let value: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
+        assert_eq!(
+            value,
+            serde_json::json!({
+                "timestamp": 5, "trace_id": "00000000000000010000000000000002", "proxy_hostname": "a.example",
+                "auth_user": "alice", "auth_subject": "7", "auth_client_id": "c\"1", "mcp_protocol": "2025-11-25",
+                "mcp_method": "tools/call", "mcp_name": "delete\n", "mcp_call_id": "\"x\"", "decision": "allow",
+                "rule": "r", "status_code": 200, "rpc_error": -32602, "is_error": true, "response_time_ms": 1234.567,
+            })
+        );
+    }
+
+    #[test]
+    fn only_what_is_a_traceparent_is_one() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(traceparent(good).as_deref(), Some(good));
+        for bad in ["", "x", &good.to_uppercase(), &good.replace('-', "_"), &format!("{good}0"), &good[1..]] {
+            assert_eq!(traceparent(bad), None, "{bad}");
+        }
+        assert_eq!(session_digest("a"), "ca978112ca1bbdca");
+    }
+}

@@ -1,0 +1,300 @@
+//! The decision on what a client has posted: every message, before the server sees any.
+//!
+//! A batch goes on as a whole or not at all: whoever wants parts of it sends those.
+
+use std::time::Duration;
+
+use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode};
+use serde_json::value::RawValue;
+use smol_str::SmolStr;
+
+use super::call::{Calls, Outcome, Pending, Verdict, traceparent};
+use super::error;
+use super::headers::{self, LAST_WITH_BATCHES};
+use super::lists::has_lists;
+use super::message::{Kind, Message, Payload};
+use super::rates::TooMany;
+use super::rules::{Call, Decision, Rule};
+use super::{Policy, path};
+use crate::body::BoxError;
+use crate::check::Check;
+use crate::context::Principal;
+use crate::rejection::Rejection;
+
+/// What was let through.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan {
+    /// Whether the answer may have lists in it.
+    pub(super) lists: bool,
+    /// Whether it asks for answers at all.
+    pub(super) asks: bool,
+    /// Whether it is a batch.
+    pub(super) batch: bool,
+}
+
+/// Why one message is refused.
+#[derive(Debug)]
+enum Refusal {
+    /// It can't be judged.
+    Invalid(i64, String),
+    /// The rules forbid it.
+    Denied(String),
+    /// It needs these scopes.
+    Scopes(Vec<SmolStr>),
+    /// Nobody is known who could be allowed it.
+    Anonymous(Vec<SmolStr>),
+    /// There were too many.
+    TooMany(TooMany),
+}
+
+/// Decides on what a client has posted, and notes the calls.
+pub(super) fn decide(
+    policy: &Policy,
+    parts: &Parts,
+    body: &[u8],
+    calls: &mut Calls,
+) -> Result<Plan, BoxError> {
+    let payload = match Payload::read(body) {
+        Ok(payload) => payload,
+        Err(bad) => return Err(malformed(calls, None, bad.code(), bad.to_string()).into()),
+    };
+    let batch = matches!(payload, Payload::Batch(_));
+    let only = match &payload {
+        Payload::Single(message) => message.id.map(RawValue::get),
+        Payload::Batch(_) => None,
+    };
+    if batch && calls.caller.protocol.as_ref().is_some_and(|version| version.as_str() > LAST_WITH_BATCHES) {
+        let text = "this revision of the protocol has no batches";
+        return Err(malformed(calls, None, error::INVALID_REQUEST, text.to_owned()).into());
+    }
+    if let Err(disagreement) = headers::agree(&parts.headers, &payload) {
+        return Err(malformed(calls, only, error::HEADER_MISMATCH, disagreement.to_string()).into());
+    }
+    let messages = payload.messages();
+    let mut refusals = Vec::with_capacity(messages.len());
+    for message in messages {
+        let (refusal, rule) = judge(policy, message, calls.caller.principal.as_deref());
+        refusals.push(refusal);
+        note(calls, message, rule.map(|rule| rule.id.clone()));
+    }
+    // Only what is not refused anyway counts.
+    if refusals.iter().all(Option::is_none) && !policy.limits.is_empty() {
+        for (message, refusal) in messages.iter().zip(&mut refusals) {
+            *refusal = limited(policy, calls, message);
+        }
+    }
+    if refusals.iter().any(Option::is_some) {
+        return Err(refuse(policy, parts, messages, &refusals, calls).into());
+    }
+    calls.pending.retain(|call| call.call_id.is_some());
+    let requests = || messages.iter().filter(|message| message.kind == Kind::Request);
+    Ok(Plan {
+        lists: requests().any(|message| has_lists(&message.method)),
+        asks: requests().next().is_some(),
+        batch,
+    })
+}
+
+/// What the rules say to one message, and which one.
+fn judge<'p>(
+    policy: &'p Policy,
+    message: &Message<'_>,
+    principal: Option<&Principal>,
+) -> (Option<Refusal>, Option<&'p Rule>) {
+    if message.kind == Kind::Response {
+        return (None, None);
+    }
+    let invalid = |text: String| (Some(Refusal::Invalid(error::INVALID_PARAMS, text)), None);
+    let call = match Call::of(message) {
+        Ok(call) => call,
+        Err(unnamed) => return invalid(unnamed.to_string()),
+    };
+    let decision = match policy.rules.decide(&call, principal) {
+        Ok(decision) => decision,
+        Err(unreadable) => return invalid(unreadable.to_string()),
+    };
+    let named = call.object.name().map_or_else(String::new, |name| format!(" of `{name}`"));
+    let denied = || Refusal::Denied(format!("The rules of this host do not allow `{}`{named}.", call.method));
+    let refusal = match (decision, &policy.auth) {
+        (Decision::Allow(_), _) => None,
+        (Decision::Deny(_), Some(_)) if principal.is_none() => Some(Refusal::Anonymous(Vec::new())),
+        (Decision::Scopes(rule), Some(_)) if principal.is_none() => {
+            Some(Refusal::Anonymous(rule.scopes.clone()))
+        }
+        (Decision::Scopes(rule), Some(auth)) => {
+            let gives = |scope: &SmolStr| {
+                principal.is_some_and(|who| auth.grants.as_ref().is_none_or(|grants| grants.give(who, scope)))
+            };
+            // Who can't get them anyway is not sent to ask for them.
+            Some(if rule.scopes.iter().all(gives) { Refusal::Scopes(rule.scopes.clone()) } else { denied() })
+        }
+        (Decision::Deny(_) | Decision::Scopes(_), _) => Some(denied()),
+    };
+    (refusal, decision.rule())
+}
+
+fn limited(policy: &Policy, calls: &Calls, message: &Message<'_>) -> Option<Refusal> {
+    if message.kind != Kind::Request {
+        return None;
+    }
+    let call = Call::of(message).ok()?;
+    let host = calls.caller.host.as_ref().map_or("", |host| host.as_str());
+    let address = calls.caller.client.map(|client| client.ip().to_string());
+    let name = calls.caller.principal.as_ref().map(|who| who.full_subject());
+    let user = name.as_deref().or(address.as_deref()).unwrap_or_default();
+    let taken = policy.buckets.take(host, user, &policy.limits, call.method, call.object);
+    taken.err().map(Refusal::TooMany)
+}
+
+/// Notes a call, or what would be one if it is refused.
+fn note(calls: &mut Calls, message: &Message<'_>, rule: Option<SmolStr>) {
+    let name = Call::of(message).ok().and_then(|call| call.object.name().map(SmolStr::new));
+    let meta = message.params.meta.as_ref();
+    if calls.caller.protocol.is_none() {
+        calls.caller.protocol = meta.and_then(|meta| meta.version.as_deref()).map(SmolStr::new);
+    }
+    calls.pending.push(Pending {
+        call_id: message.id.filter(|_| message.kind == Kind::Request).map(|id| id.get().into()),
+        method: SmolStr::new(&message.method),
+        name,
+        verdict: Verdict::Allow,
+        rule,
+        trace: meta.and_then(|meta| traceparent(meta.traceparent.as_deref()?)),
+        outcome: Outcome::default(),
+    });
+}
+
+/// A body that is no message, or does not say what the headers say.
+fn malformed(calls: &mut Calls, id: Option<&str>, code: i64, text: String) -> Rejection {
+    calls.status = Some(StatusCode::BAD_REQUEST.as_u16());
+    calls.pending.push(Pending {
+        call_id: id.map(SmolStr::new),
+        method: SmolStr::default(),
+        name: None,
+        verdict: Verdict::Refused,
+        rule: None,
+        trace: None,
+        outcome: Outcome { answered: true, error: Some(code), is_error: false },
+    });
+    let word = if code == error::HEADER_MISMATCH { "mcp_header_mismatch" } else { "mcp_bad_message" };
+    let body = error::document(id, code, &text);
+    error::rejection(StatusCode::BAD_REQUEST, word, text, body)
+}
+
+impl Refusal {
+    const fn verdict(&self) -> Verdict {
+        match self {
+            Self::Invalid(..) => Verdict::Refused,
+            Self::Denied(_) => Verdict::Deny,
+            Self::Scopes(_) | Self::Anonymous(_) => Verdict::StepUp,
+            Self::TooMany(_) => Verdict::RateLimited,
+        }
+    }
+
+    const fn code(&self) -> i64 {
+        match self {
+            Self::Invalid(code, _) => *code,
+            Self::Denied(_) | Self::Scopes(_) | Self::Anonymous(_) => error::FORBIDDEN,
+            Self::TooMany(_) => error::TOO_MANY,
+        }
+    }
+
+    /// Which one of several is the answer's: what no token and no patience can help comes first.
+    const fn rank(&self) -> u8 {
+        match self {
+            Self::Invalid(..) => 0,
+            Self::Denied(_) => 1,
+            Self::Anonymous(_) => 2,
+            Self::Scopes(_) => 3,
+            Self::TooMany(_) => 4,
+        }
+    }
+
+    fn text(&self, scopes: &str) -> String {
+        match self {
+            Self::Invalid(_, text) | Self::Denied(text) => text.clone(),
+            Self::Anonymous(_) => "This call needs an access token.".to_owned(),
+            Self::Scopes(_) => format!("This call needs an access token with the scopes: {scopes}"),
+            Self::TooMany(too_many) => too_many.to_string(),
+        }
+    }
+}
+
+/// Refuses everything that was posted.
+fn refuse(
+    policy: &Policy,
+    parts: &Parts,
+    messages: &[Message<'_>],
+    refusals: &[Option<Refusal>],
+    calls: &mut Calls,
+) -> Rejection {
+    let scopes = scopes(policy, parts, refusals);
+    let mut documents = Vec::new();
+    for ((message, refusal), pending) in messages.iter().zip(refusals).zip(&mut calls.pending) {
+        let (verdict, code, text) = match refusal {
+            Some(refusal) => (refusal.verdict(), refusal.code(), refusal.text(&scopes)),
+            None => {
+                let text = "Another message of the batch was refused.";
+                (Verdict::Refused, error::INVALID_REQUEST, text.to_owned())
+            }
+        };
+        pending.verdict = verdict;
+        pending.outcome = Outcome { answered: true, error: Some(code), is_error: false };
+        if message.kind == Kind::Request || refusal.is_some() {
+            documents.push(error::document(message.id.map(RawValue::get), code, &text));
+        }
+    }
+    let body = match &documents[..] {
+        [one] if messages.len() == 1 => one.clone(),
+        all => format!("[{}]", all.join(",")),
+    };
+    let Some(chosen) = refusals.iter().flatten().min_by_key(|refusal| refusal.rank()) else {
+        return Rejection::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "Nothing was refused.");
+    };
+    let detail = chosen.text(&scopes);
+    let (status, word) = match chosen {
+        Refusal::Invalid(..) => (StatusCode::BAD_REQUEST, "mcp_bad_message"),
+        Refusal::Denied(_) => (StatusCode::FORBIDDEN, "mcp_denied"),
+        Refusal::Anonymous(_) => (StatusCode::UNAUTHORIZED, "token_required"),
+        Refusal::Scopes(_) => (StatusCode::FORBIDDEN, "insufficient_scope"),
+        Refusal::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "mcp_rate_limited"),
+    };
+    calls.status = Some(status.as_u16());
+    let rejection = error::rejection(status, word, detail, body);
+    let challenge = policy.auth.as_ref().map(|auth| &auth.challenge);
+    match (chosen, challenge) {
+        (Refusal::Denied(_), _) => rejection.with_check(Check::User),
+        (Refusal::Anonymous(_), Some(challenge)) => {
+            rejection.with_check(Check::Token).with_header(WWW_AUTHENTICATE, challenge.without_error(&scopes))
+        }
+        (Refusal::Scopes(_), Some(challenge)) => rejection
+            .with_check(Check::Scope)
+            .with_header(WWW_AUTHENTICATE, challenge.insufficient_scope(&scopes)),
+        (Refusal::TooMany(TooMany { after }), _) => rejection.with_header(RETRY_AFTER, seconds(*after)),
+        _ => rejection,
+    }
+}
+
+fn seconds(after: Duration) -> HeaderValue {
+    HeaderValue::from(after.as_secs().max(1))
+}
+
+/// All scopes that the messages need, with those that the host needs anyway: a client replaces its token by one that
+/// has exactly these.
+fn scopes(policy: &Policy, parts: &Parts, refusals: &[Option<Refusal>]) -> String {
+    let demanded =
+        policy.auth.as_ref().map(|auth| auth.required(&Method::POST, path(parts))).unwrap_or_default();
+    let mut all: Vec<&str> = demanded.split_ascii_whitespace().collect();
+    for refusal in refusals.iter().flatten() {
+        if let Refusal::Scopes(scopes) | Refusal::Anonymous(scopes) = refusal {
+            for scope in scopes {
+                if !all.contains(&scope.as_str()) {
+                    all.push(scope);
+                }
+            }
+        }
+    }
+    all.join(" ")
+}

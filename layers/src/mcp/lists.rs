@@ -1,0 +1,351 @@
+//! Lists cut down to what the caller may use: of tools, prompts, resources and their templates.
+//!
+//! Only the entries that go are taken out. Everything else keeps its bytes: other members, cursors, the order, even
+//! blanks.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::rules::{Call, Decision, Object, Rules};
+use crate::context::Principal;
+
+/// The most entries of one list. Clients show them to a model, which reads some hundred.
+const MAX_ENTRIES: usize = 65_536;
+/// The most members of an envelope, a result or an entry.
+const MAX_MEMBERS: usize = 256;
+
+/// An answer that has to be read can't be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the answer is no list that can be read: {0}")]
+pub struct BadList(String);
+
+impl From<serde_json::Error> for BadList {
+    fn from(error: serde_json::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Whether answers to this method have lists in them.
+pub fn has_lists(method: &str) -> bool {
+    matches!(
+        method,
+        "tools/list" | "prompts/list" | "resources/list" | "resources/templates/list" | "server/discover"
+    )
+}
+
+/// Judges the entries of lists for one caller.
+#[derive(Debug, Clone)]
+pub struct Review {
+    /// By which rules.
+    pub rules: Arc<Rules>,
+    /// For whom.
+    pub principal: Option<Arc<Principal>>,
+    /// Whether an entry stays that the caller could use with more scopes.
+    pub with_attainable: bool,
+}
+
+impl Review {
+    /// Whether an entry stays.
+    fn keeps(&self, object: Object<'_>) -> bool {
+        match self.rules.decide(&Call::listed(object), self.principal.as_deref()) {
+            Ok(Decision::Allow(_)) => true,
+            Ok(Decision::Scopes(_)) => self.with_attainable,
+            Ok(Decision::Deny(_)) | Err(_) => false,
+        }
+    }
+
+    /// A message, or a batch of them, without the entries that the caller may not use; `None`: all of them stay.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be read, so that nobody can tell what is in it.
+    pub fn edit(&self, message: &[u8]) -> Result<Option<Vec<u8>>, BadList> {
+        let text = std::str::from_utf8(message).map_err(|error| BadList(error.to_string()))?;
+        let mut cuts = Vec::new();
+        for message in messages(text)? {
+            self.cut(text, message, &mut cuts)?;
+        }
+        Ok((!cuts.is_empty()).then(|| spliced(text, &cuts)))
+    }
+
+    /// Finds the lists of one message.
+    fn cut<'a>(&self, whole: &'a str, message: &'a str, cuts: &mut Vec<Cut<'a>>) -> Result<(), BadList> {
+        let Some((_, result)) = members(message)?.into_iter().find(|(name, _)| name == "result") else {
+            return Ok(());
+        };
+        if !result.get().starts_with('{') {
+            return Ok(());
+        }
+        for (name, list) in members(result.get())? {
+            let Some(kind) = Listed::of(&name) else { continue };
+            if !list.get().starts_with('[') {
+                return Err(BadList(format!("`{name}` is no list")));
+            }
+            let all = elements(list.get(), MAX_ENTRIES)?;
+            let count = all.len();
+            let kept: Vec<_> = all
+                .into_iter()
+                // An entry that does not say what it is has no place in a list.
+                .filter(|entry| {
+                    text_of(entry.get(), kind.key()).is_some_and(|name| self.keeps(kind.object(&name)))
+                })
+                .collect();
+            if kept.len() < count {
+                let begin = list.get().as_ptr() as usize - whole.as_ptr() as usize;
+                cuts.push(Cut { begin, end: begin + list.get().len(), kept });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a list is of.
+#[derive(Debug, Clone, Copy)]
+enum Listed {
+    Tools,
+    Prompts,
+    Resources,
+    Templates,
+}
+
+impl Listed {
+    fn of(name: &str) -> Option<Self> {
+        Some(match name {
+            "tools" => Self::Tools,
+            "prompts" => Self::Prompts,
+            "resources" => Self::Resources,
+            "resourceTemplates" => Self::Templates,
+            _ => return None,
+        })
+    }
+
+    /// Which member of an entry is its name.
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Tools | Self::Prompts => "name",
+            Self::Resources => "uri",
+            Self::Templates => "uriTemplate",
+        }
+    }
+
+    const fn object(self, name: &str) -> Object<'_> {
+        match self {
+            Self::Tools => Object::Tool(name),
+            Self::Prompts => Object::Prompt(name),
+            Self::Resources | Self::Templates => Object::Resource(name),
+        }
+    }
+}
+
+/// A list of which less is left.
+struct Cut<'a> {
+    begin: usize,
+    end: usize,
+    kept: Vec<&'a RawValue>,
+}
+
+fn spliced(text: &str, cuts: &[Cut<'_>]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut at = 0;
+    for Cut { begin, end, kept } in cuts {
+        out.extend_from_slice(&text.as_bytes()[at..*begin]);
+        out.push(b'[');
+        for (index, entry) in kept.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(entry.get().as_bytes());
+        }
+        out.push(b']');
+        at = *end;
+    }
+    out.extend_from_slice(&text.as_bytes()[at..]);
+    out
+}
+
+/// The text of a member of an entry.
+fn text_of<'a>(entry: &'a str, key: &str) -> Option<Cow<'a, str>> {
+    let all = members(entry).ok()?;
+    let (_, value) = all.into_iter().find(|(name, _)| name == key)?;
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    serde_json::from_str::<Text<'_>>(value.get()).ok().map(|text| text.0)
+}
+
+/// The members of an object, unread, each name once.
+pub(super) fn members(text: &str) -> Result<Vec<(Cow<'_, str>, &RawValue)>, BadList> {
+    struct Members;
+
+    impl<'de> Visitor<'de> for Members {
+        type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut all: Self::Value = Vec::new();
+            while let Some(name) = map.next_key_seed(Name)? {
+                if all.len() == MAX_MEMBERS || all.iter().any(|(other, _)| *other == name) {
+                    return Err(A::Error::custom("duplicate member, or too many of them"));
+                }
+                all.push((name, map.next_value()?));
+            }
+            Ok(all)
+        }
+    }
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let all = reader.deserialize_map(Members)?;
+    reader.end()?;
+    Ok(all)
+}
+
+/// The name of a member, borrowed where it can be.
+struct Name;
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(text))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(text.to_owned()))
+    }
+}
+
+/// The messages of a batch, or the only one, unread.
+pub(super) fn messages(text: &str) -> Result<Vec<&str>, BadList> {
+    if !text.trim_ascii_start().starts_with('[') {
+        return Ok(vec![text]);
+    }
+    Ok(elements(text, MAX_ENTRIES)?.into_iter().map(RawValue::get).collect())
+}
+
+/// The elements of a list, unread.
+fn elements(text: &str, most: usize) -> Result<Vec<&RawValue>, BadList> {
+    struct Elements(usize);
+
+    impl<'de> Visitor<'de> for Elements {
+        type Value = Vec<&'de RawValue>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut all = Vec::new();
+            while let Some(element) = seq.next_element()? {
+                if all.len() == self.0 {
+                    return Err(A::Error::custom("a list is too long"));
+                }
+                all.push(element);
+            }
+            Ok(all)
+        }
+    }
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let all = reader.deserialize_seq(Elements(most))?;
+    reader.end()?;
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rules::{Effect, Rule, Selector};
+    use super::*;
+
+    fn review(with_attainable: bool) -> Review {
+        let deny = |what| Rule { what, effect: Effect::Deny, ..Rule::default() };
+        let list = |text: &str| vec![text.into()];
+        let scoped = Rule {
+            what: Selector { tools: list("write"), ..Selector::default() },
+            scopes: list("mcp:write"),
+            ..Rule::default()
+        };
+        let rules = vec![
+            deny(Selector { tools: list("secret*"), ..Selector::default() }),
+            deny(Selector { prompts: list("p"), ..Selector::default() }),
+            deny(Selector { resources: list("file:///etc/*"), ..Selector::default() }),
+            scoped,
+        ];
+        Review { rules: Arc::new(Rules { rules, ..Rules::default() }), principal: None, with_attainable }
+    }
+
+    #[test]
+    fn lists_lose_what_the_caller_may_not_use_and_nothing_else() {
+        for (message, expected) in [
+            (r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"a"}],"nextCursor":"x"}}"#, None),
+            (
+                r#"{"jsonrpc":"2.0", "id":1,"result":{ "tools" : [ {"name":"a", "x": 1} , {"name":"secret"},{"name":"b"} ] ,"nextCursor":"x"} }"#,
+                Some(
+                    r#"{"jsonrpc":"2.0", "id":1,"result":{ "tools" : [{"name":"a", "x": 1},{"name":"b"}] ,"nextCursor":"x"} }"#,
+                ),
+            ),
+            (
+                r#"{"id":1,"result":{"tools":[{"name":"\u0073ecret"},{"title":"no name"},7,{"name":1},{"name":"a","name":"b"}]}}"#,
+                Some(r#"{"id":1,"result":{"tools":[]}}"#),
+            ),
+            (r#"{"id":1,"result":{"tools":[{"name":"write"}]}}"#, Some(r#"{"id":1,"result":{"tools":[]}}"#)),
+            (r#"{"id":1,"result":{"prompts":[{"name":"p"}]}}"#, Some(r#"{"id":1,"result":{"prompts":[]}}"#)),
+            (r#"{"id":1,"result":{"prompts":[{"name":"secret"}]}}"#, None),
+            (
+                r#"{"id":1,"result":{"resources":[{"uri":"file:///etc/x"},{"uri":"file:///y"}],"resourceTemplates":[{"uriTemplate":"file:///etc/{x}"}]}}"#,
+                Some(r#"{"id":1,"result":{"resources":[{"uri":"file:///y"}],"resourceTemplates":[]}}"#),
+            ),
+            (
+                r#"[{"id":1,"result":{"tools":[{"name":"secret"}]}},{"id":2,"result":{"tools":[{"name":"secret1"}]}},{"method":"x"}]"#,
+                Some(r#"[{"id":1,"result":{"tools":[]}},{"id":2,"result":{"tools":[]}},{"method":"x"}]"#),
+            ),
+            (r#"{"id":1,"error":{"code":1,"message":"x"}}"#, None),
+            (r#"{"id":1,"method":"x","params":{"tools":[{"name":"secret"}]}}"#, None),
+            (r#"{"id":1,"result":[]}"#, None),
+        ] {
+            let edited = review(false).edit(message.as_bytes()).expect("readable");
+            let edited = edited.map(|bytes| String::from_utf8(bytes).expect("text"));
+            assert_eq!(edited.as_deref(), expected, "{message}");
+        }
+        let write = br#"{"id":1,"result":{"tools":[{"name":"write"}]}}"#;
+        assert_eq!(review(true).edit(write), Ok(None), "an entry that a step would reach");
+    }
+
+    #[test]
+    fn what_can_not_be_read_is_no_list() {
+        let long = format!(r#"{{"result":{{"tools":[{}1]}}}}"#, "1,".repeat(MAX_ENTRIES));
+        for message in [
+            "",
+            "{",
+            "x",
+            r#"{"result":{"tools":[{"name":"a"}}}"#,
+            r#"{"result":{"tools":[]}} x"#,
+            r#"{"result":{"tools":{}}}"#,
+            r#"{"result":{"tools":"x"}}"#,
+            r#"{"result":{"tools":[],"tools":[]}}"#,
+            r#"{"result":{},"result":{}}"#,
+            "[1]",
+            &long,
+        ] {
+            let shown: String = message.chars().take(60).collect();
+            assert!(review(false).edit(message.as_bytes()).is_err(), "{shown}");
+        }
+        assert!(review(false).edit(b"{\"result\":{\"tools\":[{\"name\":\"\xff\"}]}}").is_err());
+    }
+}

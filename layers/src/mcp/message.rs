@@ -1,0 +1,616 @@
+//! A message of JSON-RPC 2.0, or a batch of them, read once and within bounds.
+//!
+//! Only what a gateway decides by is read: the envelope, and of the parameters the names. Arguments stay text
+//! ([`RawValue`]) until a rule asks for them.
+//!
+//! What two readers could read in two ways is refused, because the upstream may be the other reader: a member that is
+//! there twice, or in another case than the protocol's (some readers, Go's among them, ignore case), text that is no
+//! UTF-8, more than one kind of message at once. So is what has no honest use: deep nesting, huge ids.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::{Bytes, BytesMut};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::body::{Body, BoxError, RequestBodyError};
+
+/// The longest id as text. Clients count, or make UUIDs.
+pub const MAX_ID: usize = 256;
+/// The deepest nesting. Recursive readers of other languages give up at about a thousand.
+pub const MAX_DEPTH: usize = 64;
+/// The most messages of a batch.
+pub const MAX_BATCH: usize = 64;
+/// The longest method, name or URI. Also a bound for what a record of a call holds.
+pub const MAX_NAME: usize = 2048;
+/// The most members of an envelope or of parameters, besides those that arguments have.
+const MAX_MEMBERS: usize = 64;
+
+/// Why a body is no message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// It is no JSON (`-32700`).
+    #[error("the body is no JSON: {0}")]
+    Parse(String),
+    /// It is JSON, but no message of JSON-RPC 2.0, or one that can be read in two ways (`-32600`).
+    #[error("the body is no valid message: {0}")]
+    Invalid(Cow<'static, str>),
+}
+
+impl MessageError {
+    /// The code of the JSON-RPC error.
+    pub const fn code(&self) -> i64 {
+        match self {
+            Self::Parse(_) => super::error::PARSE,
+            Self::Invalid(_) => super::error::INVALID_REQUEST,
+        }
+    }
+}
+
+impl From<serde_json::Error> for MessageError {
+    fn from(error: serde_json::Error) -> Self {
+        // Its text has names of members in it at most, never values.
+        match error.classify() {
+            serde_json::error::Category::Data => Self::Invalid(error.to_string().into()),
+            _ => Self::Parse(error.to_string()),
+        }
+    }
+}
+
+/// What a body holds.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, and a box would be an allocation more"
+)]
+pub enum Payload<'a> {
+    /// One message.
+    Single(Message<'a>),
+    /// Several, as revision 2025-03-26 has them. Never none.
+    Batch(Vec<Message<'a>>),
+}
+
+impl<'a> Payload<'a> {
+    /// Reads a body.
+    ///
+    /// # Errors
+    ///
+    /// When it is neither a message nor a batch, or not unambiguous.
+    pub fn read(body: &'a [u8]) -> Result<Self, MessageError> {
+        let text = std::str::from_utf8(body).map_err(|error| MessageError::Parse(error.to_string()))?;
+        if is_deeper_than(body, MAX_DEPTH) {
+            return Err(MessageError::Invalid("it is nested too deeply".into()));
+        }
+        if !text.trim_ascii_start().starts_with('[') {
+            return Ok(Self::Single(serde_json::from_str(text)?));
+        }
+        let Batch(batch) = serde_json::from_str(text)?;
+        if batch.is_empty() {
+            return Err(MessageError::Invalid("the batch is empty".into()));
+        }
+        Ok(Self::Batch(batch))
+    }
+
+    /// The messages.
+    pub fn messages(&self) -> &[Message<'a>] {
+        match self {
+            Self::Single(message) => std::slice::from_ref(message),
+            Self::Batch(messages) => messages,
+        }
+    }
+}
+
+struct Batch<'a>(Vec<Message<'a>>);
+
+impl<'de> Deserialize<'de> for Batch<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Messages;
+
+        impl<'de> Visitor<'de> for Messages {
+            type Value = Batch<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a batch of messages")
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Batch<'de>, A::Error> {
+                let mut messages = Vec::new();
+                while let Some(message) = seq.next_element()? {
+                    if messages.len() == MAX_BATCH {
+                        return Err(A::Error::custom("the batch has too many messages"));
+                    }
+                    messages.push(message);
+                }
+                Ok(Batch(messages))
+            }
+        }
+        deserializer.deserialize_seq(Messages)
+    }
+}
+
+/// What a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Asks for an answer.
+    Request,
+    /// Asks for none.
+    Notification,
+    /// Answers a request of the server.
+    Response,
+}
+
+/// One message.
+#[derive(Debug)]
+pub struct Message<'a> {
+    /// What it is.
+    pub kind: Kind,
+    /// The id as it stands there: an integer or a string, with its quotes. `None`: it has none.
+    pub id: Option<&'a RawValue>,
+    /// The method; empty for a response.
+    pub method: Cow<'a, str>,
+    /// What the parameters say.
+    pub params: Params<'a>,
+}
+
+/// The parameters, as far as they matter to a gateway.
+#[derive(Debug, Default)]
+pub struct Params<'a> {
+    /// The name of a tool or a prompt.
+    pub name: Option<Cow<'a, str>>,
+    /// The URI of a resource.
+    pub uri: Option<Cow<'a, str>>,
+    /// The id of a task.
+    pub task: Option<Cow<'a, str>>,
+    /// What `completion/complete` is about.
+    pub reference: Option<Reference<'a>>,
+    /// The arguments, unread.
+    pub arguments: Option<&'a RawValue>,
+    /// `_meta`.
+    pub meta: Option<Meta<'a>>,
+}
+
+/// What a completion is for.
+#[derive(Debug, Default)]
+pub struct Reference<'a> {
+    /// The name of a prompt.
+    pub name: Option<Cow<'a, str>>,
+    /// The URI or template of a resource.
+    pub uri: Option<Cow<'a, str>>,
+}
+
+/// `_meta` of parameters.
+#[derive(Debug, Default)]
+pub struct Meta<'a> {
+    /// `io.modelcontextprotocol/protocolVersion`, which every request of 2026-07-28 has.
+    pub version: Option<Cow<'a, str>>,
+    /// `traceparent` (W3C Trace Context).
+    pub traceparent: Option<Cow<'a, str>>,
+}
+
+/// A text that borrows where it can.
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Texts;
+
+        impl<'de> Visitor<'de> for Texts {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E: serde::de::Error>(self, text: &'de str) -> Result<Text<'de>, E> {
+                bounded(text).map(|text| Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Text<'de>, E> {
+                bounded(text).map(|text| Text(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Texts)
+    }
+}
+
+fn bounded<E: serde::de::Error>(text: &str) -> Result<&str, E> {
+    if text.len() > MAX_NAME { Err(E::custom("a name is too long")) } else { Ok(text) }
+}
+
+/// The next member of an object.
+enum Member {
+    /// A known one, by its place.
+    Known(usize),
+    Other,
+    /// There is none.
+    End,
+}
+
+/// The members of an object: each once, and none that only looks like a known one.
+struct Members<'a> {
+    known: &'static [&'static str],
+    seen: u32,
+    others: Vec<Cow<'a, str>>,
+}
+
+impl<'a> Members<'a> {
+    const fn of(known: &'static [&'static str]) -> Self {
+        Self { known, seen: 0, others: Vec::new() }
+    }
+
+    /// The next member.
+    fn next<A: MapAccess<'a>>(&mut self, map: &mut A) -> Result<Member, A::Error> {
+        let Some(Text(name)) = map.next_key()? else { return Ok(Member::End) };
+        if let Some(at) = self.known.iter().position(|known| *known == name) {
+            if self.seen & (1 << at) != 0 {
+                return Err(A::Error::custom(format_args!("duplicate member `{name}`")));
+            }
+            self.seen |= 1 << at;
+            return Ok(Member::Known(at));
+        }
+        if let Some(known) = self.known.iter().find(|known| looks_like(&name, known)) {
+            return Err(A::Error::custom(format_args!("a member is `{known}` in another case")));
+        }
+        if self.others.contains(&name) {
+            return Err(A::Error::custom("duplicate member"));
+        }
+        if self.others.len() == MAX_MEMBERS {
+            return Err(A::Error::custom("too many members"));
+        }
+        self.others.push(name);
+        Ok(Member::Other)
+    }
+}
+
+/// Whether readers that ignore case take one name for the other. Two letters beyond ASCII fold to ASCII ones.
+pub(super) fn looks_like(name: &str, known: &str) -> bool {
+    let fold = |c: char| match c {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        c => c.to_ascii_lowercase(),
+    };
+    name.chars().map(fold).eq(known.chars().map(fold))
+}
+
+/// Reads an object: `$each` gets the place of each known member and the map to take its value from.
+macro_rules! object {
+    ($type:ident, $expecting:literal, $known:expr, |$at:ident, $map:ident, $value:ident| $each:expr) => {
+        impl<'de> Deserialize<'de> for $type<'de> {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Object;
+
+                impl<'de> Visitor<'de> for Object {
+                    type Value = $type<'de>;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expecting)
+                    }
+
+                    fn visit_map<A: MapAccess<'de>>(self, mut $map: A) -> Result<$type<'de>, A::Error> {
+                        const KNOWN: &[&str] = $known;
+                        let mut members = Members::of(KNOWN);
+                        let mut $value = $type::default();
+                        loop {
+                            let $at = match members.next(&mut $map)? {
+                                Member::Known(at) => at,
+                                Member::Other => {
+                                    $map.next_value::<IgnoredAny>()?;
+                                    continue;
+                                }
+                                Member::End => break,
+                            };
+                            $each
+                        }
+                        Ok($value)
+                    }
+                }
+                deserializer.deserialize_map(Object)
+            }
+        }
+    };
+}
+
+object!(
+    Params,
+    "parameters by name",
+    &["name", "uri", "taskId", "ref", "arguments", "_meta"],
+    |at, map, params| match at {
+        0 => params.name = Some(map.next_value::<Text<'_>>()?.0),
+        1 => params.uri = Some(map.next_value::<Text<'_>>()?.0),
+        2 => params.task = Some(map.next_value::<Text<'_>>()?.0),
+        3 => params.reference = Some(map.next_value()?),
+        4 => params.arguments = Some(map.next_value()?),
+        _ => params.meta = Some(map.next_value()?),
+    }
+);
+
+object!(Reference, "a reference", &["name", "uri"], |at, map, reference| match at {
+    0 => reference.name = Some(map.next_value::<Text<'_>>()?.0),
+    _ => reference.uri = Some(map.next_value::<Text<'_>>()?.0),
+});
+
+object!(Meta, "an object", &["io.modelcontextprotocol/protocolVersion", "traceparent"], |at, map, meta| {
+    match at {
+        0 => meta.version = Some(map.next_value::<Text<'_>>()?.0),
+        // What traces a call is no reason to refuse it.
+        _ => meta.traceparent = trace(map.next_value()?),
+    }
+});
+
+fn trace(value: &RawValue) -> Option<Cow<'_, str>> {
+    let text: Text<'_> = serde_json::from_str(value.get()).ok()?;
+    Some(text.0)
+}
+
+#[derive(Default)]
+struct Envelope<'a> {
+    version: Option<Cow<'a, str>>,
+    id: Option<&'a RawValue>,
+    method: Option<Cow<'a, str>>,
+    params: Option<Params<'a>>,
+    answers: u8,
+}
+
+object!(
+    Envelope,
+    "a message",
+    &["jsonrpc", "id", "method", "params", "result", "error"],
+    |at, map, envelope| match at {
+        0 => envelope.version = Some(map.next_value::<Text<'_>>()?.0),
+        1 => envelope.id = Some(map.next_value()?),
+        2 => envelope.method = Some(map.next_value::<Text<'_>>()?.0),
+        3 => envelope.params = map.next_value()?,
+        _ => {
+            envelope.answers += 1;
+            map.next_value::<IgnoredAny>()?;
+        }
+    }
+);
+
+impl<'de> Deserialize<'de> for Message<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Envelope { version, id, method, params, answers } = Envelope::deserialize(deserializer)?;
+        if version.as_deref() != Some("2.0") {
+            return Err(D::Error::custom("`jsonrpc` is not \"2.0\""));
+        }
+        if id.is_some_and(|id| !is_id(id.get())) {
+            return Err(D::Error::custom("`id` is no integer and no string of a usual length"));
+        }
+        let kind = match (&method, answers) {
+            (Some(_), 0) if id.is_some() => Kind::Request,
+            (Some(_), 0) => Kind::Notification,
+            (None, 1) if params.is_none() => Kind::Response,
+            _ => return Err(D::Error::custom("it is not exactly one of request, notification and response")),
+        };
+        let params = params.unwrap_or_default();
+        Ok(Self { kind, id, method: method.unwrap_or_default(), params })
+    }
+}
+
+/// Whether a JSON value is an id as the protocol wants it: never `null`, and no fraction.
+fn is_id(text: &str) -> bool {
+    if text.starts_with('"') { text.len() <= MAX_ID } else { text.parse::<i64>().is_ok() }
+}
+
+/// Whether brackets are nested deeper than this, in text that need not be valid.
+fn is_deeper_than(bytes: &[u8], most: usize) -> bool {
+    let (mut depth, mut in_string, mut at) = (0_usize, false, 0);
+    while let Some(byte) = bytes.get(at) {
+        at += 1;
+        if in_string {
+            match byte {
+                b'\\' => at += 1,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > most {
+            return true;
+        }
+    }
+    false
+}
+
+/// The whole of a body, up to a bound. The usual body is one frame and is not copied.
+///
+/// # Errors
+///
+/// [`RequestBodyError::TooLarge`] beyond the bound, or the error of the body.
+pub async fn gather(mut body: Body, limit: usize) -> Result<Bytes, BoxError> {
+    let too_large = || RequestBodyError::TooLarge { limit: limit as u64 };
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large().into());
+    }
+    let mut first = Bytes::new();
+    let mut rest: Option<BytesMut> = None;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        let held = rest.as_ref().map_or(first.len(), BytesMut::len);
+        if held + data.len() > limit {
+            return Err(too_large().into());
+        }
+        match &mut rest {
+            Some(rest) => rest.extend_from_slice(&data),
+            None if first.is_empty() => first = data,
+            None => {
+                let mut both = BytesMut::with_capacity(first.len() + data.len() * 2);
+                both.extend_from_slice(&first);
+                both.extend_from_slice(&data);
+                rest = Some(both);
+            }
+        }
+    }
+    Ok(rest.map_or(first, BytesMut::freeze))
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    fn one(text: &str) -> Result<Message<'_>, MessageError> {
+        match Payload::read(text.as_bytes())? {
+            Payload::Single(message) => Ok(message),
+            Payload::Batch(_) => panic!("a batch"),
+        }
+    }
+
+    #[test]
+    fn what_decides_is_read_and_the_rest_is_left() {
+        let text = r#"{"jsonrpc":"2.0","id":"a\"b","method":"tools/c\u0061ll","params":{"name":"del","arguments":{"a":[1, 2]},
+            "_meta":{"progressToken":1,"traceparent":"00-x","io.modelcontextprotocol/protocolVersion":"2026-07-28"},"x":null}}"#;
+        let message = one(text).expect("valid");
+        assert_eq!((message.kind, &*message.method), (Kind::Request, "tools/call"));
+        assert_eq!(message.id.map(RawValue::get), Some(r#""a\"b""#));
+        let params = message.params;
+        assert_eq!(params.name.as_deref(), Some("del"));
+        assert!(matches!(params.name, Some(Cow::Borrowed(_))), "nothing is copied that need not be");
+        assert_eq!(params.arguments.map(RawValue::get), Some(r#"{"a":[1, 2]}"#));
+        let meta = params.meta.expect("there");
+        assert_eq!(
+            (meta.version.as_deref(), meta.traceparent.as_deref()),
+            (Some("2026-07-28"), Some("00-x"))
+        );
+        let text = r#"{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{"ref":{"type":"ref/prompt","name":"p"}}}"#;
+        let reference = one(text).expect("valid").params.reference.expect("there");
+        assert_eq!((reference.name.as_deref(), reference.uri), (Some("p"), None));
+    }
+
+    #[test]
+    fn messages_are_of_exactly_one_kind() {
+        for (members, kind) in [
+            (r#""id":1,"method":"ping""#, Some(Kind::Request)),
+            (r#""id":-1,"method":"ping","params":{}"#, Some(Kind::Request)),
+            (r#""id":"","method":"ping","params":null"#, Some(Kind::Request)),
+            (r#""method":"notifications/initialized""#, Some(Kind::Notification)),
+            (r#""id":1,"result":{"method":"ping"}"#, Some(Kind::Response)),
+            (r#""id":1,"error":{"code":1,"message":"x"}"#, Some(Kind::Response)),
+            (r#""error":{"code":1,"message":"x"}"#, Some(Kind::Response)),
+            (r#""id":1"#, None),
+            ("", None),
+            (r#""id":1,"result":{},"error":{}"#, None),
+            (r#""id":1,"method":"ping","result":{}"#, None),
+            (r#""id":1,"params":{},"result":{}"#, None),
+        ] {
+            let comma = if members.is_empty() { "" } else { "," };
+            let text = format!(r#"{{"jsonrpc":"2.0"{comma}{members}}}"#);
+            let read = one(&text);
+            assert_eq!(read.as_ref().ok().map(|message| message.kind), kind, "{text}");
+            assert!(read.err().is_none_or(|error| error.code() == -32600));
+        }
+    }
+
+    #[test]
+    fn hostile_messages_are_refused() {
+        let deep = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"x","params":{{"a":{}{}}}}}"#,
+            "[".repeat(64),
+            "]".repeat(64)
+        );
+        let long_id = format!(r#"{{"jsonrpc":"2.0","id":"{}","method":"x"}}"#, "x".repeat(MAX_ID));
+        let digits = format!(r#"{{"jsonrpc":"2.0","id":{},"method":"x"}}"#, "9".repeat(400));
+        let long_name = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{}"}}"#, "x".repeat(MAX_NAME + 1));
+        let members: String = (0..100).map(|n| format!(r#","m{n}":1"#)).collect();
+        let many = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"x"{members}}}"#);
+        let batch =
+            format!("[{}]", vec![r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#; MAX_BATCH + 1].join(","));
+        for (text, code) in [
+            ("", -32700),
+            ("{", -32700),
+            ("nonsense", -32700),
+            ("\u{feff}{}", -32700),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"x"} {}"#, -32700),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"arguments":{"a":}}}"#, -32700),
+            (r#"{"jsonrpc":"2.0","id":01,"method":"x"}"#, -32700),
+            ("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"x\n\"}", -32700),
+            ("[]", -32600),
+            ("[[]]", -32600),
+            ("[1]", -32600),
+            ("null", -32600),
+            ("\"x\"", -32600),
+            ("{}", -32600),
+            (r#"{"id":1,"method":"x"}"#, -32600),
+            (r#"{"jsonrpc":"1.0","id":1,"method":"x"}"#, -32600),
+            (r#"{"jsonrpc":2.0,"id":1,"method":"x"}"#, -32600),
+            (r#"{"jsonrpc":"2.0","id":null,"method":"x"}"#, -32600),
+            (r#"{"jsonrpc":"2.0","id":1.5,"method":"x"}"#, -32600),
+            (r#"{"jsonrpc":"2.0","id":{},"method":"x"}"#, -32600),
+            (r#"{"jsonrpc":"2.0","id":1,"method":7}"#, -32600),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"x","params":[1]}"#, -32600),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"name":1}}"#, -32600),
+            // Twice, by an escape, in another case, in a letter that folds to another.
+            (r#"{"jsonrpc":"2.0","id":1,"method":"x","method":"y"}"#, -32600),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"x","m\u0065thod":"y"}"#, -32600),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"x","Method":"y"}"#, -32600),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"x","a":1,"a":2}"#, -32600),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"name":"a","name":"b"}}"#, -32600),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"name":"a","NAME":"b"}}"#, -32600),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"name":"a","argument\u017f":{}}}"#, -32600),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{"traceparent":"a","traceparent":"b"}}}"#,
+                -32600,
+            ),
+            (&deep, -32600),
+            (&long_id, -32600),
+            (&digits, -32600),
+            (&long_name, -32600),
+            (&many, -32600),
+            (&batch, -32600),
+        ] {
+            let shown: String = text.chars().take(100).collect();
+            let error = Payload::read(text.as_bytes()).expect_err(&shown);
+            assert_eq!(error.code(), code, "{shown}: {error}");
+        }
+        let not_utf8 = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"\xff\"}";
+        assert_eq!(Payload::read(not_utf8).expect_err("no UTF-8").code(), -32700);
+        let overlong =
+            b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"x\",\"params\":{\"arguments\":\"\xc0\xaf\"}}";
+        assert_eq!(Payload::read(overlong).expect_err("no UTF-8").code(), -32700);
+    }
+
+    #[test]
+    fn nesting_is_counted_outside_of_strings_only() {
+        let wide = format!("[{}]", vec![r#"["[[[[\"[[["]"#; 100].join(","));
+        assert!(!is_deeper_than(wide.as_bytes(), 2));
+        assert!(is_deeper_than(wide.as_bytes(), 1));
+        assert!(!is_deeper_than(b"\"\\", 1), "an escape at the end");
+    }
+
+    #[test]
+    fn a_batch_has_messages_of_all_kinds() {
+        let text = r#" [{"jsonrpc":"2.0","id":1,"method":"a"},{"jsonrpc":"2.0","method":"b"},{"jsonrpc":"2.0","id":2,"result":0}]"#;
+        let payload = Payload::read(text.as_bytes()).expect("valid");
+        let kinds: Vec<_> = payload.messages().iter().map(|message| message.kind).collect();
+        assert_eq!(kinds, [Kind::Request, Kind::Notification, Kind::Response]);
+    }
+
+    #[tokio::test]
+    async fn a_body_is_gathered_up_to_a_bound() {
+        let pieces = |pieces: &'static [&'static str]| {
+            let frames =
+                pieces.iter().map(|text| Ok::<_, BoxError>(http_body::Frame::data(Bytes::from(*text))));
+            Body::new(StreamBody::new(futures_util::stream::iter(frames)))
+        };
+        let whole = Bytes::from_static(b"hello");
+        let gathered = gather(Body::from(whole.clone()), 5).await.expect("short");
+        assert_eq!(gathered.as_ptr(), whole.as_ptr(), "one frame is not copied");
+        assert_eq!(gather(pieces(&["he", "l", "lo"]), 5).await.expect("short"), "hello");
+        assert_eq!(gather(Body::empty(), 5).await.expect("short"), "");
+        for too_long in [Body::from("hello!"), pieces(&["hel", "lo!"]), pieces(&["h", "e", "l", "lo!"])] {
+            let error = gather(too_long, 5).await.expect_err("too long");
+            assert!(matches!(error.downcast_ref(), Some(RequestBodyError::TooLarge { limit: 5 })));
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! How a call went, read off its answer while that passes: nothing is held but where the reader stands.
+//!
+//! Of a JSON-RPC message it sees whether there is a `result` or an `error`, the error's `code`, and the result's
+//! `isError`. What is no such message leaves it without an opinion. It checks nothing.
+
+use memchr::memchr2;
+
+use super::call::Outcome;
+
+/// Reads a message in whatever pieces it comes.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    depth: usize,
+    /// In a string, and behind a backslash in it.
+    string: Option<bool>,
+    /// The next string is the name of a member.
+    naming: bool,
+    /// The text of a name or of a value without quotes, as far as it matters.
+    word: Word,
+    /// Which member of the message this is.
+    member: Member,
+    /// Which member of the error or result this is.
+    inner: Inner,
+    outcome: Outcome,
+    /// It is no object: a batch, or no message at all.
+    other: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Member {
+    #[default]
+    Other,
+    Result,
+    Error,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Inner {
+    #[default]
+    Other,
+    Code,
+    IsError,
+}
+
+/// A short text; a longer one is none that matters.
+#[derive(Debug, Default)]
+struct Word {
+    bytes: [u8; 16],
+    length: usize,
+}
+
+impl Word {
+    fn push(&mut self, byte: u8) {
+        if let Some(place) = self.bytes.get_mut(self.length) {
+            *place = byte;
+        }
+        self.length = self.length.saturating_add(1);
+    }
+
+    fn text(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+impl Watch {
+    /// Takes the next piece.
+    pub(super) fn feed(&mut self, bytes: &[u8]) {
+        let mut at = 0;
+        while let Some(byte) = bytes.get(at) {
+            if self.other {
+                return;
+            }
+            at += 1;
+            match self.string {
+                Some(true) => {
+                    // An escape: in a name that matters there is none.
+                    self.string = Some(false);
+                    self.word.push(0);
+                }
+                Some(false) => match byte {
+                    b'\\' => self.string = Some(true),
+                    b'"' => {
+                        self.string = None;
+                        if self.naming {
+                            self.named();
+                        }
+                    }
+                    byte if self.naming && self.depth <= 2 => self.word.push(*byte),
+                    // Nobody looks at this one: images are such strings.
+                    _ => at += memchr2(b'"', b'\\', &bytes[at..]).unwrap_or(bytes.len() - at),
+                },
+                None => self.mark(*byte),
+            }
+        }
+    }
+
+    /// How it went, when the message has ended.
+    pub(super) const fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// A byte outside of strings.
+    fn mark(&mut self, byte: u8) {
+        match byte {
+            b'"' => {
+                self.string = Some(false);
+                self.word.length = 0;
+            }
+            b'{' | b'[' => {
+                if self.depth == 0 && byte == b'[' {
+                    self.other = true;
+                }
+                self.depth += 1;
+                self.naming = byte == b'{';
+                self.inner = Inner::Other;
+                self.word.length = 0;
+            }
+            b'}' | b']' => {
+                self.valued();
+                self.depth = self.depth.saturating_sub(1);
+                self.naming = false;
+                self.other |= self.depth == 0;
+            }
+            b',' => {
+                self.valued();
+                // In a list at these depths a string is taken for a name, which means nothing there.
+                self.naming = true;
+            }
+            b':' => {
+                self.naming = false;
+                self.word.length = 0;
+            }
+            b' ' | b'\t' | b'\r' | b'\n' => {}
+            byte => self.word.push(byte),
+        }
+    }
+
+    /// The name of a member has ended.
+    fn named(&mut self) {
+        match self.depth {
+            1 => {
+                self.member = match self.word.text() {
+                    b"result" => Member::Result,
+                    b"error" => Member::Error,
+                    _ => Member::Other,
+                };
+                self.outcome.answered |= self.member != Member::Other;
+            }
+            2 => {
+                self.inner = match (self.member, self.word.text()) {
+                    (Member::Error, b"code") => Inner::Code,
+                    (Member::Result, b"isError") => Inner::IsError,
+                    _ => Inner::Other,
+                };
+            }
+            _ => {}
+        }
+    }
+
+    /// A value without quotes may have ended.
+    fn valued(&mut self) {
+        if self.depth == 2 {
+            let text = std::str::from_utf8(self.word.text()).unwrap_or_default();
+            match self.inner {
+                Inner::Code => self.outcome.error = text.parse().ok(),
+                Inner::IsError => self.outcome.is_error = text == "true",
+                Inner::Other => {}
+            }
+            self.inner = Inner::Other;
+        }
+        self.word.length = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_outcome_is_read_wherever_the_message_is_cut() {
+        let ok = Outcome { answered: true, ..Outcome::default() };
+        let failed = Outcome { is_error: true, ..ok };
+        let error = |code| Outcome { error: Some(code), ..ok };
+        for (message, expected) in [
+            (r#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"x"}]}}"#, ok),
+            (r#"{"jsonrpc":"2.0","id":1,"result":{"content":[], "isError" : true }}"#, failed),
+            (r#"{"result":{"isError":true,"content":[]}}"#, failed),
+            (r#"{"result":{"isError":false}}"#, ok),
+            (r#"{"result":{"a":{"isError":true}}}"#, ok),
+            (r#"{"result":{"a":["isError",true]}}"#, ok),
+            (r#"{"result":{"a":"\"isError\":true"}}"#, ok),
+            (r#"{"result":[{"isError":true}]}"#, ok),
+            (r#"{"isError":true,"result":{}}"#, ok),
+            (r#"{"id":1,"error":{"code":-32602,"message":"x","data":{"code":5}}}"#, error(-32602)),
+            (r#"{"id":1,"error":{"data":{"code":5},"message":"x","code": -1 }}"#, error(-1)),
+            (r#"{"error":{"code":"x"}}"#, ok),
+            (r#"{"error":{"code":99999999999999999999}}"#, ok),
+            (r#"{"error":null}"#, ok),
+            (r#"{"method":"notifications/progress","params":{"error":{"code":1}}}"#, Outcome::default()),
+            (r#"[{"result":{}}]"#, Outcome::default()),
+            (r#""result""#, Outcome::default()),
+            ("", Outcome::default()),
+            ("{{{{]]]]}}}}\"\\", Outcome::default()),
+        ] {
+            for cut in 0..=message.len() {
+                let mut watch = Watch::default();
+                watch.feed(&message.as_bytes()[..cut]);
+                watch.feed(&message.as_bytes()[cut..]);
+                assert_eq!(watch.outcome(), expected, "{message} cut at {cut}");
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! How often a user may call what.
+//!
+//! Buckets are refilled steadily (the generic cell rate algorithm: one number for each bucket). There is one for each
+//! user and each tool, or one for all tools of a limit. They are kept in memory, so each node counts for itself, and at
+//! most [`MOST`] of them: beyond that the bucket goes that is nearest to being full, which loses its user the least.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use ahash::RandomState;
+use tokio::time::Instant;
+
+use super::rules::{Object, Selector};
+
+/// The most buckets. Each is a few words.
+pub const MOST: usize = SHARDS * MOST_OF_A_SHARD;
+
+const SHARDS: usize = 16;
+/// A full shard is searched for the bucket to go.
+const MOST_OF_A_SHARD: usize = 2048;
+
+/// A limit of how often a user may call something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    /// What is counted.
+    pub what: Selector,
+    /// So many calls in [`per`](Self::per), in the long run.
+    pub calls: u32,
+    /// See [`calls`](Self::calls).
+    pub per: Duration,
+    /// So many at once. At least one.
+    pub burst: u32,
+    /// Whether all that is counted shares a bucket; otherwise each tool has its own.
+    pub together: bool,
+}
+
+/// The buckets of all hosts and users; it outlives changes of the limits.
+#[derive(Debug)]
+pub struct Buckets {
+    shards: Vec<Mutex<HashMap<u128, u64>>>,
+    hashes: [RandomState; 2],
+    begun: Instant,
+}
+
+/// What has a bucket of its own.
+struct Counted<'a> {
+    host: &'a str,
+    user: &'a str,
+    limit: &'a Limit,
+    /// The method and what it is about; `None`: all that is counted together.
+    name: Option<(&'a str, Option<&'a str>)>,
+}
+
+/// Too many calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many calls: try again in {} s", .after.as_secs())]
+pub struct TooMany {
+    /// When there is room again, in whole seconds.
+    pub after: Duration,
+}
+
+impl Default for Buckets {
+    fn default() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hashes: [RandomState::new(), RandomState::new()],
+            begun: Instant::now(),
+        }
+    }
+}
+
+impl Buckets {
+    /// Counts a call of a user at a host against every limit that is for it.
+    ///
+    /// # Errors
+    ///
+    /// When one of the buckets is empty. The call is then counted in none.
+    pub fn take(
+        &self,
+        host: &str,
+        user: &str,
+        limits: &[Limit],
+        method: &str,
+        object: Object<'_>,
+    ) -> Result<(), TooMany> {
+        let now = u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let ruled = || limits.iter().filter(|limit| limit.what.covers(method, object));
+        let key = |limit: &Limit| {
+            let name = if limit.together { None } else { Some((method, object.name())) };
+            self.key(&Counted { host, user, limit, name })
+        };
+        // First asked, then counted: what one limit refuses must not use up another one.
+        for limit in ruled() {
+            let full_at = self.with(key(limit), |shard, key| shard.get(&key).copied().unwrap_or(0));
+            let spare = limit.spare();
+            if let Some(wait) = full_at.saturating_sub(now).checked_sub(spare).filter(|wait| *wait > 0) {
+                return Err(TooMany { after: Duration::from_secs(wait.div_ceil(1_000_000_000)) });
+            }
+        }
+        for limit in ruled() {
+            self.with(key(limit), |shard, key| {
+                if shard.len() >= MOST_OF_A_SHARD && !shard.contains_key(&key) {
+                    make_room(shard, now);
+                }
+                let full_at = shard.entry(key).or_default();
+                *full_at = (*full_at).max(now).saturating_add(limit.interval());
+            });
+        }
+        Ok(())
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn key(&self, counted: &Counted<'_>) -> u128 {
+        let [one, two] = &self.hashes;
+        let hash = |state: &RandomState| {
+            let mut hasher = state.build_hasher();
+            let Counted { host, user, limit, name } = counted;
+            (host, user, limit.calls, limit.per, limit.burst, limit.together, name).hash(&mut hasher);
+            for patterns in
+                [&limit.what.methods, &limit.what.tools, &limit.what.prompts, &limit.what.resources]
+            {
+                patterns.hash(&mut hasher);
+            }
+            hasher.finish()
+        };
+        u128::from(hash(one)) << 64 | u128::from(hash(two))
+    }
+
+    fn with<T>(&self, key: u128, act: impl FnOnce(&mut HashMap<u128, u64>, u128) -> T) -> T {
+        let at = (key % SHARDS as u128) as usize;
+        act(&mut self.shards[at].lock().unwrap_or_else(PoisonError::into_inner), key)
+    }
+}
+
+/// Drops the buckets that are full again, which are as good as none; if there are none, the fullest.
+fn make_room(shard: &mut HashMap<u128, u64>, now: u64) {
+    shard.retain(|_, full_at| *full_at > now);
+    if shard.len() >= MOST_OF_A_SHARD
+        && let Some(fullest) = shard.iter().min_by_key(|(_, full_at)| **full_at).map(|(key, _)| *key)
+    {
+        shard.remove(&fullest);
+    }
+}
+
+impl Limit {
+    /// The time that a call costs, in nanoseconds.
+    fn interval(&self) -> u64 {
+        let per = u64::try_from(self.per.as_nanos()).unwrap_or(u64::MAX);
+        (per / u64::from(self.calls.max(1))).max(1)
+    }
+
+    /// How far a bucket may be from full for one more call.
+    fn spare(&self) -> u64 {
+        self.interval().saturating_mul(u64::from(self.burst.max(1) - 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(calls: u32, burst: u32) -> Limit {
+        Limit {
+            what: Selector { tools: vec!["*".into()], ..Selector::default() },
+            calls,
+            per: Duration::from_secs(60),
+            burst,
+            together: false,
+        }
+    }
+
+    fn call(buckets: &Buckets, user: &str, limits: &[Limit], tool: &str) -> Option<u64> {
+        let taken = buckets.take("a.example", user, limits, "tools/call", Object::Tool(tool));
+        taken.err().map(|refused| refused.after.as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bucket_is_emptied_at_once_and_refilled_steadily() {
+        let (buckets, limits) = (Buckets::default(), [limit(6, 3)]);
+        for expected in [None, None, None, Some(10), Some(10)] {
+            assert_eq!(call(&buckets, "alice", &limits, "x"), expected);
+        }
+        tokio::time::advance(Duration::from_secs(10)).await;
+        for expected in [None, Some(10)] {
+            assert_eq!(call(&buckets, "alice", &limits, "x"), expected);
+        }
+        tokio::time::advance(Duration::from_secs(600)).await;
+        for expected in [None, None, None, Some(10)] {
+            assert_eq!(call(&buckets, "alice", &limits, "x"), expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn users_tools_and_hosts_have_buckets_of_their_own() {
+        let (buckets, limits) = (Buckets::default(), [limit(1, 1)]);
+        assert_eq!(call(&buckets, "alice", &limits, "x"), None);
+        assert_eq!(call(&buckets, "alice", &limits, "y"), None);
+        assert_eq!(call(&buckets, "bob", &limits, "x"), None);
+        assert_eq!(call(&buckets, "alice", &limits, "x"), Some(60));
+        assert!(buckets.take("b.example", "alice", &limits, "tools/call", Object::Tool("x")).is_ok());
+        assert!(buckets.take("a.example", "alice", &limits, "tools/list", Object::Nothing).is_ok());
+        let together = [Limit { together: true, ..limit(1, 1) }];
+        assert_eq!(call(&buckets, "alice", &together, "x"), None);
+        assert_eq!(call(&buckets, "alice", &together, "y"), Some(60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_one_limit_refuses_counts_for_no_other() {
+        let (buckets, wide) = (Buckets::default(), Limit { together: true, ..limit(60, 3) });
+        let both = [wide.clone(), limit(1, 1)];
+        assert_eq!(call(&buckets, "alice", &both, "x"), None);
+        for _ in 0..10 {
+            assert_eq!(call(&buckets, "alice", &both, "x"), Some(60));
+        }
+        assert_eq!(call(&buckets, "alice", std::slice::from_ref(&wide), "y"), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn buckets_do_not_grow_beyond_their_bound_and_an_empty_one_stays() {
+        let (buckets, limits) = (Buckets::default(), [limit(1, 1)]);
+        let wide = [limit(60_000, 10)];
+        assert_eq!(call(&buckets, "alice", &limits, "x"), None);
+        for n in 0..MOST * 2 {
+            call(&buckets, "alice", &wide, &n.to_string());
+        }
+        assert!(buckets.len() <= MOST);
+        assert_eq!(call(&buckets, "alice", &limits, "x"), Some(60), "who floods the map gains nothing");
+    }
+}

@@ -1,0 +1,312 @@
+//! Sessions of MCP clients stay at the upstream that began them, and with the person who began them.
+//!
+//! Streamable HTTP names a session in the header `Mcp-Session-Id`. Of several upstreams only one knows it. So what a
+//! client gets as its session is sealed: the upstream's own id, which upstream it is, and whose it is. Whoever has the
+//! keys, any node, finds the upstream again, and nothing is kept. An id that does not open, is another person's, or
+//! names an upstream that is no longer there is answered as an unknown session is (404): the client begins anew.
+//!
+//! Requests without a session, and those of revisions that have none, go to the upstreams in turn; the next one is asked
+//! when no connection can be made, which means that nothing was sent.
+//!
+//! It stands inside `auth`, whose principal is whom a session is for, and outside `forward`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, HeaderValue, StatusCode};
+use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
+use tower_service::Service;
+
+use crate::body::{Body, BoxError, BoxFuture, HttpService, Request, Response};
+use crate::context::RequestContext;
+use crate::rejection::Rejection;
+use crate::sealed::{Keys, Purpose};
+
+/// The header that names a session.
+const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+
+/// The longest id of an upstream's session that is taken.
+const MAX_ID: usize = 2048;
+
+/// What blobs are sealed as.
+const KIND: &str = "mcp affinity";
+
+/// Codes of refusals that mean that an upstream has not got the request.
+const UNSENT: [&str; 3] = ["upstream_connect", "upstream_dns", "upstream_connect_timeout"];
+
+/// A session as the client keeps it.
+#[derive(Serialize, Deserialize)]
+struct Sealed {
+    /// Which upstream.
+    at: SmolStr,
+    /// What it calls the session.
+    id: String,
+    /// Whose it is.
+    who: Option<(SmolStr, SmolStr)>,
+}
+
+/// Sends each session's requests to its upstream. A clone is a reference count.
+#[derive(Clone)]
+pub struct Affinity {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    keys: Keys,
+    /// What the sessions are of: a blob of another host opens for nobody.
+    resource: String,
+    upstreams: Vec<(SmolStr, HttpService)>,
+    next: AtomicUsize,
+}
+
+impl fmt::Debug for Affinity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.shared.upstreams.iter().map(|(name, _)| name);
+        f.debug_struct("Affinity").field("upstreams", &names.collect::<Vec<_>>()).finish_non_exhaustive()
+    }
+}
+
+impl Affinity {
+    /// For the upstreams of one resource, each with the name by which it is found again.
+    pub fn new(
+        keys: Keys,
+        resource: impl Into<String>,
+        upstreams: impl IntoIterator<Item = (SmolStr, HttpService)>,
+    ) -> Self {
+        let upstreams = upstreams.into_iter().collect();
+        Self {
+            shared: Arc::new(Shared {
+                keys,
+                resource: resource.into(),
+                upstreams,
+                next: AtomicUsize::new(0),
+            }),
+        }
+    }
+}
+
+impl Service<Request> for Affinity {
+    type Response = Response;
+    type Error = BoxError;
+    type Future = BoxFuture<Result<Response, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            let who = who(&request);
+            let known = request.headers().get_all(SESSION_ID).iter().next().is_some();
+            let (at, response) = if known {
+                shared.follow(request, who.as_ref()).await?
+            } else {
+                shared.begin(request).await?
+            };
+            shared.seal(at, who, response)
+        })
+    }
+}
+
+impl Shared {
+    /// To the upstream of a session.
+    async fn follow(
+        &self,
+        mut request: Request,
+        who: Option<&(SmolStr, SmolStr)>,
+    ) -> Result<(usize, Response), BoxError> {
+        let Some((at, id)) = self.open(&request, who) else { return Err(unknown().into()) };
+        request.headers_mut().insert(SESSION_ID, id);
+        Ok((at, self.upstreams[at].1.call(request).await?))
+    }
+
+    fn open(&self, request: &Request, who: Option<&(SmolStr, SmolStr)>) -> Option<(usize, HeaderValue)> {
+        let mut values = request.headers().get_all(SESSION_ID).iter();
+        let (Some(value), None) = (values.next(), values.next()) else { return None };
+        let sealed: Sealed = self.keys.open(self.purpose(), value.to_str().ok()?)?;
+        if sealed.who.as_ref() != who {
+            return None;
+        }
+        let at = self.upstreams.iter().position(|(name, _)| *name == sealed.at)?;
+        Some((at, HeaderValue::try_from(sealed.id).ok()?))
+    }
+
+    /// To the next upstream in turn that can be reached.
+    async fn begin(&self, request: Request) -> Result<(usize, Response), BoxError> {
+        let count = self.upstreams.len().max(1);
+        let first = self.next.fetch_add(1, Ordering::Relaxed) % count;
+        let (parts, body) = request.into_parts();
+        // What the edge has read can be sent to another one; a stream can't.
+        let body = match body.into_whole() {
+            Ok(body) => body,
+            Err(body) => {
+                let request = Request::from_parts(parts, body);
+                return Ok((first, self.upstream(first)?.call(request).await?));
+            }
+        };
+        let mut failed: Option<BoxError> = None;
+        for at in (first..first + count).map(|at| at % count) {
+            let request = Request::from_parts(parts.clone(), Body::from(body.clone()));
+            match self.upstream(at)?.call(request).await {
+                Ok(response) => return Ok((at, response)),
+                Err(error) => {
+                    let rejection = Rejection::of(error);
+                    if !UNSENT.contains(&rejection.code()) {
+                        return Err(rejection.into());
+                    }
+                    failed = Some(rejection.into());
+                }
+            }
+        }
+        Err(failed.unwrap_or_else(|| nowhere().into()))
+    }
+
+    fn upstream(&self, at: usize) -> Result<&HttpService, BoxError> {
+        self.upstreams.get(at).map(|(_, service)| service).ok_or_else(|| nowhere().into())
+    }
+
+    /// Gives the client something to keep in place of the upstream's own id.
+    fn seal(
+        &self,
+        at: usize,
+        who: Option<(SmolStr, SmolStr)>,
+        mut response: Response,
+    ) -> Result<Response, BoxError> {
+        let Some(id) = response.headers_mut().remove(SESSION_ID) else { return Ok(response) };
+        let id = id.to_str().ok().filter(|id| id.len() <= MAX_ID);
+        let sealed = id.and_then(|id| {
+            let sealed = Sealed { at: self.upstreams[at].0.clone(), id: id.to_owned(), who };
+            HeaderValue::try_from(self.keys.seal(self.purpose(), &sealed)?).ok()
+        });
+        let Some(sealed) = sealed else {
+            let detail = "The MCP server's answer names a session that is none.";
+            return Err(Rejection::new(StatusCode::BAD_GATEWAY, "mcp_bad_session", detail).into());
+        };
+        response.headers_mut().insert(SESSION_ID, sealed);
+        Ok(response)
+    }
+
+    fn purpose(&self) -> Purpose<'_> {
+        Purpose { kind: KIND, upstream: &self.resource }
+    }
+}
+
+/// Whom a session is for: a subject is unique with its issuer only.
+fn who(request: &Request) -> Option<(SmolStr, SmolStr)> {
+    let context = request.extensions().get::<RequestContext>()?;
+    let principal = context.principal.as_ref()?;
+    Some((principal.issuer.clone(), principal.subject.clone()))
+}
+
+/// What servers say of a session that they don't know; clients begin anew then.
+fn unknown() -> Rejection {
+    let detail = "There is no such session: begin a new one.";
+    let body = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32001,"message":"Session not found"}}"#;
+    let mut rejection = Rejection::new(StatusCode::NOT_FOUND, "mcp_unknown_session", detail).with_body(body);
+    rejection.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    rejection
+}
+
+fn nowhere() -> Rejection {
+    Rejection::new(StatusCode::BAD_GATEWAY, "upstream_connect", "There is no upstream.")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::context::Principal;
+
+    type Seen = Arc<Mutex<Vec<String>>>;
+
+    /// An upstream that names a session by itself, or can't be reached.
+    fn upstream(name: &'static str, seen: &Seen, reachable: bool) -> (SmolStr, HttpService) {
+        let seen = Arc::clone(seen);
+        let service = HttpService::from_fn(move |request: Request| {
+            let id = request.headers().get(SESSION_ID).map(|id| id.to_str().expect("text").to_owned());
+            seen.lock().expect("a lock").push(format!("{name} {}", id.as_deref().unwrap_or("-")));
+            async move {
+                if !reachable {
+                    return Err(nowhere().into());
+                }
+                let mut response = Response::new(Body::empty());
+                if id.is_none() {
+                    response.headers_mut().insert(SESSION_ID, HeaderValue::from_static("own"));
+                }
+                Ok(response)
+            }
+        });
+        (name.into(), service)
+    }
+
+    fn request(session: Option<&HeaderValue>, subject: &str) -> Request {
+        let mut request = http::Request::post("/mcp").body(Body::from("{}")).expect("a request");
+        if let Some(session) = session {
+            request.headers_mut().insert(SESSION_ID, session.clone());
+        }
+        let principal = Principal { subject: subject.into(), ..Principal::default() };
+        RequestContext::of(request.extensions_mut()).principal = Some(Arc::new(principal));
+        request
+    }
+
+    async fn ask(
+        affinity: &Affinity,
+        session: Option<&HeaderValue>,
+        subject: &str,
+    ) -> Result<Response, Rejection> {
+        affinity.clone().call(request(session, subject)).await.map_err(Rejection::of)
+    }
+
+    #[tokio::test]
+    async fn a_session_stays_where_it_began_and_with_whom() {
+        let seen = Seen::default();
+        let keys = || Keys::new([&[7; 32]]).expect("a key");
+        let both = || [upstream("a", &seen, true), upstream("b", &seen, true)];
+        let affinity = Affinity::new(keys(), "https://tools.example/mcp", both());
+        let mut sessions = Vec::new();
+        for _ in 0..2 {
+            let response = ask(&affinity, None, "1").await.expect("a session");
+            let sealed = response.headers()[SESSION_ID].clone();
+            assert!(!sealed.to_str().expect("text").contains("own"));
+            sessions.push(sealed);
+        }
+        // Another node with the same keys.
+        let other = Affinity::new(keys(), "https://tools.example/mcp", both());
+        for (session, name) in sessions.iter().zip(["a", "b"]) {
+            for node in [&affinity, &other] {
+                ask(node, Some(session), "1").await.expect("an answer");
+                assert_eq!(seen.lock().expect("a lock").last().expect("a request"), &format!("{name} own"));
+            }
+        }
+        let before = seen.lock().expect("a lock").len();
+        let elsewhere = Affinity::new(keys(), "https://other.example/mcp", both());
+        let fewer = Affinity::new(keys(), "https://tools.example/mcp", [upstream("b", &seen, true)]);
+        let forged = HeaderValue::from_static("own");
+        for (node, session, subject) in [
+            (&affinity, &sessions[0], "2"),
+            (&affinity, &forged, "1"),
+            (&elsewhere, &sessions[0], "1"),
+            (&fewer, &sessions[0], "1"),
+        ] {
+            let refused = ask(node, Some(session), subject).await.expect_err("refused");
+            assert_eq!((refused.status().as_u16(), refused.code()), (404, "mcp_unknown_session"));
+        }
+        assert_eq!(seen.lock().expect("a lock").len(), before, "no upstream has heard of it");
+    }
+
+    #[tokio::test]
+    async fn a_new_session_begins_where_somebody_is() {
+        let seen = Seen::default();
+        let keys = Keys::new([&[7; 32]]).expect("a key");
+        let affinity = Affinity::new(keys, "r", [upstream("a", &seen, false), upstream("b", &seen, true)]);
+        let response = ask(&affinity, None, "1").await.expect("a session");
+        ask(&affinity, Some(&response.headers()[SESSION_ID]), "1").await.expect("an answer");
+        assert_eq!(*seen.lock().expect("a lock"), ["a -", "b -", "b own"]);
+    }
+}
