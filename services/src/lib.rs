@@ -8,6 +8,7 @@
 pub mod acme;
 pub mod applied;
 pub mod config;
+pub mod credentials;
 // Some limits are for logins alone.
 #[cfg(any(feature = "oauth", feature = "acme"))]
 #[cfg_attr(not(feature = "oauth"), expect(dead_code, reason = "logins use all of it"))]
@@ -28,5 +29,7 @@ pub mod vault;
 pub mod api;
 #[cfg(feature = "control")]
 pub mod control;
+#[cfg(feature = "mcp")]
+pub mod mcp;
 #[cfg(feature = "oauth")]
 pub mod oauth;

@@ -41,6 +41,7 @@ const FILE_MAGIC: &[u8] = b"portcullis sealed 1\n";
 pub struct Vault {
     key: RandomizedNonceKey,
     key_id: String,
+    blobs: Zeroizing<[u8; 32]>,
 }
 
 impl fmt::Debug for Vault {
@@ -178,7 +179,9 @@ impl Vault {
         let mut id = [0u8; 6];
         derive(b"key id", &mut id);
         let key = RandomizedNonceKey::new(&AES_256_GCM, key.as_ref()).expect("a key of 32 bytes");
-        Ok(Self { key, key_id: BASE64.encode(id) })
+        let mut blobs = Zeroizing::new([0u8; 32]);
+        derive(b"blobs of clients", blobs.as_mut());
+        Ok(Self { key, key_id: BASE64.encode(id), blobs })
     }
 
     /// A vault with the key in a data directory, which is generated the first time. A key file that
@@ -209,6 +212,11 @@ impl Vault {
     /// The id of the key: derived from it, so that it is the same on all nodes that share the key.
     pub fn key_id(&self) -> &str {
         &self.key_id
+    }
+
+    /// A key of its own for what layers seal for clients to keep: the same on all nodes.
+    pub fn blob_key(&self) -> &[u8; 32] {
+        &self.blobs
     }
 
     /// Seals a secret under its name.

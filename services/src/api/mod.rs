@@ -24,7 +24,6 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG};
 use http::{HeaderValue, Method, StatusCode};
 use serde_json::Value;
 
-use self::openapi::OpenApi;
 use self::problem::Problem;
 use self::table::Format;
 use crate::control::schema::{self, Field};
@@ -37,10 +36,7 @@ const PREFIXES: [&str; 2] = ["", "/api/v1"];
 pub fn router(control: Arc<Control>) -> Router {
     let mut rest = Rest::new(control.clone());
     register(&mut rest);
-    let mut spec = OpenApi::new();
-    register(&mut spec);
-    spec.add_stream();
-    let spec = spec.into_value();
+    let spec = openapi::document();
     let page = docs::Page::new(&spec);
     let spec = serde_json::to_vec(&spec).expect("a JSON value serialises");
     let spec: Arc<[u8]> = spec.into();

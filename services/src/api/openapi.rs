@@ -7,7 +7,15 @@ use serde_json::{Map, Value, json};
 
 use super::problem::Problem;
 use super::{stream, table};
-use crate::control::{Access, Endpoint, Operation, Surface};
+use crate::control::{Access, Endpoint, Operation, Surface, register};
+
+/// The document of everything that the API has.
+pub fn document() -> Value {
+    let mut document = OpenApi::new();
+    register(&mut document);
+    document.add_stream();
+    document.into_value()
+}
 
 /// Collects operations into a document.
 #[derive(Debug)]

@@ -139,6 +139,7 @@ fn open(
         Log::Diagnostics => &control.writers.diagnostics,
         Log::Audit => &control.writers.audit,
         Log::Oauth => &control.writers.oauth,
+        Log::Mcp => &control.writers.mcp,
     };
     let hits = crate::logs::follow(control.store.clone(), log.stream(), filter, after, writer.written());
     let events = hits.map(move |hit| {

@@ -219,8 +219,8 @@ pub fn access(
     // Nobody can get a session on the others.
     policy.session = (proxy.auth_mode == AuthMode::Redirect).then(|| site.session(proxy, host));
     // Nor has who calls the resource, unless it is the whole host.
-    let resource = Some(proxy.resource_path()).filter(|path| !path.is_empty());
-    policy.bearer_only = resource.map(|path| PathPattern::Prefix(path.into()));
+    let programs = proxy.program_paths().filter(|path| !path.is_empty());
+    policy.bearer_only = programs.map(|path| PathPattern::Prefix(path.into())).collect();
     Access::Protected(Box::new(policy), allowlist)
 }
 
@@ -233,8 +233,15 @@ fn free_scopes(proxy: &Proxy, policy: &Policy) -> Vec<OwnScope> {
     let published = texts(proxy.resource_scopes.as_deref().unwrap_or_default());
     let listed = proxy.oauth_scope_users.keys().map(SmolStr::new);
     let asked = policy.scopes.iter().flat_map(|rule| rule.scopes.iter().cloned());
-    let all: BTreeSet<_> =
-        published.into_iter().chain(asked).chain(policy.any_scope.iter().cloned()).chain(listed).collect();
+    let called =
+        proxy.mcp.iter().flat_map(super::proxy::mcp::Mcp::scopes).map(|scope| SmolStr::new(scope.as_str()));
+    let all: BTreeSet<_> = published
+        .into_iter()
+        .chain(asked)
+        .chain(called)
+        .chain(policy.any_scope.iter().cloned())
+        .chain(listed)
+        .collect();
     let own = all.into_iter().filter(|scope| !["admin", "user", "mcp"].contains(&scope.as_str()));
     own.map(|name| OwnScope {
         users: proxy.oauth_scope_users.get(name.as_str()).map(|list| users(list)),

@@ -241,6 +241,8 @@ pub enum Builtin {
     Echo,
     /// The issuer's own host: the authorization server and nothing else.
     OAuth,
+    /// The gateway's own MCP server, at `/mcp`.
+    Mcp,
 }
 
 impl FromStr for Builtin {
@@ -251,7 +253,8 @@ impl FromStr for Builtin {
             "api" => Ok(Self::Api),
             "echo" => Ok(Self::Echo),
             "oauth" => Ok(Self::OAuth),
-            _ => Err(Expected("`api`, `echo` or `oauth`")),
+            "mcp" => Ok(Self::Mcp),
+            _ => Err(Expected("`api`, `echo`, `mcp` or `oauth`")),
         }
     }
 }
@@ -262,11 +265,12 @@ impl fmt::Display for Builtin {
             Self::Api => "api",
             Self::Echo => "echo",
             Self::OAuth => "oauth",
+            Self::Mcp => "mcp",
         })
     }
 }
 
-/// Where a proxy's requests go: `http(s)://…`, `builtin:api`, `builtin:echo` or `builtin:oauth`.
+/// Where a proxy's requests go: `http(s)://…`, `builtin:api`, `builtin:echo`, `builtin:mcp` or `builtin:oauth`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {
     /// An upstream.
@@ -276,7 +280,7 @@ pub enum Target {
 }
 
 const TARGET: &str = "an http:// or https:// URL such as http://10.0.0.5:8080 (without user, query and fragment), \
-     `builtin:api`, `builtin:echo`, or `builtin:oauth` for the issuer's own host";
+     `builtin:api`, `builtin:mcp`, `builtin:echo`, or `builtin:oauth` for the issuer's own host";
 
 impl Target {
     /// The URL, when the target is an upstream.

@@ -11,14 +11,14 @@ use super::Proxy;
 use super::access::Site;
 use super::names::Origin;
 
-/// What refuses the requests of other origins' pages to a host's resource; `None` where there is no resource, or
-/// every page may ask.
+/// What refuses the requests of other origins' pages to a host's resource and to the gateway's own MCP server; `None`
+/// where there is neither, or every page may ask.
 ///
 /// # Errors
 ///
 /// When the document names an origin that no browser would send.
 pub fn origins(site: &Site, proxy: &Proxy, host: &HostName) -> Result<Option<OriginLayer>, CorsError> {
-    if proxy.resource_endpoint.is_none() {
+    if proxy.program_paths().next().is_none() {
         return Ok(None);
     }
     let listed = proxy.cors.as_ref().map_or(&proxy.resource_allowed_origins, |own| &own.origins);
@@ -28,5 +28,6 @@ pub fn origins(site: &Site, proxy: &Proxy, host: &HostName) -> Result<Option<Ori
     let own = site.origin(host.as_str());
     let allowed = std::iter::once(own.as_str()).chain(listed.iter().map(Origin::as_str));
     // The metadata is for everybody, wherever it is.
-    Ok(Some(OriginLayer::new(allowed)?.below(proxy.resource_path()).except(WELL_KNOWN)))
+    let layer = OriginLayer::new(allowed)?.except(WELL_KNOWN);
+    Ok(Some(proxy.program_paths().fold(layer, OriginLayer::below)))
 }

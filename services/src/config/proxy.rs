@@ -1,6 +1,7 @@
 //! A proxy: a public host, where its requests go, and who may send them.
 
 mod check;
+pub mod mcp;
 mod on_demand;
 mod published;
 
@@ -12,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::address::{HostPattern, Network, Target, TargetUrl};
+use super::address::{Builtin, HostPattern, Network, Target, TargetUrl};
 use super::auth::{AuthMode, BearerMethod, ScopeRule, TrustedIssuer};
 use super::field::FieldError;
 use super::headers::{Cors, HeaderRules, HeaderValues};
@@ -26,6 +27,9 @@ use crate::store::{Key, Kind};
 /// What the names of cookies begin with that only the host itself can set.
 pub(super) const HOST_COOKIE: &str = "__Host-";
 
+/// Where the gateway's own MCP server answers.
+pub const BUILTIN_MCP: &str = "/mcp";
+
 /// What the names of the authorization server's own cookies begin with.
 pub const OUR_COOKIES: &str = "__Host-portcullis-";
 
@@ -35,7 +39,8 @@ pub const OUR_COOKIES: &str = "__Host-portcullis-";
 pub struct Proxy {
     /// The public name: a host, or `*.parent` for every name one label below it.
     pub proxy_hostname: HostPattern,
-    /// Where requests go: `http(s)://…`, `builtin:api`, `builtin:echo`, or `builtin:oauth` on the issuer's own host.
+    /// Where requests go: `http(s)://…`, `builtin:api`, `builtin:echo`, `builtin:mcp` (what `builtin_mcp` says, and
+    /// nothing beside it), or `builtin:oauth` on the issuer's own host.
     pub target_url: Target,
     /// More upstreams of the same service, beside `target_url`, which is the first.
     #[serde(default)]
@@ -110,6 +115,11 @@ pub struct Proxy {
     /// How long a body may stand still in one direction. Tunnels and event streams are exempt.
     #[serde(default)]
     pub idle_timeout_seconds: Option<u32>,
+
+    /// Whether the gateway's own MCP server answers at `/mcp`, whatever the rest of the host is. It asks for a token
+    /// with the scope `mcp`; whom this host's lists make `user` or `admin` may then read or change the gateway.
+    #[serde(default)]
+    pub builtin_mcp: bool,
 
     /// Whether requests need a token.
     #[serde(default)]
@@ -226,6 +236,11 @@ pub struct Proxy {
     /// Further members of the metadata.
     #[serde(default)]
     pub resource_custom_metadata: Option<Map<String, Value>>,
+
+    /// What clients of the MCP server behind the host may do: which tools, with which arguments, how often. Absent: the
+    /// host knows nothing of that protocol.
+    #[serde(default)]
+    pub mcp: Option<mcp::Mcp>,
 
     /// The issuer: that of this deployment, or absent.
     #[serde(default)]
@@ -411,6 +426,19 @@ impl Proxy {
         self.resource_endpoint.as_ref().map_or("", |path| path.as_str().trim_end_matches('/'))
     }
 
+    /// Whether the gateway's own MCP server answers here.
+    pub fn has_builtin_mcp(&self) -> bool {
+        self.builtin_mcp || self.target_url == Target::Builtin(Builtin::Mcp)
+    }
+
+    /// What is there for programs that bring a token, and for no other site's pages: the resource, the MCP server behind
+    /// the host, and the gateway's own. Empty for the whole host.
+    pub fn program_paths(&self) -> impl Iterator<Item = &str> {
+        let resource = self.resource_endpoint.is_some().then(|| self.resource_path());
+        let server = self.mcp.as_ref().map(|_| self.mcp_endpoint()).filter(|_| resource.is_none());
+        resource.into_iter().chain(server).chain(self.has_builtin_mcp().then_some(BUILTIN_MCP))
+    }
+
     /// The name of the cookie in which browsers keep their session. The prefix keeps every other host and every
     /// plain-text connection from setting it.
     pub fn session_cookie(&self) -> String {
@@ -481,6 +509,7 @@ impl Entity for Proxy {
         self.check_on_demand(&mut problems);
         self.check_auth(&mut problems);
         self.check_published(&mut problems);
+        self.check_mcp(&mut problems);
         problems
     }
 

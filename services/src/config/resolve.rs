@@ -2,6 +2,8 @@
 //!
 //! What comes out is compared with what came out before: an equal host keeps its stack.
 
+mod builtin_mcp;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -153,7 +155,10 @@ pub fn resolve(config: &Config, limits: Limits, previous: &impl Previous) -> Res
             continue;
         }
         let known = before.map(|before| Known { table: before.routes.own(), routes: &before.own });
-        let own = compile(config, own, limits, known, &mut problems);
+        let mut own = compile(config, own, limits, known, &mut problems);
+        let builtin_mcp = builtin_mcp::of(proxy);
+        let has_mcp = builtin_mcp.is_some();
+        own.extend(builtin_mcp);
         let (table, own): (Vec<_>, Vec<_>) = own.into_iter().unzip();
         let ids = |list: &[super::RouteId]| list.iter().map(|id| SmolStr::new(id.as_str())).collect();
         let mode = match proxy.route_mode {
@@ -161,6 +166,7 @@ pub fn resolve(config: &Config, limits: Limits, previous: &impl Previous) -> Res
             RouteMode::Selective => route::Mode::Selective { enabled: ids(&proxy.enabled_routes) },
             RouteMode::None => route::Mode::None,
         };
+        let mode = if has_mcp { builtin_mcp::shown(mode) } else { mode };
         let routes = if table.is_empty() && mode == route::Mode::default() {
             usual.clone()
         } else {

@@ -275,7 +275,9 @@ impl Route {
                 .map_err(|e| wrong(format!("{e}: expected the host name of a proxy"))),
             // The authorization server has its paths on its own host and no others.
             TargetType::Builtin => match value.parse() {
-                Ok(Builtin::OAuth) | Err(_) => Err(wrong("expected `api` or `echo`".to_owned())),
+                Ok(Builtin::OAuth | Builtin::Mcp) | Err(_) => {
+                    Err(wrong("expected `api` or `echo`".to_owned()))
+                }
                 Ok(builtin) => Ok(RouteTarget::Builtin(builtin)),
             },
             TargetType::Port => match value.parse() {
@@ -389,6 +391,9 @@ impl Route {
 }
 
 /// What says which requests a route is for.
+/// The id of the route to the gateway's own MCP server, in logs and explanations. No document may have it.
+pub const RESERVED: &str = "portcullis-mcp";
+
 const MATCHING: [&str; 5] = ["path_pattern", "match", "is_regex", "scope", "proxy_hostnames"];
 
 /// The same, but without these it is for more requests and for no others.
@@ -461,6 +466,10 @@ impl Entity for Route {
     fn problems(&self) -> Vec<FieldError> {
         let mut problems = Vec::new();
         problems.extend(self.matcher().err());
+        if self.route_id.as_str() == RESERVED {
+            let detail = "this is the route to the gateway's own MCP server: expected another id";
+            problems.push(FieldError::new("route_id", RESERVED, detail));
+        }
         if self.is_regex && !matches!(self.matching, Matching::Prefix | Matching::Regex) {
             problems
                 .push(FieldError::bare("is_regex", "contradicts `match`: expected `match: regex`, or none"));

@@ -26,6 +26,7 @@ pub fn register(surface: &mut impl Surface) {
     surface.add::<LogsOfClientHost>();
     surface.add::<LogsOfProxy>();
     surface.add::<LogsOfClient>();
+    surface.add::<McpCalls>();
     surface.add::<LogErrors>();
     surface.add::<LogEvents>();
     surface.add::<LogStats>();
@@ -49,6 +50,8 @@ pub enum Log {
     Audit,
     /// What happened at the authorization server: logins, tokens, refusals.
     Oauth,
+    /// One record per call of an MCP server behind a host.
+    Mcp,
 }
 
 impl Log {
@@ -59,13 +62,14 @@ impl Log {
             Self::Diagnostics => Stream::Diagnostics,
             Self::Audit => Stream::Audit,
             Self::Oauth => Stream::Oauth,
+            Self::Mcp => Stream::Mcp,
         }
     }
 
     /// Who may read it: what admins did, and what the daemon says of itself, is for admins.
     pub const fn access(self) -> Access {
         match self {
-            Self::Requests => Access::User,
+            Self::Requests | Self::Mcp => Access::User,
             Self::Diagnostics | Self::Audit | Self::Oauth => Access::Admin,
         }
     }
@@ -109,6 +113,27 @@ impl Operation for SearchLogs {
     async fn run(self, control: &Control, ctx: &Context) -> Result<Page, Error> {
         ctx.caller.check(self.log.access())?;
         find(control, self.log, &self.search.read()?).await
+    }
+}
+
+/// Search the calls of MCP servers behind the hosts.
+#[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
+pub struct McpCalls {
+    /// The conditions.
+    #[serde(flatten)]
+    #[command(flatten)]
+    pub search: Form<Search>,
+}
+
+impl Operation for McpCalls {
+    const NAME: &'static str = "mcp_calls";
+    const COMMAND: &'static [&'static str] = &["log", "mcp"];
+    const HTTP: Endpoint = get("/logs/mcp");
+    const SCOPE: Access = Access::User;
+    type Output = Page;
+
+    async fn run(self, control: &Control, _: &Context) -> Result<Page, Error> {
+        find(control, Log::Mcp, &self.search.read()?).await
     }
 }
 

@@ -8,6 +8,7 @@
 pub mod bundle;
 pub mod certificates;
 pub mod changes;
+pub mod commands;
 pub mod error;
 pub mod explain;
 pub mod externals;
@@ -22,6 +23,7 @@ pub mod proxies;
 pub mod proxy_auth;
 pub mod proxy_github;
 pub mod proxy_mcp;
+pub mod proxy_mcp_policy;
 pub mod proxy_oauth_server;
 pub mod proxy_resource;
 pub mod proxy_routes;
@@ -37,6 +39,7 @@ pub mod system;
 pub(crate) mod testing;
 pub mod token_details;
 pub mod tokens;
+pub mod upstream_credentials;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -360,6 +363,7 @@ pub fn register(surface: &mut impl Surface) {
     proxy_github::register(surface);
     proxy_oauth_server::register(surface);
     proxy_mcp::register(surface);
+    proxy_mcp_policy::register(surface);
     proxy_resource::register(surface);
     proxy_routes::register(surface);
     routes::register(surface);
@@ -370,6 +374,7 @@ pub fn register(surface: &mut impl Surface) {
     resource_tokens::register(surface);
     tokens::register(surface);
     token_details::register(surface);
+    upstream_credentials::register(surface);
     logs::register(surface);
     logs_by::register(surface);
     system::register(surface);

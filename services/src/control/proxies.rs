@@ -15,6 +15,7 @@ use super::{Access, Changes, Context, Control, Done, Endpoint, Error, New, Opera
 use crate::config::headers::{Cors, HeaderRules};
 use crate::config::route::{RouteScope, RouteTarget};
 use crate::config::{CertName, Certificate, Config, FieldError, HostPattern, Proxy, Route, RouteId};
+use crate::credentials::Kept;
 use crate::store::{Expect, Write};
 use crate::vault::Vault;
 
@@ -275,6 +276,8 @@ impl Operation for DeleteProxy {
                     let secret = Proxy::github_secret_id(&proxy.proxy_hostname);
                     writes.push(Vault::delete(&secret, Expect::Any));
                 }
+                // There may be none; nobody has to know.
+                writes.push(Vault::delete(&Kept::secret_id(&proxy.proxy_hostname), Expect::Any));
                 Ok(writes)
             })
             .await?;

@@ -304,10 +304,14 @@ impl Operation for SystemStats {
             calls.entry(name).or_default().insert(code, count);
         }
         let writers = &control.writers;
-        let logs = [&writers.requests, &writers.diagnostics, &writers.audit, &writers.oauth].map(|writer| {
-            let counts = writer.counts();
-            (Stream::as_str(writer.stream()), LogCounts { written: counts.written, dropped: counts.dropped })
-        });
+        let logs = [&writers.requests, &writers.diagnostics, &writers.audit, &writers.oauth, &writers.mcp]
+            .map(|writer| {
+                let counts = writer.counts();
+                (
+                    Stream::as_str(writer.stream()),
+                    LogCounts { written: counts.written, dropped: counts.dropped },
+                )
+            });
         Ok(Stats { documents, calls, logs: logs.into() })
     }
 }

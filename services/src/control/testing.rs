@@ -100,6 +100,7 @@ pub(crate) fn build(applied: watch::Receiver<Applied>) -> (Control, Arc<dyn Stor
         diagnostics: writer(Stream::Diagnostics),
         audit: writer(Stream::Audit),
         oauth: writer(Stream::Oauth),
+        mcp: writer(Stream::Mcp),
     };
     let doctor = Doctor::new(doctor::Parts {
         client: Client::new(1, Ticker::new(1), Tunnels::new(1), PoolSettings::default()),

@@ -18,6 +18,12 @@ pub(super) struct Fields<'a> {
     #[serde(borrow)]
     pub(super) request_path: Cow<'a, str>,
     #[serde(borrow)]
+    pub(super) mcp_method: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) mcp_name: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) decision: Cow<'a, str>,
+    #[serde(borrow)]
     pub(super) auth_user: Cow<'a, str>,
     #[serde(borrow)]
     pub(super) auth_subject: Cow<'a, str>,

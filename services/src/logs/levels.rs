@@ -85,6 +85,10 @@ fn is_ours(krate: &str) -> bool {
 
 impl Table {
     fn level(&self, target: &str) -> LevelFilter {
+        // It tells ids of sessions, and what clients and servers say, at every level.
+        if component(target) == "rmcp" {
+            return LevelFilter::OFF;
+        }
         if let Some(level) = self.components.get(component(target)) {
             return *level;
         }
@@ -216,6 +220,8 @@ mod tests {
         assert_eq!(level("hyper::proto"), LevelFilter::INFO);
         levels.set("hyper", LevelFilter::TRACE);
         assert_eq!(level("hyper::proto"), LevelFilter::TRACE);
+        levels.set("rmcp", LevelFilter::TRACE);
+        assert_eq!(level("rmcp::service"), LevelFilter::OFF, "whatever anybody says");
         levels.reset("tls");
         assert_eq!(levels.level_of("tls"), LevelFilter::DEBUG);
     }

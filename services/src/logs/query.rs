@@ -35,7 +35,7 @@ const MAX_WORDS: usize = 16;
 pub struct Search {
     /// Free text, without regard to case; several words must all occur. `field:value` looks in one
     /// field only: method (exactly), status, path, user, ip, hostname, route, client, component, level, error,
-    /// trace. Quotes keep words together.
+    /// tool, decision, trace. Quotes keep words together.
     pub q: Option<String>,
     /// The client's address, or a network like `10.0.0.0/8`.
     #[serde(alias = "client_ip")]
@@ -53,8 +53,8 @@ pub struct Search {
     #[serde(alias = "status_code", deserialize_with = "text_or_number")]
     #[schemars(with = "Option<String>")]
     pub status: Option<String>,
-    /// The method.
-    #[serde(alias = "request_method")]
+    /// The method, of HTTP or of MCP.
+    #[serde(alias = "request_method", alias = "mcp_method")]
     pub method: Option<String>,
     /// The path: with `*` the whole path as a pattern, beginning with `/` a prefix, else any part of it.
     #[serde(alias = "pattern", alias = "request_path")]
@@ -62,6 +62,11 @@ pub struct Search {
     /// The route.
     #[serde(alias = "route_id")]
     pub route: Option<String>,
+    /// Of a call of an MCP server: the tool, prompt or resource; `*` stands for anything.
+    #[serde(alias = "mcp_name")]
+    pub tool: Option<String>,
+    /// Of a call of an MCP server: `allow`, `deny`, `step_up`, `rate_limited` or `refused`.
+    pub decision: Option<String>,
     /// Our id of the request, or the client's own.
     #[serde(alias = "correlation_id", alias = "request_id")]
     pub trace_id: Option<String>,
@@ -157,6 +162,7 @@ enum Condition {
 enum Field {
     Client,
     Component,
+    Decision,
     Error,
     Host,
     Ip,
@@ -165,6 +171,7 @@ enum Field {
     Path,
     Route,
     Status,
+    Tool,
     Trace,
     User,
 }
@@ -191,6 +198,7 @@ impl Search {
             (Field::Route, &self.route),
             (Field::Trace, &self.trace_id),
             (Field::Component, &self.component),
+            (Field::Decision, &self.decision),
         ] {
             if let Some(value) = value {
                 filter.is(field, value);
@@ -198,6 +206,9 @@ impl Search {
         }
         if let Some(host) = &self.hostname {
             filter.host(host);
+        }
+        if let Some(tool) = &self.tool {
+            filter.conditions.push(Condition::Like(Field::Tool, tool.clone()));
         }
         if let Some(path) = &self.path {
             filter.path(path);
@@ -441,6 +452,7 @@ impl Field {
         Some(match name {
             "client" | "client_id" | "auth_client_id" | "oauth_client_id" => Self::Client,
             "component" => Self::Component,
+            "decision" => Self::Decision,
             "error" | "error_type" => Self::Error,
             "host" | "hostname" | "proxy_hostname" => Self::Host,
             "ip" | "client_ip" => Self::Ip,
@@ -449,6 +461,7 @@ impl Field {
             "path" | "request_path" => Self::Path,
             "route" | "route_id" => Self::Route,
             "status" | "status_code" => Self::Status,
+            "tool" | "mcp_name" => Self::Tool,
             "trace" | "trace_id" | "request_id" | "correlation_id" => Self::Trace,
             "user" | "auth_user" => Self::User,
             _ => return None,
@@ -462,14 +475,16 @@ impl Field {
         match self {
             Self::Client => one(&fields.auth_client_id),
             Self::Component => one(&fields.component),
+            Self::Decision => one(&fields.decision),
             Self::Error => two(&fields.error, &fields.error_type),
             Self::Host => one(&fields.proxy_hostname),
             Self::Ip => one(&fields.client_ip),
             Self::Level => one(fields.severity().name()),
-            Self::Method => one(&fields.request_method),
+            Self::Method => two(&fields.request_method, &fields.mcp_method),
             Self::Path => one(&fields.request_path),
             Self::Route => one(&fields.route_id),
             Self::Status => [Cow::Owned(fields.status_code.to_string()), none.clone(), none],
+            Self::Tool => one(&fields.mcp_name),
             Self::Trace => two(&fields.trace_id, &fields.client_request_id),
             Self::User => {
                 let texts: [&'f str; 3] = [&fields.auth_user, &fields.auth_subject, &fields.auth_email];

@@ -83,6 +83,12 @@ impl Sink for Writer {
     }
 }
 
+impl portcullis_layers::mcp::call::Sink for Writer {
+    fn emit(&self, record: &portcullis_layers::mcp::call::Record<'_>) {
+        portcullis_layers::mcp::call::Sink::emit(&self.queue, record);
+    }
+}
+
 struct Append {
     store: Arc<dyn Store>,
     stream: Stream,

@@ -13,4 +13,6 @@ pub struct Writers {
     pub audit: Writer,
     /// What happened at the authorization server.
     pub oauth: Writer,
+    /// One record per call of an MCP server behind a host.
+    pub mcp: Writer,
 }

@@ -73,8 +73,8 @@ struct Inner {
 
 /// The streams, in the order of [`Stream::ALL`].
 enum Logs {
-    Files([Mutex<Segments>; Stream::ALL.len()]),
-    Memory([Mutex<Ring>; Stream::ALL.len()]),
+    Files(Box<[Mutex<Segments>; Stream::ALL.len()]>),
+    Memory(Box<[Mutex<Ring>; Stream::ALL.len()]>),
 }
 
 impl fmt::Debug for Embedded {
@@ -141,7 +141,7 @@ impl Embedded {
             logs.push(Mutex::new(Segments::open(&dir, durable).map_err(failed(&dir))?));
         }
         let logs = <[_; Stream::ALL.len()]>::try_from(logs).expect("one for each stream");
-        Self::with(database, Logs::Files(logs), dir.display().to_string(), Some(lock))
+        Self::with(database, Logs::Files(Box::new(logs)), dir.display().to_string(), Some(lock))
             .map_err(|source| OpenError::Database { path, source: Box::new(source) })
     }
 
@@ -152,7 +152,7 @@ impl Embedded {
             .set_cache_size(CACHE_BYTES)
             .create_with_backend(InMemoryBackend::new())
             .map_err(|error| failed(error.into()))?;
-        let logs = Logs::Memory(std::array::from_fn(|_| Mutex::default()));
+        let logs = Logs::Memory(Box::new(std::array::from_fn(|_| Mutex::default())));
         Self::with(database, logs, "memory".into(), None).map_err(failed)
     }
 

@@ -248,14 +248,25 @@ pub enum Stream {
     Oauth,
     /// The daemon's own diagnostics.
     Diagnostics,
+    /// One entry per call of an MCP server behind a host.
+    Mcp,
     /// Revoked token ids; short-lived.
     Revocations,
+    /// What nodes tell each other of MCP sessions; short-lived.
+    McpSessions,
 }
 
 impl Stream {
     /// All streams, in a fixed order.
-    pub const ALL: [Self; 5] =
-        [Self::Requests, Self::Audit, Self::Oauth, Self::Diagnostics, Self::Revocations];
+    pub const ALL: [Self; 7] = [
+        Self::Requests,
+        Self::Audit,
+        Self::Oauth,
+        Self::Diagnostics,
+        Self::Mcp,
+        Self::Revocations,
+        Self::McpSessions,
+    ];
 
     /// The name in keys.
     pub const fn as_str(self) -> &'static str {
@@ -264,7 +275,9 @@ impl Stream {
             Self::Audit => "audit",
             Self::Oauth => "oauth",
             Self::Diagnostics => "diagnostics",
+            Self::Mcp => "mcp",
             Self::Revocations => "revocations",
+            Self::McpSessions => "mcp_sessions",
         }
     }
 }

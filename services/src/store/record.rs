@@ -34,6 +34,10 @@ pub enum RecordKind {
     Device,
     /// A grant: the family of the tokens that one authorization yielded.
     Grant,
+    /// A message that a client of MCP may ask for again, or that waits for another node.
+    McpEvent,
+    /// A session of MCP, by the hash of its id.
+    McpSession,
     /// Which account a login means, by the login.
     Pin,
     /// A browser session, by the hash of its id.
@@ -44,7 +48,7 @@ pub enum RecordKind {
 
 impl RecordKind {
     /// All kinds, in a fixed order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Access,
         Self::Issuance,
         Self::Client,
@@ -52,6 +56,8 @@ impl RecordKind {
         Self::Consent,
         Self::Device,
         Self::Grant,
+        Self::McpEvent,
+        Self::McpSession,
         Self::Pin,
         Self::Session,
         Self::Upstream,
@@ -67,6 +73,8 @@ impl RecordKind {
             Self::Consent => "consent",
             Self::Device => "device",
             Self::Grant => "grant",
+            Self::McpEvent => "mcp_event",
+            Self::McpSession => "mcp_session",
             Self::Pin => "pin",
             Self::Session => "session",
             Self::Upstream => "upstream",

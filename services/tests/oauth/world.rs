@@ -209,6 +209,7 @@ impl World {
                 diagnostics: writer(Stream::Diagnostics),
                 audit: writer(Stream::Audit),
                 oauth: events.clone(),
+                mcp: writer(Stream::Mcp),
             },
             settings,
         };

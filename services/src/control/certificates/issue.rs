@@ -122,7 +122,7 @@ async fn wish(
     }
     let document = wish.document(control, name, domains)?;
     let made = control.create(ctx, document, Vec::new()).await?;
-    status::of(control, &made.cert_name, wish.wait).await
+    status::of(control, ctx, &made.cert_name, wish.wait).await
 }
 
 pub(super) fn check_names(
@@ -336,6 +336,6 @@ impl Operation for GenerateCertificate {
             let serve = |proxy: Proxy, _: &Config| Ok(Proxy { cert_name: Some(name.clone()), ..proxy });
             control.edit::<Proxy>(ctx, self.proxy_hostname.as_str(), serve).await?;
         }
-        status::of(control, &name, self.wish.wait).await
+        status::of(control, ctx, &name, self.wish.wait).await
     }
 }

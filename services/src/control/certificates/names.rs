@@ -67,7 +67,7 @@ impl Operation for AddCertificateName {
             })
         };
         control.edit::<Certificate>(ctx, self.cert_name.as_str(), add).await?;
-        status::of(control, &self.cert_name, self.wait).await
+        status::of(control, ctx, &self.cert_name, self.wait).await
     }
 }
 
@@ -120,6 +120,6 @@ impl Operation for RemoveCertificateName {
             }
         };
         control.edit::<Certificate>(ctx, self.cert_name.as_str(), without).await?;
-        status::of(control, &self.cert_name, self.wait).await
+        status::of(control, ctx, &self.cert_name, self.wait).await
     }
 }

@@ -48,18 +48,18 @@ impl Operation for RenewCertificate {
         let is_due = certificate.fullchain_pem.is_none() || due.is_none_or(|due| due <= now);
         let waits = issuance.next_attempt.filter(|next| issuance.is_of(&certificate) && *next > now);
         if let Some(next) = waits.filter(|_| !self.force && issuance.failure.is_some()) {
-            let mut status = status::of(control, &self.cert_name, false).await?;
+            let mut status = status::of(control, ctx, &self.cert_name, false).await?;
             status.message = format!("{}: the next attempt is at {next}, unless forced", status.message);
             return Ok(status);
         }
         if !self.force && !is_due && issuance.failure.is_none() {
-            let mut status = status::of(control, &self.cert_name, false).await?;
+            let mut status = status::of(control, ctx, &self.cert_name, false).await?;
             let due = due.map(|due| format!(" before {due}")).unwrap_or_default();
             status.message = format!("{}: nothing has to be done{due}, unless forced", status.message);
             return Ok(status);
         }
         request(control, ctx, &self.cert_name).await?;
-        status::of(control, &self.cert_name, self.wait).await
+        status::of(control, ctx, &self.cert_name, self.wait).await
     }
 }
 
@@ -98,7 +98,7 @@ impl Operation for ConvertCertificate {
             certificate.acme_directory_url.as_ref().is_some_and(|one| one.to_string() == staging)
                 || certificate.issued_from.as_deref() == Some(&staging);
         if !is_staging && !self.force {
-            let mut status = status::of(control, &self.cert_name, false).await?;
+            let mut status = status::of(control, ctx, &self.cert_name, false).await?;
             status.message = format!("{}: it is not of the staging environment", status.message);
             return Ok(status);
         }
@@ -114,7 +114,7 @@ impl Operation for ConvertCertificate {
             Ok(Certificate { acme_directory_url: None, renew_requested_at: asked, ..held })
         };
         control.edit::<Certificate>(ctx, self.cert_name.as_str(), production).await?;
-        status::of(control, &self.cert_name, self.wait).await
+        status::of(control, ctx, &self.cert_name, self.wait).await
     }
 }
 

@@ -103,23 +103,40 @@ impl Operation for CertificateStatus {
     const SCOPE: Access = Access::User;
     type Output = Status;
 
-    async fn run(self, control: &Control, _: &Context) -> Result<Status, Error> {
-        of(control, &self.cert_name, self.wait).await
+    async fn run(self, control: &Control, ctx: &Context) -> Result<Status, Error> {
+        of(control, ctx, &self.cert_name, self.wait).await
     }
 }
 
-/// The status of a certificate; where somebody waits, when nothing is in progress any more, or after a while.
-pub(super) async fn of(control: &Control, name: &CertName, wait: bool) -> Result<Status, Error> {
+/// The status of a certificate; where somebody waits, when nothing is in progress any more, or after a while. Meanwhile
+/// each step is reported as it is done.
+pub(super) async fn of(
+    control: &Control,
+    ctx: &Context,
+    name: &CertName,
+    wait: bool,
+) -> Result<Status, Error> {
     // Where too many wait already, the answer comes at once: whoever wants to know asks again.
     let turn = if wait { WAITERS.try_acquire().ok() } else { None };
     let wait = turn.is_some();
     let end = Instant::now() + PATIENCE;
+    let mut told = None;
     loop {
         let status = look(control, name).await?;
+        if wait {
+            // Times grow; an attempt that begins anew is later than the one before.
+            for step in status.steps.iter().filter(|step| told.is_none_or(|at| step.at > at)) {
+                ctx.progress.report(&*step.text);
+            }
+            told = status.steps.last().map(|step| step.at).or(told);
+        }
         if !wait || !status.in_progress || Instant::now() >= end {
             return Ok(status);
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = ctx.cancel.cancelled() => return Ok(status),
+        }
     }
 }
 

@@ -1,0 +1,87 @@
+//! The route to the gateway's own MCP server, which no document describes: a host has it or not.
+
+use std::sync::{Arc, OnceLock};
+
+use portcullis_layers::route;
+use serde_json::json;
+use smol_str::SmolStr;
+
+use super::{Destination, EffectiveRoute};
+use crate::config::proxy::BUILTIN_MCP;
+use crate::config::route::RESERVED;
+use crate::config::{Builtin, Proxy, Route};
+
+/// The route of a host that has the server, as the router and as the stacks want it.
+///
+/// It asks for a token whatever the host says, and goes before routes of the host and of all hosts, so that no pattern
+/// takes its requests elsewhere by accident.
+pub(super) fn of(proxy: &Proxy) -> Option<(route::Route, EffectiveRoute)> {
+    static ROUTE: OnceLock<Option<(route::Route, Arc<Route>)>> = OnceLock::new();
+    if !proxy.has_builtin_mcp() {
+        return None;
+    }
+    let (matcher, route) = ROUTE.get_or_init(made).clone()?;
+    Some((matcher, EffectiveRoute { route, destination: Destination::Builtin(Builtin::Mcp) }))
+}
+
+fn made() -> Option<(route::Route, Arc<Route>)> {
+    let route: Route = serde_json::from_value(json!({
+        "route_id": RESERVED,
+        "path_pattern": BUILTIN_MCP,
+        "match": "exact",
+        "priority": 1000,
+        "target_type": "builtin",
+        "target_value": "mcp",
+        "scope": "proxy",
+        "override_proxy_auth": true,
+        "auth_config": { "auth_type": "bearer", "required_scopes": ["mcp"] },
+    }))
+    .ok()?;
+    let matcher = route.matcher().ok()?;
+    Some((matcher, Arc::new(route)))
+}
+
+/// The mode of a host's routes, with the one to the server among them.
+pub(super) fn shown(mode: route::Mode) -> route::Mode {
+    let id = SmolStr::new_static(RESERVED);
+    match mode {
+        route::Mode::All { mut disabled } => {
+            disabled.retain(|one| *one != id);
+            route::Mode::All { disabled }
+        }
+        route::Mode::Selective { mut enabled } => {
+            enabled.push(id);
+            route::Mode::Selective { enabled }
+        }
+        route::Mode::None => route::Mode::Selective { enabled: vec![id] },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_the_route_when_it_says_so() {
+        let proxy = |more: &str| {
+            let text = format!("{{\"proxy_hostname\": \"a.example\", {more}}}");
+            serde_json::from_str::<Proxy>(&text).expect("a proxy")
+        };
+        assert!(of(&proxy("\"target_url\": \"builtin:echo\"")).is_none());
+        for with in
+            ["\"target_url\": \"builtin:echo\", \"builtin_mcp\": true", "\"target_url\": \"builtin:mcp\""]
+        {
+            let (matcher, route) = of(&proxy(with)).expect("a route");
+            assert_eq!(matcher.id, RESERVED);
+            assert!(route.route.needs_token(), "{with}");
+        }
+    }
+
+    #[test]
+    fn no_mode_takes_it_away() {
+        let id = SmolStr::new_static(RESERVED);
+        let disabled = route::Mode::All { disabled: vec![id.clone(), "other".into()] };
+        assert_eq!(shown(disabled), route::Mode::All { disabled: vec!["other".into()] });
+        assert_eq!(shown(route::Mode::None), route::Mode::Selective { enabled: vec![id] });
+    }
+}

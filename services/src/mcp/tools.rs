@@ -1,0 +1,331 @@
+//! Operations as tools.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::Method;
+use rmcp::model::{JsonObject, Tool, ToolAnnotations};
+use schemars::JsonSchema;
+use serde_json::Value;
+
+use super::command::RunCommand;
+use super::echo::Echo;
+use super::schema;
+use crate::config::field;
+use crate::control::{Access, Caller, Context, Control, Error, Operation, Surface, register};
+
+/// Operations that users know by another name as tools.
+const NAMES: [(&str, &str); 3] =
+    [("health", "health_check"), ("search_logs", "get_logs"), ("list_external_services", "list_services")];
+
+/// What stands on the first page: clients that never ask for another one can run a gateway with it.
+const FIRST: [&str; 24] = [
+    Echo::NAME,
+    RunCommand::NAME,
+    "health_check",
+    "list_proxies",
+    "show_proxy",
+    "list_services",
+    "get_logs",
+    "create_proxy",
+    "update_proxy",
+    "delete_proxy",
+    "enable_proxy_auth",
+    "disable_proxy_auth",
+    "show_proxy_auth",
+    "update_proxy_auth",
+    "set_proxy_resource",
+    "list_certificates",
+    "list_routes",
+    "create_route",
+    "delete_route",
+    "explain_route",
+    "create_certificate",
+    "certificate_status",
+    "log_errors",
+    "log_stats",
+];
+
+/// How many tools stand on one page of the list: clients give it little time.
+const PAGE: usize = 20;
+
+type Run =
+    dyn Fn(Arc<Control>, Context, JsonObject) -> BoxFuture<'static, Result<Value, Error>> + Send + Sync;
+
+/// What a tool does.
+enum Does {
+    /// An operation.
+    Operation(Box<Run>),
+    /// Says what it was told.
+    Echo,
+    /// One of the operations, in the words of the command line.
+    Command,
+}
+
+/// A tool and whom it is for.
+struct Entry {
+    tool: Tool,
+    access: Access,
+    writes: bool,
+    does: Does,
+}
+
+/// All tools.
+pub struct Tools {
+    entries: Vec<Entry>,
+    by_name: HashMap<String, usize>,
+    /// The tools that are operations, by the operations' names.
+    by_operation: HashMap<&'static str, usize>,
+    command: RunCommand,
+}
+
+impl fmt::Debug for Tools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.entries.iter().map(|entry| &entry.tool.name)).finish()
+    }
+}
+
+/// A tool that is about to be called: what will be done, and to whom it is open.
+#[derive(Clone, Copy)]
+pub(super) struct Chosen<'a> {
+    entry: &'a Entry,
+}
+
+impl fmt::Debug for Chosen<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Chosen").field(&self.entry.tool.name).finish()
+    }
+}
+
+impl Chosen<'_> {
+    /// The tool's name.
+    pub(super) fn name(&self) -> &str {
+        &self.entry.tool.name
+    }
+
+    /// As people read it.
+    pub(super) fn title(&self) -> &str {
+        self.entry.tool.title.as_deref().unwrap_or_else(|| self.name())
+    }
+
+    /// Whether it takes something away that doesn't come back.
+    pub(super) fn is_destructive(&self) -> bool {
+        self.entry.tool.annotations.as_ref().is_some_and(|hints| hints.destructive_hint == Some(true))
+    }
+
+    /// Whether it may change something.
+    pub(super) const fn writes(&self) -> bool {
+        self.entry.writes
+    }
+
+    /// Whom it is open to.
+    pub(super) const fn access(&self) -> Access {
+        self.entry.access
+    }
+
+    /// Does it. The input is read first: what is wrong with it is named.
+    pub(super) fn run(
+        &self,
+        control: Arc<Control>,
+        ctx: Context,
+        input: JsonObject,
+    ) -> BoxFuture<'static, Result<Value, Error>> {
+        match &self.entry.does {
+            Does::Operation(run) => run(control, ctx, input),
+            // A command is resolved to its operation before anything runs.
+            Does::Echo | Does::Command => async move { Echo::run(&input) }.boxed(),
+        }
+    }
+}
+
+impl Tools {
+    /// The tools of all operations, and our own.
+    pub fn new() -> Self {
+        let mut tools = Self {
+            entries: Vec::new(),
+            by_name: HashMap::new(),
+            by_operation: HashMap::new(),
+            command: RunCommand::new(),
+        };
+        register(&mut tools);
+        tools.push(Echo::tool(), Access::Anyone, false, Does::Echo);
+        tools.push(RunCommand::tool(), Access::Admin, true, Does::Command);
+        tools.sort();
+        tools
+    }
+
+    fn push(&mut self, tool: Tool, access: Access, writes: bool, does: Does) {
+        self.entries.push(Entry { tool, access, writes, does });
+    }
+
+    fn sort(&mut self) {
+        let rank =
+            |entry: &Entry| FIRST.iter().position(|name| *name == entry.tool.name).unwrap_or(FIRST.len());
+        let operations: HashMap<_, _> =
+            self.by_operation.drain().map(|(name, at)| (self.entries[at].tool.name.clone(), name)).collect();
+        self.entries.sort_by(|one, other| (rank(one), &one.tool.name).cmp(&(rank(other), &other.tool.name)));
+        for (at, entry) in self.entries.iter().enumerate() {
+            self.by_name.insert(entry.tool.name.to_string(), at);
+            if let Some(operation) = operations.get(&entry.tool.name) {
+                self.by_operation.insert(operation, at);
+            }
+        }
+    }
+
+    /// A page of those that a caller may use, from the one named by `cursor` on, and where the next page begins.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such cursor.
+    pub fn page(&self, caller: &Caller, cursor: Option<&str>) -> Result<(Vec<Tool>, Option<String>), String> {
+        let from = match cursor {
+            None => 0,
+            Some(name) => *self
+                .by_name
+                .get(name)
+                .ok_or_else(|| format!("there is no cursor {name:?}: begin anew without one"))?,
+        };
+        let mut allowed = self.entries[from..].iter().filter(|entry| caller.may(entry.access));
+        let page: Vec<_> = allowed.by_ref().take(PAGE).map(|entry| entry.tool.clone()).collect();
+        Ok((page, allowed.next().map(|entry| entry.tool.name.to_string())))
+    }
+
+    /// A tool.
+    pub fn get(&self, name: &str) -> Option<&Tool> {
+        Some(&self.entries[*self.by_name.get(name)?].tool)
+    }
+
+    /// What a call means: the tool itself, or the operation that a command names. `None` when there is no such tool.
+    ///
+    /// # Errors
+    ///
+    /// When the caller may not, or the command is none.
+    pub(super) fn choose(
+        &self,
+        name: &str,
+        caller: &Caller,
+        input: JsonObject,
+    ) -> Option<Result<(Chosen<'_>, JsonObject), Error>> {
+        let entry = &self.entries[*self.by_name.get(name)?];
+        let Does::Command = entry.does else { return Some(Ok((Chosen { entry }, input))) };
+        Some(caller.check(entry.access).and_then(|()| {
+            let (operation, input) = self.command.read(&input)?;
+            let at = self
+                .by_operation
+                .get(operation)
+                .ok_or_else(|| Error::NotFound { what: "operation", id: operation.to_owned() })?;
+            Ok((Chosen { entry: &self.entries[*at] }, input))
+        }))
+    }
+
+    /// The tool of an operation.
+    pub(super) fn of_operation(&self, operation: &str) -> Option<Chosen<'_>> {
+        Some(Chosen { entry: &self.entries[*self.by_operation.get(operation)?] })
+    }
+}
+
+impl Default for Tools {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Surface for Tools {
+    fn add<O: Operation>(&mut self) {
+        let name = NAMES.iter().find(|(own, _)| *own == O::NAME).map_or(O::NAME, |(_, tool)| *tool);
+        let mut tool = Tool::new(name, description::<O>(), Arc::new(schema::compact::<O>()));
+        let output = schema::of_result::<O::Output>();
+        tool = tool.with_raw_output_schema(Arc::new(output));
+        let tool = tool.with_title(title(name)).with_annotations(hints::<O>());
+        let run = |control: Arc<Control>, ctx: Context, input: JsonObject| {
+            async move {
+                let input: O = field::read(&Value::Object(input)).map_err(Error::invalid)?;
+                let output = control.call(input, &ctx).await?;
+                serde_json::to_value(output).map_err(Error::internal)
+            }
+            .boxed()
+        };
+        self.by_operation.insert(O::NAME, self.entries.len());
+        self.push(tool, O::SCOPE, O::HTTP.writes(), Does::Operation(Box::new(run)));
+    }
+}
+
+/// The first paragraph of an operation's documentation.
+fn description<O: JsonSchema>() -> String {
+    let schema = crate::control::schema::schema_of::<O>();
+    let text = schema.get("description").and_then(Value::as_str).unwrap_or_default();
+    text.split("\n\n").next().unwrap_or_default().replace('\n', " ")
+}
+
+/// `create_proxy` as people write it.
+pub(super) fn title(name: &str) -> String {
+    let words = name.replace('_', " ");
+    let mut letters = words.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+/// Verbs of operations that take something away, whatever their method is.
+const TAKES_AWAY: [&str; 10] =
+    ["delete", "clear", "revoke", "remove", "retire", "withdraw", "end", "import", "disable", "unregister"];
+
+/// What a tool does to the world, as far as its method says (RFC 9110, section 9.2).
+fn hints<O: Operation>() -> ToolAnnotations {
+    let method = &O::HTTP.method;
+    let verb = O::NAME.split('_').next().unwrap_or_default();
+    ToolAnnotations::new()
+        .read_only(!O::HTTP.writes())
+        .destructive(O::HTTP.writes() && (*method == Method::DELETE || TAKES_AWAY.contains(&verb)))
+        .idempotent(matches!(*method, Method::GET | Method::PUT | Method::DELETE))
+        .open_world(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_is_a_tool_that_clients_can_read() {
+        let tools = Tools::new();
+        for Entry { tool, .. } in &tools.entries {
+            let name = &tool.name;
+            assert!(name.len() <= 64 && name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
+            assert!(tool.description.as_ref().is_some_and(|text| text.ends_with('.')), "{name}");
+            assert!(tool.title.is_some(), "{name}");
+            assert_eq!(tool.input_schema.get("type"), Some(&Value::from("object")), "{name}");
+            let hints = tool.annotations.as_ref().expect("hints");
+            assert!(hints.read_only_hint != Some(true) || hints.destructive_hint == Some(false), "{name}");
+        }
+        for name in FIRST {
+            assert!(tools.get(name).is_some(), "{name}");
+        }
+        let destructive = |name| tools.of_operation(name).expect("an operation").is_destructive();
+        assert!(destructive("delete_proxy") && destructive("import_config"));
+        assert!(!destructive("create_proxy") && !destructive("list_proxies"));
+    }
+
+    #[test]
+    fn a_list_is_small_and_has_what_a_caller_may_use() {
+        let tools = Tools::new();
+        let (mut all, mut cursor) = (Vec::new(), None);
+        loop {
+            let (page, next) = tools.page(&Caller::Local, cursor.as_deref()).expect("a page");
+            let size = serde_json::to_vec(&page).expect("serialises").len();
+            assert!(size < 48 * 1024, "{size} bytes from {cursor:?} on");
+            all.extend(page);
+            cursor = next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!(all.len(), tools.entries.len());
+        let first: Vec<_> = all[..FIRST.len()].iter().map(|tool| &*tool.name).collect();
+        assert_eq!(first, FIRST);
+        let (public, next) = tools.page(&Caller::Anonymous, None).expect("a page");
+        assert!(next.is_none());
+        assert!(public.iter().all(|tool| tool.name != "create_proxy"));
+        assert!(tools.page(&Caller::Local, Some("no_such_tool")).is_err());
+    }
+}
