@@ -1,5 +1,5 @@
-//! Targets that are built in: the API, the echo, and the rest of the issuer's host, called in memory instead of over
-//! a connection.
+//! Targets that are built in: the API, our MCP server, the echo, and the rest of the issuer's host, called in memory
+//! instead of over a connection.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,6 +10,8 @@ use portcullis_layers::deadline::Ticker;
 use portcullis_layers::forward::{Tunnels, is_event_stream};
 use portcullis_layers::{Body, BoxError, HttpService, Rejection, Request, RequestContext, Response};
 use portcullis_services::config::Builtin;
+use portcullis_services::config::proxy::BUILTIN_MCP;
+use portcullis_services::mcp;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::either::Either;
@@ -25,14 +27,25 @@ pub(crate) struct Streams {
 
 /// All of them. The API works with the store and runs on the control plane's runtime, so that nothing that
 /// it does holds up the requests of a worker.
-pub(crate) fn all(api: Router, control: Handle, streams: &Streams) -> HashMap<Builtin, HttpService> {
+pub(crate) fn all(
+    api: Router,
+    mcp: mcp::Service,
+    control: Handle,
+    streams: &Streams,
+) -> HashMap<Builtin, HttpService> {
     let echo = here(crate::echo::router(streams.clone()), streams.clone());
     // The endpoints are in front of routing: whatever comes as far as here is none.
     let nothing = HttpService::from_fn(async |_| {
         Err(Rejection::new(StatusCode::NOT_FOUND, "not_found", "There is nothing at this address.").into())
     });
+    let mcp = elsewhere(Router::new().route_service(BUILTIN_MCP, mcp), control.clone(), streams.clone());
     let api = elsewhere(api, control, streams.clone());
-    HashMap::from([(Builtin::Api, api), (Builtin::Echo, echo), (Builtin::OAuth, nothing)])
+    HashMap::from([
+        (Builtin::Api, api),
+        (Builtin::Mcp, mcp),
+        (Builtin::Echo, echo),
+        (Builtin::OAuth, nothing),
+    ])
 }
 
 /// How many changes may go on whose clients have gone. What comes on top ends with its client.

@@ -14,6 +14,7 @@ use portcullis_services::config::access::Site;
 use portcullis_services::config::auth::AuthMode;
 use portcullis_services::config::headers as rules;
 use portcullis_services::config::names::Origin;
+use portcullis_services::config::proxy::BUILTIN_MCP;
 
 /// What clients of MCP servers send (Streamable HTTP, all versions).
 const REQUEST_HEADERS: [&str; 9] = [
@@ -39,11 +40,15 @@ pub(crate) fn cors(site: &Site, proxy: &Proxy, host: &HostName) -> Result<Option
     let layer = match &proxy.cors {
         Some(own) => CorsLayer::new(&of_document(own)?)?,
         // Without a token everybody is let in, the upstream has to say who may read what.
-        None if !proxy.auth_enabled || proxy.auth_mode == AuthMode::Passthrough => return Ok(None),
-        None => match &proxy.resource_endpoint {
-            Some(_) => CorsLayer::new(&of_resource(site, proxy, host))?.below(proxy.resource_path()),
-            None => return Ok(None),
-        },
+        // The gateway's own MCP server always asks for one.
+        None => {
+            let open = !proxy.auth_enabled || proxy.auth_mode == AuthMode::Passthrough;
+            let mut paths = proxy.program_paths().filter(|path| !open || *path == BUILTIN_MCP).peekable();
+            if paths.peek().is_none() {
+                return Ok(None);
+            }
+            paths.fold(CorsLayer::new(&of_resource(site, proxy, host))?, CorsLayer::below)
+        }
     };
     // The metadata is for everybody, whatever the host is.
     Ok(Some(layer.except(WELL_KNOWN)))

@@ -9,6 +9,7 @@ use portcullis_layers::deadline::Ticker;
 use portcullis_layers::drain::Drain;
 use portcullis_layers::forward::{Client, PoolSettings, Timeouts, Tunnels};
 use portcullis_layers::per_worker::enter_worker;
+use portcullis_layers::sealed::Keys;
 use portcullis_services::acme::on_demand::{self, Demand};
 use portcullis_services::acme::{Challenges, Doctor, Manager, Policy, doctor, manager};
 use portcullis_services::api;
@@ -17,6 +18,7 @@ use portcullis_services::control::oauth::Minter;
 use portcullis_services::control::probes::Probes;
 use portcullis_services::control::{self, Control};
 use portcullis_services::logs::{self, Levels, Writer, Writers, parse_level};
+use portcullis_services::mcp;
 use portcullis_services::mirror::Mirror;
 use portcullis_services::oauth::jwks::JwksFetcher;
 use portcullis_services::oauth::upstream_tokens::Sweep;
@@ -319,12 +321,14 @@ async fn serve(
     let operations = operations.with_oauth(Arc::clone(&authorization)).with_probes(probes);
     let operations = Arc::new(operations);
     let api = api::router(Arc::clone(&operations));
+    let mcp = mcp::service(Arc::clone(&operations));
     let limits = &settings.limits;
     let identity = Arc::new(IdentitySigner::new(site.issuer.as_str(), Arc::clone(&first.keys)));
     let runtime = Arc::new(Runtime::new(Parts {
         client,
         verifiers,
         vault: Arc::clone(&vault),
+        mirror: mirror.clone(),
         site,
         timeouts: Timeouts {
             connect: limits.proxy_connect_timeout,
@@ -340,7 +344,9 @@ async fn serve(
         )),
         identity,
         workers: workers + 1,
-        builtins: builtin::all(api.clone(), tokio::runtime::Handle::current(), &streams),
+        calls: Arc::new(writers.mcp.clone()),
+        sealed: Keys::new([vault.blob_key()]).expect("there is a key"),
+        builtins: builtin::all(api.clone(), mcp.clone(), tokio::runtime::Handle::current(), &streams),
     }));
     let issuing = Manager::new(manager::Parts {
         mirror: mirror.clone(),
@@ -415,6 +421,7 @@ async fn serve(
     tokio::spawn(Arc::new(judge).run(demand, demanded, judged, background.clone()));
     tokio::spawn(rotation.run(reconcile.applied.subscribe(), background.clone()));
     tokio::spawn(kept.run(reconcile.applied.subscribe(), background.clone()));
+    tokio::spawn(Arc::clone(mcp.sessions()).run(background.clone()));
     tokio::spawn(reconcile.run(background.clone()));
     tokio::spawn(live::end_revoked(Arc::clone(&revocations), tunnels.clone(), trust, background.clone()));
     if let Some(file) = revoked {
@@ -499,7 +506,7 @@ async fn shut_down(
         warn!("tunnels have not ended");
     }
     background.cancel();
-    for writer in [&writers.requests, &writers.audit, &writers.oauth, &writers.diagnostics] {
+    for writer in [&writers.requests, &writers.mcp, &writers.audit, &writers.oauth, &writers.diagnostics] {
         if !writer.flush(LAST_FLUSH).await {
             eprintln!("portcullis: {} log entries could not be written", writer.counts().waiting);
         }
@@ -548,6 +555,7 @@ fn writers(settings: &Settings, workers: usize) -> Writers {
         diagnostics: Writer::new(Stream::Diagnostics, workers + 1, bytes / 4),
         audit: Writer::new(Stream::Audit, workers + 1, bytes / 4),
         oauth: Writer::new(Stream::Oauth, workers + 1, bytes / 4),
+        mcp: Writer::new(Stream::Mcp, workers + 1, bytes / 4),
     }
 }
 
@@ -555,7 +563,7 @@ fn spawn_writers(settings: &Settings, writers: &Writers, store: &Arc<dyn Store>)
     let stop = CancellationToken::new();
     let age = Duration::from_secs(u64::from(settings.logging.log_ttl_days) * 86_400);
     let keep = Keep { entries: settings.logging.log_max_entries, age };
-    for writer in [&writers.requests, &writers.diagnostics] {
+    for writer in [&writers.requests, &writers.mcp, &writers.diagnostics] {
         tokio::spawn(writer.clone().run(Arc::clone(store), keep, stop.clone()));
     }
     for writer in [&writers.audit, &writers.oauth] {

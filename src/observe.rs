@@ -43,6 +43,7 @@ pub(crate) fn register<K: Sink>(metrics: &Metrics, observed: &Observed<'_, K>) {
         ("diagnostics", writers.diagnostics.queue().clone()),
         ("audit", writers.audit.queue().clone()),
         ("oauth", writers.oauth.queue().clone()),
+        ("mcp", writers.mcp.queue().clone()),
     ]));
     metrics.register(sources::jwks((*jwks).clone()));
     metrics.register(sources::issuing(Arc::clone(issuing)));

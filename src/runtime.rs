@@ -6,8 +6,13 @@ use std::sync::Arc;
 
 use portcullis_layers::HttpService;
 use portcullis_layers::forward::{Client, Timeouts};
+use portcullis_layers::mcp::call::Sink;
+use portcullis_layers::mcp::rates::Buckets;
+use portcullis_layers::mcp_bridge::{Limits, McpBridge};
+use portcullis_layers::sealed::Keys;
 use portcullis_services::config::Builtin;
 use portcullis_services::config::access::Site;
+use portcullis_services::mirror::Mirror;
 use portcullis_services::oauth::IdentitySigner;
 use portcullis_services::vault::Vault;
 
@@ -19,8 +24,10 @@ pub struct Runtime {
     pub client: Client,
     /// Judge tokens.
     pub verifiers: Arc<Verifiers>,
-    /// Opens the private keys of certificates.
+    /// Opens the private keys of certificates, and the credentials for upstreams.
     pub vault: Arc<Vault>,
+    /// What this node knows of the store.
+    pub mirror: Mirror,
     /// What the deployment says about every host.
     pub site: Site,
     /// How long exchanges may take where a host does not say.
@@ -35,11 +42,18 @@ pub struct Runtime {
     pub identity: Arc<IdentitySigner>,
     /// The number of threads that serve, and one for all others.
     pub workers: usize,
+    /// Where the records of MCP calls go.
+    pub calls: Arc<dyn Sink>,
+    /// Seals what clients of MCP servers keep for us.
+    pub sealed: Keys,
+    /// What all bridges between the eras of MCP share.
+    pub bridge: McpBridge,
+    /// What the limits of MCP calls count in.
+    pub buckets: Arc<Buckets>,
     builtins: HashMap<Builtin, HttpService>,
 }
 
 /// What [`Runtime::new`] needs.
-#[derive(Debug)]
 pub struct Parts {
     /// See [`Runtime::client`].
     pub client: Client,
@@ -47,6 +61,8 @@ pub struct Parts {
     pub verifiers: Arc<Verifiers>,
     /// See [`Runtime::vault`].
     pub vault: Arc<Vault>,
+    /// See [`Runtime::mirror`].
+    pub mirror: Mirror,
     /// See [`Runtime::site`].
     pub site: Site,
     /// See [`Runtime::timeouts`].
@@ -61,8 +77,18 @@ pub struct Parts {
     pub identity: Arc<IdentitySigner>,
     /// See [`Runtime::workers`].
     pub workers: usize,
+    /// See [`Runtime::calls`].
+    pub calls: Arc<dyn Sink>,
+    /// See [`Runtime::sealed`].
+    pub sealed: Keys,
     /// The built-in targets.
     pub builtins: HashMap<Builtin, HttpService>,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts").field("site", &self.site).finish_non_exhaustive()
+    }
 }
 
 impl Runtime {
@@ -75,6 +101,7 @@ impl Runtime {
             client,
             verifiers,
             vault,
+            mirror: parts.mirror,
             site,
             timeouts,
             max_body,
@@ -82,6 +109,10 @@ impl Runtime {
             oauth,
             identity,
             workers,
+            calls: parts.calls,
+            bridge: McpBridge::new(parts.sealed.clone(), Limits::default()),
+            sealed: parts.sealed,
+            buckets: Arc::default(),
             builtins,
         }
     }

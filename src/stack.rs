@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use portcullis_layers::allowlist::{Allowlist, AllowlistLayer};
+use portcullis_layers::auth::Policy;
 use portcullis_layers::body::BoxFuture;
 use portcullis_layers::body_limit::BodyLimitLayer;
 use portcullis_layers::forward::{Forward, InvalidTarget, LiveStream, Target};
@@ -13,6 +14,8 @@ use portcullis_layers::headers::{
     Attest, Credentials, HeadersLayer, Identity, IdentityStripLayer, IdentityToken, ResponseRulesLayer,
 };
 use portcullis_layers::https_redirect::HttpsRedirectLayer;
+use portcullis_layers::mcp::{self, McpLayer};
+use portcullis_layers::mcp_bridge::{McpBridgeLayer, Settings};
 use portcullis_layers::resource_metadata::ResourceMetadataLayer;
 use portcullis_layers::route::{HostRoutes, Place, RewriteLayer, RouteLayer, Routes};
 use portcullis_layers::{BoxError, HostName, HttpService, Principal, Request, Response};
@@ -28,6 +31,7 @@ use tower::util::option_layer;
 use tower::{Layer, Service, ServiceBuilder};
 
 use crate::cors;
+use crate::mcp_upstream;
 use crate::oauth_paths::{OAuthPathsLayer, Paths};
 use crate::recent::Recent;
 use crate::runtime::Runtime;
@@ -282,7 +286,7 @@ impl HostStack {
     fn dispatch(&self, host: &HostName) -> Result<HttpService, BoxError> {
         let leaves = &self.behind.leaves;
         let fallback = match &self.behind.fallback {
-            Fallback::Upstream(forward) => Some(self.gate(None, host, forward.clone())?),
+            Fallback::Upstream(forward) => Some(self.upstream(host, forward.clone())?),
             Fallback::Builtin(service) => {
                 Some(unless_local(self.gate(None, host, service.clone())?, service.clone()))
             }
@@ -304,6 +308,20 @@ impl HostStack {
             None => Some(inherited.clone()),
         });
         Ok(HttpService::flat(dispatch.with_default(fallback)))
+    }
+
+    /// The host's own upstream.
+    fn upstream(&self, host: &HostName, forward: Forward) -> Result<HttpService, BoxError> {
+        let Self { effective, runtime, .. } = self;
+        let Some(mcp) = &effective.proxy.mcp else { return self.gate(None, host, forward) };
+        let resource = format!("{}{}", runtime.site.origin(host.as_str()), effective.proxy.mcp_endpoint());
+        let upstream = mcp_upstream::service(runtime, effective, &resource, forward)?;
+        if !mcp.bridge {
+            return self.gate(None, host, upstream);
+        }
+        let settings = Settings::new(effective.proxy.mcp_endpoint(), resource.as_str());
+        let bridge = McpBridgeLayer::new(runtime.bridge.clone(), settings);
+        self.builder().gate_with(None, host, upstream, Some(bridge))
     }
 
     /// The gates of routes that ask for other access than their host. Those of global routes are built when
@@ -364,6 +382,22 @@ impl Gates {
         S::Error: Into<BoxError> + 'static,
         S::Future: Into<BoxFuture<Result<Response, BoxError>>> + Send,
     {
+        self.gate_with(auth, host, inner, None)
+    }
+
+    /// The same, perhaps with a bridge to a server of another era.
+    fn gate_with<S>(
+        &self,
+        auth: Option<&RouteAuth>,
+        host: &HostName,
+        inner: S,
+        bridge: Option<McpBridgeLayer>,
+    ) -> Result<HttpService, BoxError>
+    where
+        S: Service<Request, Response = Response> + Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError> + 'static,
+        S::Future: Into<BoxFuture<Result<Response, BoxError>>> + Send,
+    {
         let Self { effective, runtime } = self;
         let proxy = &effective.proxy;
         let mut access = access(&runtime.site, proxy, auth, &effective.tokens, host);
@@ -395,7 +429,35 @@ impl Gates {
         if let Access::Protected(policy, _) = &mut access {
             policy.readable = cors::are_refusals_readable(proxy);
         }
-        Ok(access.gate(|| runtime.verifiers.of(proxy), inner))
+        let verifier = || runtime.verifiers.of(proxy);
+        Ok(match (self.mcp(&access), bridge) {
+            // Behind the lists: only calls of who may use the host at all are judged, and written down.
+            (Some(mcp), Some(bridge)) => access.gate(verifier, mcp.layer(bridge.layer(inner))),
+            (Some(mcp), None) => access.gate(verifier, mcp.layer(inner)),
+            (None, _) => access.gate(verifier, inner),
+        })
+    }
+
+    /// What judges calls, on a host that knows of the protocol.
+    fn mcp(&self, access: &Access) -> Option<McpLayer> {
+        let Self { effective, runtime } = self;
+        let mcp = effective.proxy.mcp.as_ref()?;
+        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        Some(McpLayer::new(mcp::Policy {
+            other_paths: mcp.other_paths,
+            rules: mcp.rules(),
+            limits: mcp.limits(),
+            max_request: bytes(mcp.max_request_bytes),
+            max_answer: bytes(mcp.max_answer_bytes),
+            list_attainable: mcp.list_attainable,
+            auth: match access {
+                Access::Protected(policy, _) => Some(Arc::new(Policy::clone(policy))),
+                Access::Public(_) => None,
+            },
+            buckets: Arc::clone(&runtime.buckets),
+            sink: Arc::clone(&runtime.calls),
+            ..mcp::Policy::new(effective.proxy.mcp_endpoint())
+        }))
     }
 }
 

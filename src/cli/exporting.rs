@@ -6,8 +6,8 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use portcullis_services::config::CertName;
 use serde_json::{Value, json};
 
+use super::call::Call;
 use super::client::{Answer, Client};
-use super::commands::Call;
 use super::files::{self, PRIVATE, PUBLIC};
 use super::output::Format;
 use super::{Failure, print_text, send};

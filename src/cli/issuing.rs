@@ -7,8 +7,8 @@ use clap::{Arg, ArgAction, Command};
 use http::Method;
 use serde_json::Value;
 
+use super::call::Call;
 use super::client::{Answer, Client};
-use super::commands::Call;
 use super::{Failure, send};
 
 /// How often the status is looked at.

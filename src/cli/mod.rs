@@ -1,7 +1,7 @@
 //! The command line: `serve` and `demo` run the daemon, everything else is a call of the API.
 
+mod call;
 mod client;
-mod commands;
 mod diagnosis;
 mod exporting;
 mod files;
@@ -13,6 +13,7 @@ mod output;
 mod profile;
 mod progress;
 mod web;
+mod wrap;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,11 +22,12 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use http::{Method, StatusCode};
+use portcullis_services::control::commands::{self, Commands};
 use secrecy::SecretString;
 use serde_json::Value;
 
+use self::call::Call;
 use self::client::{Answer, Client, ClientError, Gateway};
-use self::commands::{Call, Commands};
 use self::oauth::LoginError;
 use self::output::Format;
 use self::profile::{Profile, ProfileError, Profiles};
@@ -194,6 +196,7 @@ fn command(commands: &Commands) -> Command {
         .subcommands([serve, demo])
         .subcommands(nouns)
         .subcommands(login::commands())
+        .subcommand(wrap::noun())
         .subcommand(completions);
     // The documentation of the options would stand in its place.
     Global::augment_args(root)
@@ -212,8 +215,8 @@ fn client(commands: &Commands, matches: &ArgMatches) -> ExitCode {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(failure) => failure.report(&commands::words(matches)),
             },
-            // Without a handler the signal ends the program just the same.
-            Ok(()) = tokio::signal::ctrl_c() => ExitCode::from(INTERRUPTED),
+            // Without a handler the signal ends the program just the same. A server ends what it has begun first.
+            Ok(()) = tokio::signal::ctrl_c(), if !wrap::is_asked(matches) => ExitCode::from(INTERRUPTED),
         }
     })
 }
@@ -237,10 +240,14 @@ async fn answer(commands: &Commands, matches: &ArgMatches) -> Result<(), Failure
     if let Some(command) = oauth::Asked::of(matches).map_err(Failure::Arguments)? {
         return command.run(client, &global.profile, &path, global.format).await;
     }
+    if let Some(command) = wrap::Wrap::of(matches).map_err(Failure::Arguments)? {
+        return command.run(&client).await;
+    }
     if let Some(query) = follow::query(matches) {
         return follow::run(&client, &query, global.format).await;
     }
-    let mut call = commands.call(matches).map_err(Failure::Arguments)?.ok_or(Failure::Unknown)?;
+    let asked = commands.asked(matches).map_err(Failure::Arguments)?.ok_or(Failure::Unknown)?;
+    let mut call = Call::of(asked);
     let waits = issuing::take_wait(&commands::words(matches), &mut call);
     let own_dry_run = call.body.as_ref().is_some_and(|body| body.get("dry_run").is_some());
     if global.dry_run && !own_dry_run {
@@ -325,6 +332,8 @@ fn print_text(text: &str) {
 enum Failure {
     #[error("{0}")]
     Arguments(#[source] clap::Error),
+    #[error("{0}")]
+    Wrap(String),
     #[error("no such command: try --help")]
     Unknown,
     #[error("{0:?} is no URL of a gateway: write http://HOST[:PORT] or https://HOST[:PORT]")]
@@ -387,6 +396,7 @@ impl Failure {
             | Self::Unwell(_)
             | Self::Degraded
             | Self::NotIssued
+            | Self::Wrap(_)
             | Self::Render(_)
             | Self::Incomplete(_)
             | Self::Exists(_)
