@@ -2,31 +2,16 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::LazyLock;
+use std::process::{Output, Stdio};
 use std::time::Instant;
 
 use support::PATIENCE;
+use support::examples::example;
 use support::redis::RedisServer;
-
-/// Where the examples are. They are built here, because no way of running tests builds both them and
-/// this test; nothing is compiled that the tests' own build did not compile, so it takes a moment.
-static EXAMPLES: LazyLock<PathBuf> = LazyLock::new(|| {
-    let folder = Path::new(env!("CARGO_BIN_EXE_portcullis")).parent().expect("a binary is in a folder");
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--offline", "--workspace", "--all-features", "--examples"]);
-    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
-    if !cfg!(debug_assertions) {
-        cargo.arg("--release");
-    }
-    assert!(cargo.status().expect("cargo runs this test").success(), "the examples don't compile");
-    folder.join("examples")
-});
 
 #[track_caller]
 fn check(name: &str, environment: &[(&str, &str)]) {
-    let mut child = Command::new(EXAMPLES.join(name))
+    let mut child = example(name)
         .arg("--check")
         .envs(environment.iter().copied())
         .stdin(Stdio::null())
@@ -61,6 +46,7 @@ examples! {
     dynamic_hosts
     embedded_daemon
     jwt_gate
+    mcp_fixture
     one_layer_in_axum
     proxy_protocol_echo
     static_proxy

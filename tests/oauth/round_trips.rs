@@ -117,7 +117,7 @@ fn class(words: &str) -> String {
 
 /// Logs are written in batches by a script on the stream's key.
 fn is_log(class: &str) -> bool {
-    ["requests", "diagnostics", "audit", "oauth"]
+    ["requests", "diagnostics", "audit", "oauth", "mcp"]
         .iter()
         .any(|stream| class == format!("EVALSHA {{portcullis:{stream}}}"))
 }

@@ -80,22 +80,46 @@ async fn the_inspector_s_page_signs_in_and_lists_the_tools() {
 async fn the_inspector_s_command_line_signs_in_and_lists_the_tools() {
     let site = Site::start().await;
     let (url, _server) = site.tools().await;
+    let result = command_line(&site, &[&url, "--method", "tools/list"]).await;
+    let tools = result["tools"].as_array().unwrap_or_else(|| panic!("no tools: {result}")).iter();
+    let mut names: Vec<_> = tools.map(|tool| tool["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["add", "whoami"]);
+}
+
+#[tokio::test]
+async fn the_inspector_s_command_line_calls_a_tool_in_each_era() {
+    let site = Site::start().await;
+    let (url, _server) = site.fixture().await;
+    for (era, revision) in [("legacy", "2025-11-25"), ("modern", "2026-07-28")] {
+        let wanted = [&url, "--protocol-era", era, "--method", "tools/call", "--tool-name", "whoami"];
+        let result = command_line(&site, &wanted).await;
+        let seen = &result["structuredContent"];
+        assert_eq!(seen["x-auth-user"], MONA, "{era}: {result}");
+        assert_eq!(seen["mcp-protocol-version"], revision, "{era}: {result}");
+        assert_eq!(seen["authorization"], Value::Null, "{era}: {result}");
+    }
+}
+
+#[tokio::test]
+async fn the_inspector_s_command_line_reads_a_resource() {
+    let site = Site::start().await;
+    let (url, _server) = site.fixture().await;
+    let wanted = [&url, "--method", "resources/read", "--uri", "test://static-text"];
+    let result = command_line(&site, &wanted).await;
+    let text = "This is the content of the static text resource.";
+    assert_eq!(result["contents"][0]["text"], text, "{result}");
+}
+
+/// Runs the command line; its person signs in as the first user. The result.
+async fn command_line(site: &Site, arguments: &[&str]) -> Value {
     let callback = format!("http://127.0.0.1:{}/oauth/callback", free_port());
-    let wanted = [
-        &url,
-        "--transport",
-        "http",
-        "--method",
-        "tools/list",
-        "--format",
-        "json",
-        "--callback-url",
-        &callback,
-    ];
+    let wanted =
+        [arguments, &["--transport", "http", "--format", "json", "--callback-url", &callback]].concat();
     // It signs in for people only, or where it is told that somebody is there; this browser is not the one that
     // the test has.
     let environment = [("MCP_AUTO_OPEN_ENABLED", "true"), ("BROWSER", "true")];
-    let mut inspector = Inspector::start(&site, "--cli", &wanted, &environment);
+    let mut inspector = Inspector::start(site, "--cli", &wanted, &environment);
     let open = eventually("the Inspector names a URL", async || {
         let said = inspector.program.complaints();
         let line = said.lines().find_map(|line| line.strip_prefix("Please navigate to: "));
@@ -107,9 +131,6 @@ async fn the_inspector_s_command_line_signs_in_and_lists_the_tools() {
     assert!(end.starts_with(&callback), "not back at the Inspector but at {end}:\n{}", browser.text().await);
 
     let line = inspector.program.line().await;
-    let result: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
-    let tools = result["result"]["tools"].as_array().unwrap_or_else(|| panic!("no tools: {result}")).iter();
-    let mut names: Vec<_> = tools.map(|tool| tool["name"].as_str().unwrap()).collect();
-    names.sort_unstable();
-    assert_eq!(names, ["add", "whoami"]);
+    let mut told: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    told["result"].take()
 }

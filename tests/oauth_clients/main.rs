@@ -11,6 +11,7 @@ mod support;
 mod authlib;
 mod browser;
 mod document;
+mod features;
 mod inspector;
 mod makers;
 mod mcp;

@@ -11,6 +11,7 @@ use crate::support::browser::Browser;
 use crate::support::certificate::Authority;
 use crate::support::client::{Answer, secure};
 use crate::support::daemon::Daemon;
+use crate::support::examples::Fixture;
 use crate::support::github::{App, Github, User};
 use crate::support::programs::Program;
 
@@ -92,12 +93,23 @@ impl Site {
     pub async fn tools(&self) -> (String, Program) {
         let mut server = Program::client("mcp_server.py", &[TOOLS], &self.authority_file());
         let upstream = format!("http://127.0.0.1:{}", server.tells("port").await);
+        (self.protected(&upstream).await, server)
+    }
+
+    /// The same with a server that knows all that the protocol has.
+    pub async fn fixture(&self) -> (String, Fixture) {
+        let fixture = Fixture::start(&["--host", TOOLS]).await;
+        (self.protected(fixture.origin()).await, fixture)
+    }
+
+    /// Protects an MCP server, for the first user only. Its URL.
+    async fn protected(&self, upstream: &str) -> String {
         let fields = json!({
             "auth_enabled": true, "resource_endpoint": "/mcp", "resource_scopes": ["mcp"],
             "oauth_admin_users": [], "oauth_user_users": [], "oauth_mcp_users": [MONA],
         });
-        self.daemon.host(TOOLS, &upstream, fields).await;
-        (self.url(TOOLS, "/mcp"), server)
+        self.daemon.host(TOOLS, upstream, fields).await;
+        self.url(TOOLS, "/mcp")
     }
 
     /// A host for the browsers of the first user.

@@ -15,10 +15,13 @@ pub mod certificate;
 pub mod client;
 pub mod daemon;
 pub mod dns;
+pub mod examples;
 #[path = "../../services/tests/support/github/mod.rs"]
 pub mod github;
 pub mod handmade;
 pub mod issuer;
+pub mod mcp;
+pub mod mcp_server;
 pub mod ocsp;
 pub mod pebble;
 pub mod programs;

@@ -107,7 +107,7 @@ fn trust(command: &mut Command, authority: &Path) {
 }
 
 /// Where the clients are, and what runs this one.
-fn of_clients(script: &str) -> (Command, PathBuf) {
+pub fn of_clients(script: &str) -> (Command, PathBuf) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let bin = installed().join("bin");
     let own_node = bin.join("node");
