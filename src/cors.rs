@@ -43,7 +43,9 @@ pub(crate) fn cors(site: &Site, proxy: &Proxy, host: &HostName) -> Result<Option
         // The gateway's own MCP server always asks for one.
         None => {
             let open = !proxy.auth_enabled || proxy.auth_mode == AuthMode::Passthrough;
-            let mut paths = proxy.program_paths().filter(|path| !open || *path == BUILTIN_MCP).peekable();
+            let own = proxy.has_builtin_mcp();
+            let mut paths =
+                proxy.program_paths().filter(|path| !open || own && *path == BUILTIN_MCP).peekable();
             if paths.peek().is_none() {
                 return Ok(None);
             }

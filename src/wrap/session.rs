@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -72,28 +72,37 @@ pub(super) enum Refused {
 
 impl Session {
     /// Starts a process and says hello; the answer is for the client.
+    ///
+    /// The session ends when this future is dropped before it is done. What is held for it is held as long as its process
+    /// runs.
     pub(super) async fn begin(
         command: Vec<OsString>,
         hello: Value,
         patience: Duration,
+        held: OwnedSemaphorePermit,
     ) -> Result<(Arc<Self>, Value), String> {
         let (process, output) =
             Process::start(&command).map_err(|error| format!("it can't be started: {error}"))?;
         let session =
             Arc::new(Self { command, hello, state: Mutex::default(), ended: CancellationToken::new() });
+        let unwanted = session.ended.clone().drop_guard();
         session.state().input = process.input();
         session.state().used = Some(Instant::now());
         let (first, answered) = oneshot::channel();
         let id = session.hello["id"].clone();
         session.send_now(&session.hello).map_err(|error| error.to_string())?;
-        tokio::spawn(Arc::clone(&session).run(process, output, Some((id, first))));
+        let running = Arc::clone(&session).run(process, output, Some((id, first)));
+        tokio::spawn(async move {
+            let _held = held;
+            running.await;
+        });
         match tokio::time::timeout(patience, answered).await {
-            Ok(Ok(answer)) => Ok((session, answer)),
-            Ok(Err(_)) => Err("it has ended before it answered".to_owned()),
-            Err(_) => {
-                session.ended.cancel();
-                Err(format!("it has not answered within {} s", patience.as_secs()))
+            Ok(Ok(answer)) => {
+                drop(unwanted.disarm());
+                Ok((session, answer))
             }
+            Ok(Err(_)) => Err("it has ended before it answered".to_owned()),
+            Err(_) => Err(format!("it has not answered within {} s", patience.as_secs())),
         }
     }
 

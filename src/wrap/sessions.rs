@@ -54,11 +54,10 @@ impl Sessions {
         let permit = Arc::clone(&self.free).try_acquire_owned().map_err(|_| NoSession::Full)?;
         let Settings { command, start, .. } = &self.settings;
         let (session, answer) =
-            Session::begin(command.clone(), hello, *start).await.map_err(NoSession::Broken)?;
-        let ended = session.ended.clone();
+            Session::begin(command.clone(), hello, *start, permit).await.map_err(NoSession::Broken)?;
         // A server that refuses its client has no session with it.
         if answer.get("error").is_some() {
-            ended.cancel();
+            session.ended.cancel();
             return Ok((String::new(), answer));
         }
         let mut bytes = [0; 32];
@@ -66,10 +65,6 @@ impl Sessions {
             .map_err(|_| NoSession::Broken("there is no randomness".to_owned()))?;
         let id = BASE64_URL_SAFE_NO_PAD.encode(bytes);
         self.known().insert(id.clone(), session);
-        tokio::spawn(async move {
-            let _permit = permit;
-            ended.cancelled().await;
-        });
         Ok((id, answer))
     }
 

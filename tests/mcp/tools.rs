@@ -103,23 +103,22 @@ async fn tools_are_those_of_the_callers_scopes_and_their_list_is_small() {
     let has = |name: &str| read.iter().any(|tool| tool["name"] == name);
     assert!(has("list_proxies") && !has("create_proxy") && !has("run_command"));
     let wanted = json!({ "proxy_hostname": "x.localhost", "target_url": "http://127.0.0.1:1" });
-    let refused = reader.tool("create_proxy", wanted).await;
-    assert_eq!(refused["isError"], true, "what is not listed is refused, too");
-    assert_eq!(refused["structuredContent"]["code"], "insufficient_scope", "{refused}");
-    let refused = reader.tool("run_command", json!({ "command": "proxy list" })).await;
-    assert_eq!(refused["isError"], true, "{refused}");
+    // What is not listed is refused, too.
+    assert_eq!(reader.fails("create_proxy", wanted).await["code"], "insufficient_scope");
+    let command = json!({ "command": "proxy list" });
+    assert_eq!(reader.fails("run_command", command).await["code"], "insufficient_scope");
 }
 
 #[tokio::test]
 async fn what_is_wrong_with_a_call_is_told_to_the_model() {
     let site = Site::start();
     let mut admin = site.admin(STATELESS).await;
-    let wrong =
-        admin.tool("create_proxy", json!({ "proxy_hostname": "x.localhost", "target_url": "ftp://x" })).await;
-    assert_eq!(wrong["isError"], true);
-    assert_eq!(wrong["structuredContent"]["fields"][0]["field"], "target_url", "{wrong}");
-    let unknown = admin.tool("delete_proxy", json!({ "proxy_hostname": "nobody.localhost" })).await;
-    assert_eq!(unknown["structuredContent"]["code"], "not_found", "{unknown}");
+    let wrong = admin
+        .fails("create_proxy", json!({ "proxy_hostname": "x.localhost", "target_url": "ftp://x" }))
+        .await;
+    assert_eq!(wrong["fields"][0]["field"], "target_url", "{wrong}");
+    let unknown = admin.fails("delete_proxy", json!({ "proxy_hostname": "nobody.localhost" })).await;
+    assert_eq!(unknown["code"], "not_found", "{unknown}");
     let unknown = admin.request("tools/call", json!({ "name": "make_coffee", "arguments": {} })).await;
     assert_eq!(unknown["error"]["code"], -32602, "{unknown}");
 }

@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -218,6 +219,24 @@ async fn there_are_as_many_sessions_as_was_said() {
     assert_eq!(first.send("DELETE", &[], "").await.status(), 204);
     eventually("room for another", async || (client.post(&message).await.status() == 200).then_some(()))
         .await;
+}
+
+#[tokio::test]
+async fn a_greeting_whose_client_goes_leaves_nothing_behind() {
+    let wrapped = Wrapped::start(&["--sessions", "1"]);
+    let mut client = wrapped.client(STATEFUL);
+    // The server takes its time over this one.
+    let hello = json!({ "protocolVersion": STATEFUL, "capabilities": {}, "clientInfo": { "name": "slow", "version": "1" } });
+    let message = client.message("initialize", hello);
+    let gone = tokio::time::timeout(Duration::from_millis(300), client.post(&message)).await;
+    assert!(gone.is_err(), "it has not answered so soon");
+    eventually("room for another", async || {
+        let mut client = wrapped.client(STATEFUL);
+        let hello = json!({ "protocolVersion": STATEFUL, "capabilities": {}, "clientInfo": { "name": "x", "version": "1" } });
+        let message = client.message("initialize", hello);
+        (client.post(&message).await.status() == 200).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import threading
+import time
 
 out = threading.Lock()
 
@@ -27,6 +28,8 @@ for line in sys.stdin:
     params = message.get("params", {})
     if method == "initialize":
         client = params["clientInfo"]["name"]
+        if client == "slow":
+            time.sleep(20)
         say({"id": id, "result": {"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}},
                                   "serverInfo": {"name": "by-hand", "version": "1"}}})
     elif method == "notifications/initialized":

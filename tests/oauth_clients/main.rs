@@ -12,6 +12,7 @@ mod authlib;
 mod browser;
 mod document;
 mod features;
+mod gateway;
 mod inspector;
 mod makers;
 mod mcp;

@@ -121,6 +121,14 @@ impl Mcp {
         result["structuredContent"].clone()
     }
 
+    /// What a tool that fails says. Clients check what is structured, so it is text.
+    pub async fn fails(&mut self, name: &str, arguments: Value) -> Value {
+        let result = self.tool(name, arguments).await;
+        assert_eq!(result["isError"], true, "{name}: {result}");
+        assert!(result["structuredContent"].is_null(), "{name}: {result}");
+        serde_json::from_str(result["content"][0]["text"].as_str().unwrap()).unwrap()
+    }
+
     /// All tools, page by page.
     pub async fn tools(&mut self) -> Vec<Value> {
         let (mut all, mut cursor) = (Vec::new(), Value::Null);

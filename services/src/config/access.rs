@@ -199,7 +199,11 @@ pub fn access(
         groups: groups.map(|list| list.iter().map(|group| SmolStr::new(group.as_str())).collect()),
         networks,
     };
-    let mut policy = Policy::new(audiences(site, proxy, host), challenge(site, proxy, host));
+    let mut challenge = challenge(site, proxy, host);
+    if let Some(scopes) = route.and_then(|auth| auth.challenged) {
+        challenge = challenge.scope(scopes);
+    }
+    let mut policy = Policy::new(audiences(site, proxy, host), challenge);
     policy.issuer_resources = issuer_resources(proxy);
     policy.mode = match proxy.auth_mode {
         AuthMode::Forward => Mode::Reject,

@@ -162,4 +162,7 @@ pub struct RouteAuth {
     /// Which groups may pass; absent: as the host says.
     #[serde(skip_serializing_if = "Option::is_none", alias = "allowed_orgs")]
     pub allowed_groups: Option<Vec<Group>>,
+    /// What challenges ask for, where that is more than what is needed to pass. No document says so.
+    #[serde(skip)]
+    pub challenged: Option<&'static str>,
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Endpoint, Operation, Surface, register};
 
 /// What the words are about that only lead to commands.
-const ABOUT: [(&str, &str); 31] = [
+const ABOUT: [(&str, &str); 33] = [
     ("acme", "What certificate authorities meet with here"),
     ("admin", "Where the endpoints of the protocol are served"),
     ("auth", "Whether a proxy needs a token, and whose"),
@@ -35,10 +35,12 @@ const ABOUT: [(&str, &str); 31] = [
     ("oauth token", "Access and refresh tokens: what is known of them"),
     ("oauth", "The authorization server: clients, tokens, sessions, events"),
     ("oauth-server", "What a proxy says of the authorization server"),
+    ("policy", "What clients of the MCP server behind a proxy may do"),
     ("proxy", "Public hosts and where their requests go"),
     ("resource", "Protected resources: what tokens are for"),
     ("route", "Paths that go elsewhere than their host"),
     ("routes", "Which routes a proxy takes"),
+    ("rule", "Who may call what of the MCP server behind a proxy"),
     ("service", "Upstreams that routes can name"),
     ("session", "Browsers of people who have signed in"),
     ("system", "Health, facts, and the configuration as a whole"),

@@ -38,6 +38,12 @@ pub fn schema_of<T: JsonSchema + ?Sized>() -> Schema {
     settings.into_generator().into_root_schema_for::<T>()
 }
 
+/// The schema of what a type is written as: fields that may be left out are not required.
+pub fn schema_of_output<T: JsonSchema + ?Sized>() -> Schema {
+    let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    settings.for_serialize().into_generator().into_root_schema_for::<T>()
+}
+
 /// The fields of a type.
 pub fn fields_of<T: JsonSchema + ?Sized>() -> Vec<Field> {
     fields(schema_of::<T>().as_value())

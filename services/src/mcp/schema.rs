@@ -4,7 +4,7 @@ use rmcp::model::JsonObject;
 use schemars::JsonSchema;
 use serde_json::{Value, json};
 
-use crate::control::schema::schema_of;
+use crate::control::schema::{schema_of, schema_of_output};
 
 /// The schema of an input as a tool shows it: what the fields say of themselves, and nothing that only validators of
 /// other languages need.
@@ -46,7 +46,7 @@ const LARGE_INPUT: usize = 6 * 1024;
 /// The schema of a result: what has which type. What it means stands in the names. Of large ones it is only said that
 /// they are objects: a model sees one when it has called the tool.
 pub(super) fn of_result<T: JsonSchema + ?Sized>() -> JsonObject {
-    let mut schema = schema_of::<T>().to_value();
+    let mut schema = schema_of_output::<T>().to_value();
     trim(&mut schema, 0, 0);
     if schema.to_string().len() > LARGE {
         schema = if is_object(&schema) { json!({ "type": "object" }) } else { json!({}) };

@@ -6,10 +6,10 @@ use portcullis_layers::RequestContext as Known;
 use rmcp::ServerHandler;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
-    CompletionInfo, ErrorCode, ErrorData, GetPromptRequestParams, GetPromptResponse, GetPromptResult,
-    Implementation, JsonObject, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult,
-    ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse,
-    ReadResourceResult, ResourceContents, ServerCapabilities, ServerConfig, Tool,
+    CompletionInfo, ContentBlock, ErrorCode, ErrorData, GetPromptRequestParams, GetPromptResponse,
+    GetPromptResult, Implementation, JsonObject, ListPromptsResult, ListResourceTemplatesResult,
+    ListResourcesResult, ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams,
+    ReadResourceResponse, ReadResourceResult, ResourceContents, ServerCapabilities, ServerConfig, Tool,
 };
 use rmcp::service::{RequestContext, RoleServer};
 use serde_json::{Value, json};
@@ -240,7 +240,7 @@ fn told(output: Value) -> CallToolResult {
     if output.to_string().len() > MAX_RESULT {
         let error =
             format!("the answer is larger than {MAX_RESULT} bytes: ask for less, by a filter or one by one");
-        return CallToolResult::structured_error(json!({ "code": "too_large", "error": error }));
+        return refused(&json!({ "code": "too_large", "error": error }));
     }
     CallToolResult::structured(output)
 }
@@ -251,5 +251,10 @@ fn failed(error: &Error) -> CallToolResult {
     if let Error::Invalid(fields) = error {
         told["fields"] = json!(fields);
     }
-    CallToolResult::structured_error(told)
+    refused(&told)
+}
+
+/// An error is text only: what is structured has to be what the tool's schema promises, and clients check that.
+fn refused(told: &Value) -> CallToolResult {
+    CallToolResult::error(vec![ContentBlock::text(told.to_string())])
 }

@@ -25,7 +25,7 @@ pub(super) fn of(proxy: &Proxy) -> Option<(route::Route, EffectiveRoute)> {
 }
 
 fn made() -> Option<(route::Route, Arc<Route>)> {
-    let route: Route = serde_json::from_value(json!({
+    let mut route: Route = serde_json::from_value(json!({
         "route_id": RESERVED,
         "path_pattern": BUILTIN_MCP,
         "match": "exact",
@@ -37,6 +37,9 @@ fn made() -> Option<(route::Route, Arc<Route>)> {
         "auth_config": { "auth_type": "bearer", "required_scopes": ["mcp"] },
     }))
     .ok()?;
+    // Clients ask for what the challenge names, and no tool's refusal makes them ask for more. Whoever is on no list for
+    // the others gets what the lists give.
+    route.auth_config.as_mut()?.challenged = Some("mcp user admin");
     let matcher = route.matcher().ok()?;
     Some((matcher, Arc::new(route)))
 }

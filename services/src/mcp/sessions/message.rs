@@ -6,8 +6,8 @@ use rmcp::model::{
 };
 use rmcp::transport::streamable_http_server::session::ServerSseMessage;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 /// An event as it stands in the store.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,6 +44,8 @@ fn server_message(json: &RawValue) -> Option<ServerJsonRpcMessage> {
         error: Option<ErrorData>,
     }
     let Parts { id, method, params, result, error } = serde_json::from_str(json.get()).ok()?;
+    // rmcp writes none as `null`, which is no form of parameters (JSON-RPC 2.0, section 4.2).
+    let params = params.or_else(|| Some(Value::Object(Map::new())));
     Some(match (id, method, result, error) {
         (id, None, None, Some(error)) => JsonRpcMessage::error(error, id),
         (Some(id), None, Some(result), None) => {
@@ -90,11 +92,18 @@ mod tests {
             json!({ "jsonrpc": "2.0", "id": 1, "error": { "code": -32603, "message": "m", "data": { "a": 1 } } }),
             json!({ "jsonrpc": "2.0", "id": "n.1.0", "method": "elicitation/create", "params": { "message": "?" } }),
             json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": { "progress": 1, "x": 2 } }),
-            json!({ "jsonrpc": "2.0", "method": "notifications/tools/list_changed" }),
         ] {
             let raw = serde_json::value::to_raw_value(&message).expect("JSON");
             let back = server_message(&raw).expect("a message");
             assert_eq!(serde_json::to_value(back).expect("JSON"), message);
+        }
+        for message in [
+            json!({ "jsonrpc": "2.0", "method": "notifications/tools/list_changed" }),
+            json!({ "jsonrpc": "2.0", "id": "n.1.0", "method": "roots/list" }),
+        ] {
+            let raw = serde_json::value::to_raw_value(&message).expect("JSON");
+            let back = serde_json::to_value(server_message(&raw).expect("a message")).expect("JSON");
+            assert_eq!(back["params"], json!({}), "{back}");
         }
         for bad in ["1", "{}", r#"{"id":1}"#, r#"{"id":1,"method":"m","result":{}}"#] {
             let raw = RawValue::from_string(bad.to_owned()).expect("JSON");
