@@ -19,6 +19,7 @@ use portcullis_services::control::probes::Probes;
 use portcullis_services::control::{self, Control};
 use portcullis_services::logs::{self, Levels, Writer, Writers, parse_level};
 use portcullis_services::mcp;
+use portcullis_services::mcp_tools::Recorder;
 use portcullis_services::mirror::Mirror;
 use portcullis_services::oauth::jwks::JwksFetcher;
 use portcullis_services::oauth::upstream_tokens::Sweep;
@@ -322,6 +323,7 @@ async fn serve(
     let operations = Arc::new(operations);
     let api = api::router(Arc::clone(&operations));
     let mcp = mcp::service(Arc::clone(&operations));
+    let (tools, recorder) = Recorder::new(mirror.clone());
     let limits = &settings.limits;
     let identity = Arc::new(IdentitySigner::new(site.issuer.as_str(), Arc::clone(&first.keys)));
     let runtime = Arc::new(Runtime::new(Parts {
@@ -345,6 +347,7 @@ async fn serve(
         identity,
         workers: workers + 1,
         calls: Arc::new(writers.mcp.clone()),
+        tools,
         sealed: Keys::new([vault.blob_key()]).expect("there is a key"),
         builtins: builtin::all(api.clone(), mcp.clone(), tokio::runtime::Handle::current(), &streams),
     }));
@@ -422,6 +425,7 @@ async fn serve(
     tokio::spawn(rotation.run(reconcile.applied.subscribe(), background.clone()));
     tokio::spawn(kept.run(reconcile.applied.subscribe(), background.clone()));
     tokio::spawn(Arc::clone(mcp.sessions()).run(background.clone()));
+    tokio::spawn(recorder.run(background.clone()));
     tokio::spawn(reconcile.run(background.clone()));
     tokio::spawn(live::end_revoked(Arc::clone(&revocations), tunnels.clone(), trust, background.clone()));
     if let Some(file) = revoked {

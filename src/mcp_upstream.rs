@@ -20,7 +20,8 @@ pub(crate) fn service(
     forward: Forward,
 ) -> Result<HttpService, BoxError> {
     let service = match &effective.destination {
-        Destination::Upstream(target) if target.upstreams.len() > 1 => {
+        // One, too: its sessions are for who began them.
+        Destination::Upstream(target) => {
             let each = target.upstreams.iter().map(|upstream| {
                 let target = Target { upstreams: vec![upstream.clone()], ..Target::clone(target) };
                 let forward = Forward::new(&runtime.client, Arc::new(target), CancellationToken::new())?;

@@ -12,6 +12,7 @@ use portcullis_layers::mcp_bridge::{Limits, McpBridge};
 use portcullis_layers::sealed::Keys;
 use portcullis_services::config::Builtin;
 use portcullis_services::config::access::Site;
+use portcullis_services::mcp_tools::Notes;
 use portcullis_services::mirror::Mirror;
 use portcullis_services::oauth::IdentitySigner;
 use portcullis_services::vault::Vault;
@@ -46,6 +47,8 @@ pub struct Runtime {
     pub calls: Arc<dyn Sink>,
     /// Seals what clients of MCP servers keep for us.
     pub sealed: Keys,
+    /// Takes note of what lists show of tools.
+    pub tools: Notes,
     /// What all bridges between the eras of MCP share.
     pub bridge: McpBridge,
     /// What the limits of MCP calls count in.
@@ -81,6 +84,8 @@ pub struct Parts {
     pub calls: Arc<dyn Sink>,
     /// See [`Runtime::sealed`].
     pub sealed: Keys,
+    /// See [`Runtime::tools`].
+    pub tools: Notes,
     /// The built-in targets.
     pub builtins: HashMap<Builtin, HttpService>,
 }
@@ -112,6 +117,7 @@ impl Runtime {
             calls: parts.calls,
             bridge: McpBridge::new(parts.sealed.clone(), Limits::default()),
             sealed: parts.sealed,
+            tools: parts.tools,
             buckets: Arc::default(),
             builtins,
         }

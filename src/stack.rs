@@ -14,6 +14,7 @@ use portcullis_layers::headers::{
     Attest, Credentials, HeadersLayer, Identity, IdentityStripLayer, IdentityToken, ResponseRulesLayer,
 };
 use portcullis_layers::https_redirect::HttpsRedirectLayer;
+use portcullis_layers::mcp::pins::Pins;
 use portcullis_layers::mcp::{self, McpLayer};
 use portcullis_layers::mcp_bridge::{McpBridgeLayer, Settings};
 use portcullis_layers::resource_metadata::ResourceMetadataLayer;
@@ -23,7 +24,9 @@ use portcullis_services::config::access::{Access, access, metadata, switched_off
 use portcullis_services::config::auth::RouteAuth;
 use portcullis_services::config::origins::origins;
 use portcullis_services::config::proxy::OUR_COOKIES;
+use portcullis_services::config::proxy::mcp::{Mcp, McpPinning};
 use portcullis_services::config::resolve::{Destination, EffectiveHost, EffectiveRoute, Globals, header_ops};
+use portcullis_services::config::tools::unhex;
 use portcullis_services::config::{Proxy, Route};
 use portcullis_services::control::Caller;
 use tokio_util::sync::CancellationToken;
@@ -319,7 +322,17 @@ impl HostStack {
         if !mcp.bridge {
             return self.gate(None, host, upstream);
         }
-        let settings = Settings::new(effective.proxy.mcp_endpoint(), resource.as_str());
+        // What is known of one target, and what is sealed for it, is nothing to the next one.
+        let upstreams = match &effective.destination {
+            Destination::Upstream(target) => &target.upstreams[..],
+            _ => &[],
+        };
+        let name = upstreams.iter().fold(resource, |name, one| format!("{name} {}", one.label()));
+        let most = mcp.max_request_bytes.max(mcp.max_answer_bytes);
+        let settings = Settings {
+            max_message: usize::try_from(most).unwrap_or(usize::MAX),
+            ..Settings::new(effective.proxy.mcp_endpoint(), name)
+        };
         let bridge = McpBridgeLayer::new(runtime.bridge.clone(), settings);
         self.builder().gate_with(None, host, upstream, Some(bridge))
     }
@@ -447,6 +460,7 @@ impl Gates {
             other_paths: mcp.other_paths,
             rules: mcp.rules(),
             limits: mcp.limits(),
+            pins: self.pins(mcp),
             max_request: bytes(mcp.max_request_bytes),
             max_answer: bytes(mcp.max_answer_bytes),
             list_attainable: mcp.list_attainable,
@@ -458,6 +472,18 @@ impl Gates {
             sink: Arc::clone(&runtime.calls),
             ..mcp::Policy::new(effective.proxy.mcp_endpoint())
         }))
+    }
+
+    /// Which of the server's tools are approved, where somebody looks at them.
+    fn pins(&self, mcp: &Mcp) -> Option<Arc<Pins>> {
+        let tools = self.effective.tools.as_ref()?;
+        let approved =
+            tools.approved.iter().filter_map(|(name, one)| Some((name.into(), unhex(&one.digest)?)));
+        let strict = mcp.pinning == McpPinning::Strict || tools.unreadable;
+        let (notes, host) = (self.runtime.tools.clone(), self.effective.proxy.proxy_hostname.clone());
+        let report = Arc::new(move |seen| notes.take(&host, seen));
+        let changed = tools.changed().map(Into::into);
+        Some(Arc::new(Pins::new(strict, approved.collect(), changed, report)))
     }
 }
 

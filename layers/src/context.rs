@@ -31,6 +31,20 @@ impl ClientAddr {
     }
 }
 
+impl ClientAddr {
+    /// Who shares a limit where nobody is known: an IPv4 address, or the /64 of an IPv6 address, which one machine has
+    /// for itself.
+    pub const fn network(&self) -> IpAddr {
+        match self.ip() {
+            IpAddr::V6(address) => {
+                let [a, b, c, d, ..] = address.segments();
+                IpAddr::V6(std::net::Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+            }
+            v4 @ IpAddr::V4(_) => v4,
+        }
+    }
+}
+
 /// What the TLS handshake settled. Written by the `tls` layer.
 #[derive(Debug, Clone)]
 pub struct TlsInfo {

@@ -29,6 +29,10 @@ use crate::sealed::{Keys, Purpose};
 /// The header that names a session.
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 
+const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+
+const FIRST_WITHOUT_SESSIONS: &[u8] = b"2026-07-28";
+
 /// The longest id of an upstream's session that is taken.
 const MAX_ID: usize = 2048;
 
@@ -101,8 +105,13 @@ impl Service<Request> for Affinity {
     fn call(&mut self, request: Request) -> Self::Future {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
-            let who = who(&request);
-            let known = request.headers().get_all(SESSION_ID).iter().next().is_some();
+            let (who, mut request) = (who(&request), request);
+            // Revisions without sessions have no use for one (2026-07-28); revisions compare as texts.
+            let version = request.headers().get(PROTOCOL_VERSION);
+            if version.is_some_and(|version| version.as_bytes() >= FIRST_WITHOUT_SESSIONS) {
+                request.headers_mut().remove(SESSION_ID);
+            }
+            let known = request.headers().contains_key(SESSION_ID);
             let (at, response) = if known {
                 shared.follow(request, who.as_ref()).await?
             } else {

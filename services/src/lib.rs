@@ -14,6 +14,7 @@ pub mod credentials;
 #[cfg_attr(not(feature = "oauth"), expect(dead_code, reason = "logins use all of it"))]
 mod limiter;
 pub mod logs;
+pub mod mcp_tools;
 pub mod mirror;
 #[cfg(any(feature = "oauth", feature = "acme"))]
 mod network;

@@ -7,8 +7,10 @@
 mod support;
 
 mod hostile;
+mod pins;
 mod records;
 mod rules;
+mod upstreams;
 
 use bytes::Bytes;
 use http::{Method, Request};

@@ -18,7 +18,10 @@ async fn every_call_leaves_one_record_that_can_be_found() {
     let token = site.token("alice", "mcp:read");
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let message = super::call("read", json!({ "secret": "hunter2" }));
-    let headers = [("traceparent", trace), ("mcp-session-id", "session-of-alice")];
+    // One that the gateway does not know is refused, and its id is a secret all the same.
+    let unknown = [("mcp-session-id", "session-of-alice")];
+    assert_eq!(site.send(&token, &unknown, &super::call("ping", json!({}))).await.status, 404);
+    let headers = [("traceparent", trace)];
     assert_eq!(site.send(&token, &headers, &message).await.status, 200);
     for (tool, status) in [("fail", 200), ("delete", 403), ("write", 403)] {
         assert_eq!(site.call(&token, tool, json!({})).await.status, status, "{tool}");
@@ -32,12 +35,13 @@ async fn every_call_leaves_one_record_that_can_be_found() {
         })
         .await
     };
-    let all = found("", 4).await;
-    assert_eq!(all.len(), 4, "{all:?}");
+    let all = found("", 5).await;
+    assert_eq!(all.len(), 5, "{all:?}");
     assert!(
         !json!(all).to_string().contains("hunter2") && !json!(all).to_string().contains("session-of-alice")
     );
     for (tool, decision, rule, more) in [
+        ("ping", "allow", None, json!({ "status_code": 404 })),
         ("read", "allow", None, json!({ "status_code": 200, "traceparent": trace })),
         ("fail", "allow", None, json!({ "status_code": 200, "is_error": true })),
         ("delete", "deny", Some("no-delete"), json!({ "status_code": 403, "rpc_error": -32080 })),
@@ -61,7 +65,7 @@ async fn every_call_leaves_one_record_that_can_be_found() {
         }
         assert!(record["response_time_ms"].is_number() && record["trace_id"].is_string(), "{tool}");
     }
-    assert_eq!(found("method=tools/call&user=https://idp.test/alice", 4).await.len(), 4);
+    assert_eq!(found("method=tools/call&user=https://idp.test/alice", 5).await.len(), 5);
     let shown = site.daemon.run(&["log", "mcp", "--decision", "deny"]);
     assert_eq!(shown["logs"].as_array().unwrap().len(), 1);
 }

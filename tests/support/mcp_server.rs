@@ -23,6 +23,7 @@ pub struct McpServer {
 #[derive(Default)]
 struct Shared {
     seen: Mutex<Vec<(HeaderMap, Bytes)>>,
+    tools: Mutex<Option<Value>>,
     streams: Arc<()>,
 }
 
@@ -41,6 +42,11 @@ impl McpServer {
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Shows other tools from now on.
+    pub fn show(&self, tools: Value) {
+        *self.shared.tools.lock().unwrap() = Some(tools);
     }
 
     /// What has come since the last time: headers and bodies.
@@ -91,7 +97,10 @@ async fn messages(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: B
     let raw = |kind: &'static str, text: String| ([("content-type", kind)], text).into_response();
     match (message["method"].as_str().unwrap_or_default(), message["params"]["name"].as_str()) {
         ("initialize", _) => {
-            json(json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {} }))
+            let mut answer =
+                json(json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {} }));
+            answer.headers_mut().insert("mcp-session-id", "own".parse().unwrap());
+            answer
         }
         ("tools/list", _) => match message["params"]["cursor"].as_str() {
             Some("huge") => {
@@ -103,7 +112,10 @@ async fn messages(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: B
                 let answer = json!({ "jsonrpc": "2.0", "id": id, "result": { "tools": tools() } });
                 raw("text/event-stream", format!(": hi\n\nid: 1\ndata: {answer}\n\n"))
             }
-            _ => json(json!({ "tools": tools(), "nextCursor": "next" })),
+            _ => {
+                let shown = shared.tools.lock().unwrap().clone();
+                json(json!({ "tools": shown.unwrap_or_else(tools), "nextCursor": "next" }))
+            }
         },
         ("tools/call", Some("fail")) => json(json!({ "content": [], "isError": true })),
         ("tools/call", Some("ticks")) => {

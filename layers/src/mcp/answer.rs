@@ -27,8 +27,10 @@ use crate::rejection::Rejection;
 pub(super) struct Treatment {
     /// The longest event, or body of JSON.
     pub(super) limit: usize,
-    /// Who cuts lists down, where there are some.
+    /// Who cuts lists down.
     pub(super) review: Option<Review>,
+    /// Whether JSON may have lists in it; in streams there may always be some.
+    pub(super) lists: bool,
     /// Whether the request has asked for answers; a GET has not, nor have notifications.
     pub(super) asked: bool,
     /// Whether it was a batch.
@@ -102,7 +104,7 @@ pub(super) async fn pass(
             if body.size_hint().lower() > limit as u64 {
                 return Err(refused(&BadAnswer::TooLong(limit), calls));
             }
-            let is_list = treatment.review.is_some() && parts.status.is_success();
+            let is_list = treatment.lists && treatment.review.is_some();
             if !is_list && !treatment.batch {
                 let body = JsonBody { body, left: limit, limit, watch: Watch::default(), calls };
                 return Ok(Response::from_parts(parts, Body::new(body)));
@@ -234,6 +236,11 @@ impl EventsBody {
     /// An event as the client gets it.
     fn treat(&mut self, event: &Event) -> Result<Bytes, BadAnswer> {
         let Some(data) = event.data().filter(|data| !data.is_empty()) else { return Ok(event.raw().clone()) };
+        // Clients read events with another name than `message` as nothing of the protocol; it may be a sign of life.
+        let is_json = matches!(data.trim_ascii_start().first(), Some(b'{' | b'['));
+        if !is_json && event.name().is_some_and(|name| name != "message") {
+            return Ok(event.raw().clone());
+        }
         let edited = self.treatment.review.as_ref().map_or(Ok(None), |review| review.edit(data))?;
         // What can't be read is no answer.
         if !self.calls.pending.is_empty() {

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use http::StatusCode;
 use smol_str::SmolStr;
 use tokio::time::Instant;
 
@@ -230,6 +231,20 @@ impl Calls {
     /// The calls of a request, of which none is known yet.
     pub const fn of(caller: Caller) -> Self {
         Self { caller, pending: Vec::new(), status: None }
+    }
+
+    /// Notes that what was posted is no message that anybody could read.
+    pub fn refuse(&mut self, status: StatusCode, id: Option<&str>, code: i64) {
+        self.status = Some(status.as_u16());
+        self.pending.push(Pending {
+            call_id: id.map(SmolStr::new),
+            method: SmolStr::default(),
+            name: None,
+            verdict: Verdict::Refused,
+            rule: None,
+            trace: None,
+            outcome: Outcome { answered: true, error: Some(code), is_error: false },
+        });
     }
 
     /// Notes how a call went: that of this id, or the only one there is.

@@ -10,14 +10,15 @@ use http::{HeaderValue, Method, StatusCode};
 use serde_json::value::RawValue;
 use smol_str::SmolStr;
 
+use super::arguments::Arguments;
 use super::call::{Calls, Outcome, Pending, Verdict, traceparent};
 use super::error;
 use super::headers::{self, LAST_WITH_BATCHES};
 use super::lists::has_lists;
 use super::message::{Kind, Message, Payload};
 use super::rates::TooMany;
-use super::rules::{Call, Decision, Rule};
-use super::{Policy, path};
+use super::rules::{Call, Decision, Object, Rule};
+use super::{Policy, path, resources};
 use crate::body::BoxError;
 use crate::check::Check;
 use crate::context::Principal;
@@ -106,15 +107,41 @@ fn judge<'p>(
     if message.kind == Kind::Response {
         return (None, None);
     }
+    // Servers that don't look for an id would answer it, and nobody would know.
+    if message.kind == Kind::Notification && !message.method.starts_with("notifications/") {
+        let text = format!("`{}` is a request: it needs an id", message.method);
+        return (Some(Refusal::Invalid(error::INVALID_REQUEST, text)), None);
+    }
     let invalid = |text: String| (Some(Refusal::Invalid(error::INVALID_PARAMS, text)), None);
     let call = match Call::of(message) {
         Ok(call) => call,
         Err(unnamed) => return invalid(unnamed.to_string()),
     };
-    let decision = match policy.rules.decide(&call, principal) {
+    // A completion may be about a template, which is no URI.
+    if let Object::Resource(uri) = call.object
+        && policy.names_resources()
+        && message.method != "completion/complete"
+        && let Some(normal) = resources::other_form(uri)
+    {
+        return invalid(format!(
+            "the URI has another form than the one that rules know: expected `{normal}`"
+        ));
+    }
+    let mut decision = match policy.rules.decide(&call, principal) {
         Ok(decision) => decision,
         Err(unreadable) => return invalid(unreadable.to_string()),
     };
+    if message.method == "subscriptions/listen" {
+        match listened(policy, message, principal, decision) {
+            Ok(all) => decision = all,
+            Err(text) => return invalid(text),
+        }
+    }
+    if let (Some(pins), Object::Tool(name)) = (&policy.pins, call.object)
+        && let Err(held_back) = pins.check(name)
+    {
+        return (Some(Refusal::Denied(format!("The tool `{name}` {held_back}."))), decision.rule());
+    }
     let named = call.object.name().map_or_else(String::new, |name| format!(" of `{name}`"));
     let denied = || Refusal::Denied(format!("The rules of this host do not allow `{}`{named}.", call.method));
     let refusal = match (decision, &policy.auth) {
@@ -135,13 +162,41 @@ fn judge<'p>(
     (refusal, decision.rule())
 }
 
+/// The decision on a subscription, with those on the resources in it: each is as if it were subscribed to alone.
+fn listened<'p>(
+    policy: &'p Policy,
+    message: &Message<'_>,
+    principal: Option<&Principal>,
+    mut decision: Decision<'p>,
+) -> Result<Decision<'p>, String> {
+    let uris = resources::subscribed(message.params.notifications).map_err(|bad| bad.to_string())?;
+    for uri in &uris {
+        if policy.names_resources()
+            && let Some(normal) = resources::other_form(uri)
+        {
+            return Err(format!(
+                "the URI has another form than the one that rules know: expected `{normal}`"
+            ));
+        }
+        let object = Object::Resource(uri);
+        let call = Call { method: "resources/subscribe", object, arguments: Some(Arguments::of(None)) };
+        let one = policy.rules.decide(&call, principal).map_err(|unreadable| unreadable.to_string())?;
+        // What no scope can help decides for all of it.
+        decision = match (decision, one) {
+            (Decision::Deny(_), _) | (_, Decision::Allow(_)) => decision,
+            (_, stricter) => stricter,
+        };
+    }
+    Ok(decision)
+}
+
 fn limited(policy: &Policy, calls: &Calls, message: &Message<'_>) -> Option<Refusal> {
     if message.kind != Kind::Request {
         return None;
     }
     let call = Call::of(message).ok()?;
     let host = calls.caller.host.as_ref().map_or("", |host| host.as_str());
-    let address = calls.caller.client.map(|client| client.ip().to_string());
+    let address = calls.caller.client.map(|client| client.network().to_string());
     let name = calls.caller.principal.as_ref().map(|who| who.full_subject());
     let user = name.as_deref().or(address.as_deref()).unwrap_or_default();
     let taken = policy.buckets.take(host, user, &policy.limits, call.method, call.object);
@@ -168,16 +223,7 @@ fn note(calls: &mut Calls, message: &Message<'_>, rule: Option<SmolStr>) {
 
 /// A body that is no message, or does not say what the headers say.
 fn malformed(calls: &mut Calls, id: Option<&str>, code: i64, text: String) -> Rejection {
-    calls.status = Some(StatusCode::BAD_REQUEST.as_u16());
-    calls.pending.push(Pending {
-        call_id: id.map(SmolStr::new),
-        method: SmolStr::default(),
-        name: None,
-        verdict: Verdict::Refused,
-        rule: None,
-        trace: None,
-        outcome: Outcome { answered: true, error: Some(code), is_error: false },
-    });
+    calls.refuse(StatusCode::BAD_REQUEST, id, code);
     let word = if code == error::HEADER_MISMATCH { "mcp_header_mismatch" } else { "mcp_bad_message" };
     let body = error::document(id, code, &text);
     error::rejection(StatusCode::BAD_REQUEST, word, text, body)

@@ -6,6 +6,8 @@
 //! Which argument a `Mcp-Param-*` header is about only the tool's schema says, so it has to be the text of *some*
 //! argument; which one is for the server to check.
 
+use std::collections::HashMap;
+
 use http::HeaderMap;
 
 use super::message::{Message, Payload};
@@ -24,6 +26,8 @@ pub(super) const SESSION_ID: &str = "mcp-session-id";
 const METHOD: &str = "mcp-method";
 const NAME: &str = "mcp-name";
 const PARAM: &str = "mcp-param-";
+/// The most arguments that are repeated in headers.
+const MAX_PARAMS: usize = 32;
 
 /// Headers and body disagree (`-32020`).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,16 +86,30 @@ fn names(headers: &HeaderMap, message: &Message<'_>, due: bool) -> Result<(), Di
         (None, Some(_)) if due => return Err(Disagreement::Missing(NAME)),
         _ => {}
     }
+    params(headers, &call)
+}
+
+/// Whether each repeated argument is among the arguments, all of them found in one pass.
+fn params(headers: &HeaderMap, call: &Call<'_>) -> Result<(), Disagreement> {
+    let mut wanted: HashMap<String, &str> = HashMap::new();
     for name in headers.keys().filter(|name| name.as_str().starts_with(PARAM)) {
-        let header = single(headers, name.as_str())?.and_then(decoded);
-        let arguments = call.arguments.as_ref().and_then(|arguments| arguments.read().ok().flatten());
-        let said =
-            header.is_some_and(|text| arguments.is_some_and(|arguments| arguments.holds_written(&text)));
-        if !said {
-            return Err(Disagreement::Other(name.as_str().to_owned()));
+        let other = || Disagreement::Other(name.as_str().to_owned());
+        let text = single(headers, name.as_str())?.and_then(decoded).ok_or_else(other)?;
+        wanted.insert(text, name.as_str());
+        if wanted.len() > MAX_PARAMS {
+            return Err(other());
         }
     }
-    Ok(())
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    if let Some(arguments) = call.arguments.as_ref().and_then(|arguments| arguments.read().ok().flatten()) {
+        arguments.take_written(&mut wanted);
+    }
+    match wanted.into_values().next() {
+        Some(name) => Err(Disagreement::Other(name.to_owned())),
+        None => Ok(()),
+    }
 }
 
 /// The only value of a header.

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::pins::Pins;
 use super::rules::{Call, Decision, Object, Rules};
 use crate::context::Principal;
 
@@ -24,6 +25,13 @@ const MAX_MEMBERS: usize = 256;
 #[error("the answer is no list that can be read: {0}")]
 pub struct BadList(String);
 
+impl BadList {
+    /// What is wrong.
+    pub(super) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
 impl From<serde_json::Error> for BadList {
     fn from(error: serde_json::Error) -> Self {
         Self(error.to_string())
@@ -34,13 +42,21 @@ impl From<serde_json::Error> for BadList {
 pub fn has_lists(method: &str) -> bool {
     matches!(
         method,
-        "tools/list" | "prompts/list" | "resources/list" | "resources/templates/list" | "server/discover"
+        "tools/list"
+            | "prompts/list"
+            | "resources/list"
+            | "resources/templates/list"
+            | "server/discover"
+            // What it has is for who may read it: no cache may give it to others.
+            | "resources/read"
     )
 }
 
 /// Judges the entries of lists for one caller.
 #[derive(Debug, Clone)]
 pub struct Review {
+    /// Which tools are as they were approved.
+    pub pins: Option<Arc<Pins>>,
     /// By which rules.
     pub rules: Arc<Rules>,
     /// For whom.
@@ -51,7 +67,16 @@ pub struct Review {
 
 impl Review {
     /// Whether an entry stays.
-    fn keeps(&self, object: Object<'_>) -> bool {
+    fn keeps(&self, object: Object<'_>, entry: &str) -> bool {
+        // First, so that all of them are seen, whoever asks.
+        let pinned = match (&self.pins, object) {
+            (Some(pins), Object::Tool(name)) => pins.look(name, entry),
+            _ => true,
+        };
+        pinned && self.allows(object)
+    }
+
+    fn allows(&self, object: Object<'_>) -> bool {
         match self.rules.decide(&Call::listed(object), self.principal.as_deref()) {
             Ok(Decision::Allow(_)) => true,
             Ok(Decision::Scopes(_)) => self.with_attainable,
@@ -82,6 +107,12 @@ impl Review {
             return Ok(());
         }
         for (name, list) in members(result.get())? {
+            // What depends on who asks is nobody else's (revision 2026-07-28).
+            if name == "cacheScope" && list.get() != PRIVATE {
+                let begin = list.get().as_ptr() as usize - whole.as_ptr() as usize;
+                cuts.push(Cut { begin, end: begin + list.get().len(), left: Left::Text(PRIVATE) });
+                continue;
+            }
             let Some(kind) = Listed::of(&name) else { continue };
             if !list.get().starts_with('[') {
                 return Err(BadList(format!("`{name}` is no list")));
@@ -92,12 +123,13 @@ impl Review {
                 .into_iter()
                 // An entry that does not say what it is has no place in a list.
                 .filter(|entry| {
-                    text_of(entry.get(), kind.key()).is_some_and(|name| self.keeps(kind.object(&name)))
+                    text_of(entry.get(), kind.key())
+                        .is_some_and(|name| self.keeps(kind.object(&name), entry.get()))
                 })
                 .collect();
             if kept.len() < count {
                 let begin = list.get().as_ptr() as usize - whole.as_ptr() as usize;
-                cuts.push(Cut { begin, end: begin + list.get().len(), kept });
+                cuts.push(Cut { begin, end: begin + list.get().len(), left: Left::Entries(kept) });
             }
         }
         Ok(())
@@ -142,26 +174,41 @@ impl Listed {
     }
 }
 
-/// A list of which less is left.
+/// How long an answer may be kept, and by whom: by its client only.
+const PRIVATE: &str = "\"private\"";
+
+/// What stands in place of a value.
 struct Cut<'a> {
     begin: usize,
     end: usize,
-    kept: Vec<&'a RawValue>,
+    left: Left<'a>,
+}
+
+enum Left<'a> {
+    /// Of a list: these.
+    Entries(Vec<&'a RawValue>),
+    /// Another text.
+    Text(&'static str),
 }
 
 fn spliced(text: &str, cuts: &[Cut<'_>]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut at = 0;
-    for Cut { begin, end, kept } in cuts {
+    for Cut { begin, end, left } in cuts {
         out.extend_from_slice(&text.as_bytes()[at..*begin]);
-        out.push(b'[');
-        for (index, entry) in kept.iter().enumerate() {
-            if index > 0 {
-                out.push(b',');
+        match left {
+            Left::Text(other) => out.extend_from_slice(other.as_bytes()),
+            Left::Entries(kept) => {
+                out.push(b'[');
+                for (index, entry) in kept.iter().enumerate() {
+                    if index > 0 {
+                        out.push(b',');
+                    }
+                    out.extend_from_slice(entry.get().as_bytes());
+                }
+                out.push(b']');
             }
-            out.extend_from_slice(entry.get().as_bytes());
         }
-        out.push(b']');
         at = *end;
     }
     out.extend_from_slice(&text.as_bytes()[at..]);
@@ -172,9 +219,14 @@ fn spliced(text: &str, cuts: &[Cut<'_>]) -> Vec<u8> {
 fn text_of<'a>(entry: &'a str, key: &str) -> Option<Cow<'a, str>> {
     let all = members(entry).ok()?;
     let (_, value) = all.into_iter().find(|(name, _)| name == key)?;
+    string(value.get())
+}
+
+/// The text that JSON is, if it is one.
+pub(super) fn string(json: &str) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-    serde_json::from_str::<Text<'_>>(value.get()).ok().map(|text| text.0)
+    serde_json::from_str::<Text<'_>>(json).ok().map(|text| text.0)
 }
 
 /// The members of an object, unread, each name once.
@@ -241,7 +293,7 @@ pub(super) fn messages(text: &str) -> Result<Vec<&str>, BadList> {
 }
 
 /// The elements of a list, unread.
-fn elements(text: &str, most: usize) -> Result<Vec<&RawValue>, BadList> {
+pub(super) fn elements(text: &str, most: usize) -> Result<Vec<&RawValue>, BadList> {
     struct Elements(usize);
 
     impl<'de> Visitor<'de> for Elements {
@@ -287,7 +339,12 @@ mod tests {
             deny(Selector { resources: list("file:///etc/*"), ..Selector::default() }),
             scoped,
         ];
-        Review { rules: Arc::new(Rules { rules, ..Rules::default() }), principal: None, with_attainable }
+        Review {
+            pins: None,
+            rules: Arc::new(Rules { rules, ..Rules::default() }),
+            principal: None,
+            with_attainable,
+        }
     }
 
     #[test]

@@ -23,6 +23,8 @@ use crate::body::{Body, BoxError, RequestBodyError};
 pub const MAX_ID: usize = 256;
 /// The deepest nesting. Recursive readers of other languages give up at about a thousand.
 pub const MAX_DEPTH: usize = 64;
+/// The most values of a body. Read as a tree, each takes up to a hundred times its bytes.
+pub const MAX_VALUES: usize = 100_000;
 /// The most messages of a batch.
 pub const MAX_BATCH: usize = 64;
 /// The longest method, name or URI. Also a bound for what a record of a call holds.
@@ -82,8 +84,8 @@ impl<'a> Payload<'a> {
     /// When it is neither a message nor a batch, or not unambiguous.
     pub fn read(body: &'a [u8]) -> Result<Self, MessageError> {
         let text = std::str::from_utf8(body).map_err(|error| MessageError::Parse(error.to_string()))?;
-        if is_deeper_than(body, MAX_DEPTH) {
-            return Err(MessageError::Invalid("it is nested too deeply".into()));
+        if let Err(unwieldy) = check_shape(body) {
+            return Err(MessageError::Invalid(unwieldy.to_string().into()));
         }
         if !text.trim_ascii_start().starts_with('[') {
             return Ok(Self::Single(serde_json::from_str(text)?));
@@ -169,6 +171,8 @@ pub struct Params<'a> {
     pub reference: Option<Reference<'a>>,
     /// The arguments, unread.
     pub arguments: Option<&'a RawValue>,
+    /// What `subscriptions/listen` wants to be told of, unread.
+    pub notifications: Option<&'a RawValue>,
     /// `_meta`.
     pub meta: Option<Meta<'a>>,
 }
@@ -317,13 +321,14 @@ macro_rules! object {
 object!(
     Params,
     "parameters by name",
-    &["name", "uri", "taskId", "ref", "arguments", "_meta"],
+    &["name", "uri", "taskId", "ref", "arguments", "notifications", "_meta"],
     |at, map, params| match at {
         0 => params.name = Some(map.next_value::<Text<'_>>()?.0),
         1 => params.uri = Some(map.next_value::<Text<'_>>()?.0),
         2 => params.task = Some(map.next_value::<Text<'_>>()?.0),
         3 => params.reference = Some(map.next_value()?),
         4 => params.arguments = Some(map.next_value()?),
+        5 => params.notifications = Some(map.next_value()?),
         _ => params.meta = Some(map.next_value()?),
     }
 );
@@ -396,9 +401,28 @@ fn is_id(text: &str) -> bool {
     if text.starts_with('"') { text.len() <= MAX_ID } else { text.parse::<i64>().is_ok() }
 }
 
-/// Whether brackets are nested deeper than this, in text that need not be valid.
-fn is_deeper_than(bytes: &[u8], most: usize) -> bool {
-    let (mut depth, mut in_string, mut at) = (0_usize, false, 0);
+/// JSON that nobody should read as a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unwieldy {
+    /// Deeper than [`MAX_DEPTH`].
+    #[error("it is nested too deeply")]
+    Deep,
+    /// More than [`MAX_VALUES`].
+    #[error("it has more than {MAX_VALUES} values")]
+    Many,
+}
+
+/// Looks how deep and how manifold JSON is, in text that need not be valid: before anybody reads it.
+///
+/// # Errors
+///
+/// What it has too much of.
+pub fn check_shape(bytes: &[u8]) -> Result<(), Unwieldy> {
+    shape_within(bytes, MAX_DEPTH, MAX_VALUES)
+}
+
+fn shape_within(bytes: &[u8], deepest: usize, most: usize) -> Result<(), Unwieldy> {
+    let (mut depth, mut values, mut in_string, mut at) = (0_usize, 0_usize, false, 0);
     while let Some(byte) = bytes.get(at) {
         at += 1;
         if in_string {
@@ -411,15 +435,22 @@ fn is_deeper_than(bytes: &[u8], most: usize) -> bool {
         }
         match byte {
             b'"' => in_string = true,
-            b'[' | b'{' => depth += 1,
+            b'[' | b'{' => {
+                depth += 1;
+                values += 1;
+            }
+            b',' => values += 1,
             b']' | b'}' => depth = depth.saturating_sub(1),
             _ => {}
         }
-        if depth > most {
-            return true;
+        if depth > deepest {
+            return Err(Unwieldy::Deep);
+        }
+        if values > most {
+            return Err(Unwieldy::Many);
         }
     }
-    false
+    Ok(())
 }
 
 /// The whole of a body, up to a bound. The usual body is one frame and is not copied.
@@ -583,9 +614,11 @@ mod tests {
     #[test]
     fn nesting_is_counted_outside_of_strings_only() {
         let wide = format!("[{}]", vec![r#"["[[[[\"[[["]"#; 100].join(","));
-        assert!(!is_deeper_than(wide.as_bytes(), 2));
-        assert!(is_deeper_than(wide.as_bytes(), 1));
-        assert!(!is_deeper_than(b"\"\\", 1), "an escape at the end");
+        assert_eq!(shape_within(wide.as_bytes(), 2, MAX_VALUES), Ok(()));
+        assert_eq!(shape_within(wide.as_bytes(), 1, MAX_VALUES), Err(Unwieldy::Deep));
+        assert_eq!(shape_within(b"\"\\", 1, 1), Ok(()), "an escape at the end");
+        assert_eq!(shape_within(br#"["a,b,c,[{", 1]"#, 1, 2), Ok(()), "texts don't count");
+        assert_eq!(shape_within(b"[1,2,3]", 1, 2), Err(Unwieldy::Many));
     }
 
     #[test]

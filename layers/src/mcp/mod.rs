@@ -42,7 +42,9 @@ mod headers;
 pub mod lists;
 pub mod message;
 mod outcome;
+pub mod pins;
 pub mod rates;
+mod resources;
 pub mod rules;
 pub mod sse;
 
@@ -50,7 +52,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::Body as _;
@@ -62,6 +64,7 @@ use tower_service::Service;
 use self::answer::Treatment;
 use self::call::{Caller, Calls, Sink};
 use self::lists::Review;
+use self::pins::Pins;
 use self::rates::{Buckets, Limit};
 use self::rules::Rules;
 use crate::auth;
@@ -77,7 +80,7 @@ pub const USUAL_BOUND: usize = 4 << 20;
 /// What a host says about its MCP server.
 #[derive(Clone)]
 pub struct Policy {
-    /// The path of the server; what is below it is its, too.
+    /// The path of the server, in lower case; what is below it is its, too.
     pub endpoint: SmolStr,
     /// Whether requests for other paths go on unread, if no route is for them. A server may listen there, too.
     pub other_paths: bool,
@@ -85,6 +88,8 @@ pub struct Policy {
     pub rules: Arc<Rules>,
     /// How often.
     pub limits: Vec<Limit>,
+    /// Which definitions of tools are approved, if somebody looks at them.
+    pub pins: Option<Arc<Pins>>,
     /// The longest request, in bytes.
     pub max_request: usize,
     /// The longest event or JSON of an answer, in bytes.
@@ -103,10 +108,11 @@ impl Policy {
     /// A policy that lets everything through that is a message, and keeps no records.
     pub fn new(endpoint: &str) -> Self {
         Self {
-            endpoint: endpoint.trim_end_matches('/').into(),
+            endpoint: endpoint.trim_end_matches('/').to_ascii_lowercase().into(),
             other_paths: false,
             rules: Arc::default(),
             limits: Vec::new(),
+            pins: None,
             max_request: USUAL_BOUND,
             max_answer: USUAL_BOUND,
             list_attainable: false,
@@ -116,9 +122,17 @@ impl Policy {
         }
     }
 
+    /// Whether anything depends on which resource a call is about.
+    fn names_resources(&self) -> bool {
+        let named =
+            self.rules.rules.iter().map(|rule| &rule.what).chain(self.limits.iter().map(|limit| &limit.what));
+        named.into_iter().any(|what| !what.resources.is_empty())
+    }
+
     /// Whether a path is the server's, in any reading that it might have of it.
     fn is_for(&self, path: &str) -> bool {
-        let at = |path: &str| glob::starts_path(&self.endpoint, path);
+        // Some servers route without regard to case.
+        let at = |path: &str| glob::starts_path(&self.endpoint, &path.to_ascii_lowercase());
         at(path) || readings::is_ambiguous(path) && readings::others(path).iter().any(|other| at(other))
     }
 }
@@ -191,12 +205,8 @@ where
         let inner = std::mem::replace(&mut self.inner, clone);
         match *request.method() {
             Method::POST => Box::pin(post(policy, inner, request)),
-            Method::GET | Method::DELETE => Box::pin(without_body(policy, inner, request)),
-            // A preflight that nobody outside has answered.
-            Method::OPTIONS => {
-                let mut inner = inner;
-                inner.call(request).into()
-            }
+            // OPTIONS: a preflight that nobody outside has answered.
+            Method::GET | Method::DELETE | Method::OPTIONS => Box::pin(without_body(policy, inner, request)),
             _ => {
                 let text = "An MCP server takes POST, GET and DELETE.";
                 let body = error::document(None, error::INVALID_REQUEST, text);
@@ -230,11 +240,18 @@ where
         let refusal = error::rejection(StatusCode::BAD_REQUEST, "mcp_unexpected_body", text.to_owned(), body);
         return Err(refusal.into());
     }
+    // Nobody could judge what goes through a tunnel.
+    if request.headers().contains_key(UPGRADE) {
+        let text = "There is no other protocol at an MCP server than HTTP.";
+        let body = error::document(None, error::INVALID_REQUEST, text);
+        let refusal = error::rejection(StatusCode::NOT_IMPLEMENTED, "mcp_upgrade", text.to_owned(), body);
+        return Err(refusal.into());
+    }
     let calls = Calls::of(caller(&policy, request.headers(), request.extensions().get()));
     request.headers_mut().remove(ACCEPT_ENCODING);
     // Answers of calls may come on it, when a client goes on where it has lost its connection.
     let review = review(&policy, &calls);
-    let treatment = Treatment { limit: policy.max_answer, review, asked: false, batch: false };
+    let treatment = Treatment { limit: policy.max_answer, review, lists: true, asked: false, batch: false };
     let answer: BoxFuture<_> = inner.call(request).into();
     match answer.await {
         Ok(response) => answer::pass(response, treatment, calls).await,
@@ -251,6 +268,7 @@ where
     let (mut parts, body) = request.into_parts();
     let mut calls = Calls::of(caller(&policy, &parts.headers, parts.extensions.get()));
     if let Err(text) = readable(&parts.headers) {
+        calls.refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, error::INVALID_REQUEST);
         let body = error::document(None, error::INVALID_REQUEST, text);
         let refusal =
             error::rejection(StatusCode::UNSUPPORTED_MEDIA_TYPE, "mcp_media_type", text.to_owned(), body);
@@ -258,13 +276,24 @@ where
     }
     let body = match message::gather(body, policy.max_request).await {
         Ok(body) => body,
-        Err(error) => return Err(unread(error).into()),
+        Err(error) => {
+            let refusal = unread(error);
+            calls.refuse(refusal.status(), None, error::INVALID_REQUEST);
+            return Err(refusal.into());
+        }
     };
     let plan = decide::decide(&policy, &parts, &body, &mut calls)?;
     // Nobody could read what is compressed on its way back.
     parts.headers.remove(ACCEPT_ENCODING);
-    let review = if plan.lists { review(&policy, &calls) } else { None };
-    let treatment = Treatment { limit: policy.max_answer, review, asked: plan.asks, batch: plan.batch };
+    // Also where no list was asked for: servers find the stream for an answer by the id, which a client may use twice.
+    let review = review(&policy, &calls);
+    let treatment = Treatment {
+        limit: policy.max_answer,
+        review,
+        lists: plan.lists,
+        asked: plan.asks,
+        batch: plan.batch,
+    };
     let answer: BoxFuture<_> = inner.call(Request::from_parts(parts, Body::from(body))).into();
     match answer.await {
         Ok(response) => answer::pass(response, treatment, calls).await,
@@ -274,7 +303,8 @@ where
 
 /// Who cuts lists down for a caller; `None`: there is nothing that anybody may not use.
 fn review(policy: &Policy, calls: &Calls) -> Option<Review> {
-    (!policy.rules.is_open()).then(|| Review {
+    (policy.pins.is_some() || !policy.rules.is_open()).then(|| Review {
+        pins: policy.pins.clone(),
         rules: Arc::clone(&policy.rules),
         principal: calls.caller.principal.clone(),
         with_attainable: policy.list_attainable,

@@ -91,22 +91,20 @@ impl Buckets {
             let name = if limit.together { None } else { Some((method, object.name())) };
             self.key(&Counted { host, user, limit, name })
         };
-        // First asked, then counted: what one limit refuses must not use up another one.
-        for limit in ruled() {
-            let full_at = self.with(key(limit), |shard, key| shard.get(&key).copied().unwrap_or(0));
-            let spare = limit.spare();
-            if let Some(wait) = full_at.saturating_sub(now).checked_sub(spare).filter(|wait| *wait > 0) {
+        for (taken, limit) in ruled().enumerate() {
+            // Asked and counted at once: calls that come together must not all find the same room.
+            let wait = self.with(key(limit), |shard, key| limit.count(shard, key, now));
+            if wait > 0 {
+                // What one limit refuses must not use up another one.
+                for limit in ruled().take(taken) {
+                    self.with(key(limit), |shard, key| {
+                        if let Some(full_at) = shard.get_mut(&key) {
+                            *full_at = full_at.saturating_sub(limit.interval());
+                        }
+                    });
+                }
                 return Err(TooMany { after: Duration::from_secs(wait.div_ceil(1_000_000_000)) });
             }
-        }
-        for limit in ruled() {
-            self.with(key(limit), |shard, key| {
-                if shard.len() >= MOST_OF_A_SHARD && !shard.contains_key(&key) {
-                    make_room(shard, now);
-                }
-                let full_at = shard.entry(key).or_default();
-                *full_at = (*full_at).max(now).saturating_add(limit.interval());
-            });
         }
         Ok(())
     }
@@ -155,6 +153,19 @@ fn make_room(shard: &mut HashMap<u128, u64>, now: u64) {
 
 impl Limit {
     /// The time that a call costs, in nanoseconds.
+    /// Counts a call, or says how long there is no room for it, in nanoseconds.
+    fn count(&self, shard: &mut HashMap<u128, u64>, key: u128, now: u64) -> u64 {
+        let full_at = shard.get(&key).copied().unwrap_or(0);
+        let wait = full_at.saturating_sub(now).saturating_sub(self.spare());
+        if wait == 0 {
+            if shard.len() >= MOST_OF_A_SHARD && !shard.contains_key(&key) {
+                make_room(shard, now);
+            }
+            shard.insert(key, full_at.max(now).saturating_add(self.interval()));
+        }
+        wait
+    }
+
     fn interval(&self) -> u64 {
         let per = u64::try_from(self.per.as_nanos()).unwrap_or(u64::MAX);
         (per / u64::from(self.calls.max(1))).max(1)

@@ -309,6 +309,31 @@ async fn lists_in_streams_are_cut_down_too_and_other_events_pass() {
 }
 
 #[tokio::test]
+async fn events_of_another_name_pass_unless_they_look_like_messages() {
+    let script: Script = |_| {
+        let stream = "event: ping\ndata: 12:00\n\nevent: other\ndata: {\"id\":1,\"result\":{\"tools\":[{\"name\":\"delete\"}]}}\n\n\
+            data: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n";
+        answer_of("text/event-stream", stream)
+    };
+    let got = edge(script, ruled).call(Some(alice(&[])), "tools/list", json!({})).await;
+    let expected = "event: ping\ndata: 12:00\n\nevent: other\ndata: {\"id\":1,\"result\":{\"tools\":[]}}\n\n\
+        data: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n";
+    assert_eq!(got.body, expected);
+}
+
+#[tokio::test]
+async fn a_list_is_cut_down_whatever_status_it_has() {
+    let script: Script = |message| {
+        let mut answer = server(message);
+        *answer.status_mut() = StatusCode::BAD_REQUEST;
+        answer
+    };
+    let got = edge(script, ruled).call(Some(alice(&["mcp:read"])), "tools/list", json!({})).await;
+    assert_eq!((got.status, got.body.contains("delete")), (400, false), "{}", got.body);
+    assert!(got.body.contains("read"));
+}
+
+#[tokio::test]
 async fn messages_that_are_none_are_answered_in_the_protocols_form() {
     let edge = edge(server, |policy| policy.max_request = 200);
     for (body, status, code) in [
@@ -327,7 +352,7 @@ async fn messages_that_are_none_are_answered_in_the_protocols_form() {
         assert_eq!((got.status, got.code()), (status, code), "{body}");
     }
     assert!(edge.seen().is_empty());
-    assert_eq!(edge.records().iter().filter(|record| record["decision"] == "refused").count(), 5);
+    assert_eq!(edge.records().iter().filter(|record| record["decision"] == "refused").count(), 6);
 }
 
 #[tokio::test]
@@ -345,6 +370,7 @@ async fn only_plain_json_in_utf_8_is_read() {
         let mut request = post_of(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, None);
         request.headers_mut().insert(name, HeaderValue::from_static(value));
         assert_eq!(edge.send(request).await.status, status, "{name}: {value}");
+        assert_eq!(edge.records()[0]["status_code"], status, "{name}: {value}");
     }
     for (method, path, body, status) in [
         (Method::GET, "/mcp", "", 202),

@@ -104,13 +104,16 @@ impl Eras {
         if let Some(speaks) = kept.now() {
             return speaks;
         }
-        let _asking = kept.asking.lock().await;
+        // Whoever waits longer than an answer takes goes on without one.
+        let Ok(_asking) = timeout(settings.probe_time, kept.asking.lock()).await else {
+            return Speaks::Unknown;
+        };
         if let Some(speaks) = kept.now() {
             return speaks;
         }
         let (speaks, age) = match timeout(settings.probe_time, ask(&upstream())).await {
             Ok(Some(speaks)) => (speaks, settings.era_age),
-            Ok(None) => return Speaks::Unknown,
+            Ok(None) => (Speaks::Unknown, LEAST_AGE),
             // Some old servers say nothing at all to what they don't know.
             Err(_) => (Speaks::Legacy, DOUBT),
         };

@@ -24,6 +24,13 @@ pub(super) struct Param {
     path: Vec<String>,
 }
 
+impl Param {
+    /// How much it takes, in bytes.
+    pub(super) fn size(&self) -> usize {
+        self.header.as_str().len() + self.path.iter().map(String::len).sum::<usize>()
+    }
+}
+
 /// The headers of a request to a server of 2026-07-28.
 pub(super) fn of_request(request: &Request, params: &[Param]) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(3 + params.len());

@@ -151,7 +151,8 @@ impl Service<Request> for Bridged {
 
     fn call(&mut self, request: Request) -> Self::Future {
         let of_mcp = matches!(*request.method(), Method::POST | Method::GET | Method::DELETE);
-        if !of_mcp || request.uri().path() != self.settings.endpoint {
+        let is = |path: &str| path.trim_end_matches('/') == self.settings.endpoint.trim_end_matches('/');
+        if !of_mcp || !is(request.uri().path()) {
             return self.upstream.call(request);
         }
         let bridged = self.clone();
@@ -185,7 +186,7 @@ impl Subject {
         let address = context.and_then(RequestContext::client_addr);
         let bucket = match address {
             // No user has such a name: addresses begin with a space here.
-            Some(address) if name.is_empty() => format_smolstr!(" {}", address.0.ip()),
+            Some(address) if name.is_empty() => format_smolstr!(" {}", address.network()),
             _ => name.clone(),
         };
         Self { name, bucket }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::protocol::code;
 use crate::body::{Body, Response};
+use crate::mcp::message::check_shape;
 
 /// The members of an object.
 pub(super) type Object = Map<String, Value>;
@@ -53,6 +54,8 @@ pub(super) enum NoMessage {
     Batch,
     #[error("the body is no JSON-RPC 2.0 message")]
     Shape,
+    #[error("the body is nested too deeply, or has too many values")]
+    Unwieldy,
 }
 
 impl NoMessage {
@@ -64,6 +67,8 @@ impl NoMessage {
 
 impl Message {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, NoMessage> {
+        // A tree of it is kept, and may be a hundred times as large.
+        check_shape(bytes).map_err(|_| NoMessage::Unwieldy)?;
         Self::of(serde_json::from_slice(bytes).map_err(|_| NoMessage::Json)?)
     }
 

@@ -12,9 +12,13 @@ use super::headers::{self, Param, params_of};
 use super::protocol::meta;
 use super::rpc::{Message, Object, Request};
 use super::upstream::{Content, Stop, next_piece};
+use crate::mcp::message::MAX_NAME;
 
 /// Tools with such parameters that are remembered; what is forgotten is asked for again when the server misses it.
 const TOOLS: usize = 8192;
+
+/// The most that is remembered of one tool, in bytes.
+const MAX_PARAMS_SIZE: usize = 4 * 1024;
 
 /// Pages of a list that are looked through for one tool.
 const PAGES: usize = 64;
@@ -43,7 +47,14 @@ impl Tools {
             else {
                 continue;
             };
-            let params = params_of(schema);
+            // No call has a longer one: rules refuse it.
+            if name.len() > MAX_NAME {
+                continue;
+            }
+            let mut params = params_of(schema);
+            if params.iter().map(Param::size).sum::<usize>() > MAX_PARAMS_SIZE {
+                params.clear();
+            }
             let key = (upstream.clone(), name.to_owned());
             let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if params.is_empty() {

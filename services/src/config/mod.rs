@@ -19,6 +19,7 @@ pub mod resource;
 pub mod route;
 pub mod serving;
 pub mod token;
+pub mod tools;
 pub mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -214,6 +215,8 @@ pub struct Config {
     pub resources: BTreeMap<ResourceUri, Arc<Resource>>,
     /// The named tokens.
     pub tokens: BTreeMap<TokenName, Arc<Token>>,
+    /// The tools of MCP servers, by the hosts that they are behind.
+    pub tools: BTreeMap<String, Arc<tools::McpTools>>,
     /// The settings that nodes share.
     pub settings: BTreeMap<String, Value>,
     /// What could not be read, and what is read but refers to something that is not there.
@@ -253,6 +256,10 @@ impl Config {
                 }
                 Parsed::Setting(value) => {
                     config.settings.insert(key.id.clone(), value.clone());
+                }
+                Parsed::Tools(host, tools, problems) => {
+                    config.tools.insert(host.clone(), Arc::clone(tools));
+                    config.problems.extend(problems.iter().cloned());
                 }
                 Parsed::Closed(one, problems) => {
                     config.closed.insert(one.route_id.clone(), Arc::clone(one));
@@ -348,6 +355,8 @@ enum Parsed {
     Resource(Arc<Resource>),
     Token(Arc<Token>),
     Setting(Value),
+    /// The tools of the MCP server behind a host.
+    Tools(String, Arc<tools::McpTools>, Vec<Problem>),
     /// Secrets and keys.
     Other,
     /// A route that can't be read, but for what it matches.
@@ -368,10 +377,23 @@ impl Parsed {
             Kind::External => parse(document).map(|one| Self::External(Arc::new(one))),
             Kind::Resource => parse(document).map(|one| Self::Resource(Arc::new(one))),
             Kind::Token => parse(document).map(|one| Self::Token(Arc::new(one))),
-            Kind::Setting => Ok(Self::Setting(document.value)),
+            Kind::Setting => return Self::setting(document),
             Kind::Client | Kind::Key | Kind::Secret => Ok(Self::Other),
         };
         outcome.unwrap_or_else(|errors| Self::Bad(problems(&key, &errors)))
+    }
+
+    fn setting(document: Document) -> Self {
+        let Some(host) = tools::McpTools::host_of(&document.key.id).map(str::to_owned) else {
+            return Self::Setting(document.value);
+        };
+        match field::read::<tools::McpTools>(&document.value) {
+            Ok(tools) => Self::Tools(host, Arc::new(tools), Vec::new()),
+            Err(error) => {
+                let tools = tools::McpTools { unreadable: true, ..tools::McpTools::default() };
+                Self::Tools(host, Arc::new(tools), problems(&document.key, &[error]))
+            }
+        }
     }
 
     fn route(document: Document) -> Self {

@@ -14,8 +14,10 @@ use portcullis_layers::route::{self, HostRoutes, Place, RouteTable};
 use smol_str::SmolStr;
 
 use super::headers::HeaderRules;
+use super::proxy::mcp::McpPinning;
 use super::proxy::{ProxyProtocolVersion, RouteMode};
 use super::route::{RouteScope, RouteTarget};
+use super::tools::McpTools;
 use super::{Builtin, Config, HostPattern, Problem, Proxy, Route, TargetUrl, Token};
 
 /// How long exchanges may take where a host does not say.
@@ -36,6 +38,8 @@ pub struct EffectiveHost {
     pub globals: Globals,
     /// The named tokens, where the host is the API: what they may do there.
     pub tokens: Arc<[Arc<Token>]>,
+    /// The tools of the MCP server behind it, where somebody looks at them.
+    pub tools: Option<Arc<McpTools>>,
 }
 
 impl EffectiveHost {
@@ -141,6 +145,7 @@ pub fn resolve(config: &Config, limits: Limits, previous: &impl Previous) -> Res
     for proxy in config.proxies.values() {
         let own = own_of.get(proxy.proxy_hostname.as_str()).map(Vec::as_slice).unwrap_or_default();
         let before = previous.host(&proxy.proxy_hostname);
+        let tools = &tools(config, proxy);
         // Other hosts do not care, and keep their stacks when a token comes or goes.
         let is_api = proxy.target_url == super::Target::Builtin(Builtin::Api);
         let tokens = if is_api { &tokens } else { &no_tokens };
@@ -150,6 +155,7 @@ pub fn resolve(config: &Config, limits: Limits, previous: &impl Previous) -> Res
             && Arc::ptr_eq(&before.proxy, proxy)
             && Arc::ptr_eq(&before.globals.routes, &globals.routes)
             && before.tokens == *tokens
+            && before.tools == *tools
         {
             hosts.push(Arc::clone(before));
             continue;
@@ -180,6 +186,7 @@ pub fn resolve(config: &Config, limits: Limits, previous: &impl Previous) -> Res
             own,
             globals: globals.clone(),
             tokens: Arc::clone(tokens),
+            tools: tools.clone(),
         };
         hosts.push(match before {
             Some(before) if **before == host => Arc::clone(before),
@@ -187,6 +194,12 @@ pub fn resolve(config: &Config, limits: Limits, previous: &impl Previous) -> Res
         });
     }
     Resolved { hosts, problems }
+}
+
+/// The tools of a host that are looked at.
+fn tools(config: &Config, proxy: &Proxy) -> Option<Arc<McpTools>> {
+    let pinned = proxy.mcp.as_ref().is_some_and(|mcp| mcp.pinning != McpPinning::Off);
+    pinned.then(|| config.tools.get(proxy.proxy_hostname.as_str()).cloned().unwrap_or_default())
 }
 
 fn globals(

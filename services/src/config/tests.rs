@@ -75,6 +75,9 @@ fn what_is_wrong_with_a_proxy_is_named() {
         (json!({ "auth_cookie_name": "portcullis-state" }), "auth_cookie_name"),
         (json!({ "auth_cookie_name": "__Host-portcullis-x" }), "auth_cookie_name"),
         (json!({ "resource_endpoint": "/.portcullis/session" }), "resource_endpoint"),
+        (json!({ "resource_endpoint": "/%6Dcp" }), "resource_endpoint"),
+        (json!({ "resource_endpoint": "/mcp/", "builtin_mcp": true, "mcp": {} }), "mcp"),
+        (json!({ "resource_endpoint": "/", "builtin_mcp": true, "mcp": {} }), "mcp"),
         (json!({ "resource_allowed_origins": ["https://a.example/"] }), "resource_allowed_origins[0]"),
         (
             json!({ "auth_allowed_audiences": ["a", "https://b.example/.portcullis/session/"] }),

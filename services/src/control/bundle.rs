@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 use super::logs::{LEVELS, check_levels};
 use super::system::ACCEPTED_STORE;
 use super::{Context, Control, Error, Managed};
-use crate::config::{self, Certificate, Config, External, FieldError, Proxy, Resource, Route, Token};
+use crate::config::tools::McpTools;
+use crate::config::{self, Certificate, Config, External, FieldError, Proxy, Resource, Route, Token, field};
 use crate::oauth::Keys;
 use crate::oauth::github::SealedApp;
 use crate::oauth::keys::SIGNING_KEY;
@@ -230,6 +231,7 @@ fn check_setting(id: &str, value: &Value) -> Result<(), FieldError> {
         LEVELS => check_levels(value),
         // It is checked with the keys: see `check_whole`.
         SIGNING_KEY => Ok(()),
+        _ if McpTools::host_of(id).is_some() => field::read::<McpTools>(value).map(drop),
         _ if IDENTITY.contains(&id) => {
             Err(FieldError::bare("", "belongs to one deployment and is never imported: leave it out"))
         }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Endpoint, Operation, Surface, register};
 
 /// What the words are about that only lead to commands.
-const ABOUT: [(&str, &str); 33] = [
+const ABOUT: [(&str, &str); 34] = [
     ("acme", "What certificate authorities meet with here"),
     ("admin", "Where the endpoints of the protocol are served"),
     ("auth", "Whether a proxy needs a token, and whose"),
@@ -45,6 +45,7 @@ const ABOUT: [(&str, &str); 33] = [
     ("session", "Browsers of people who have signed in"),
     ("system", "Health, facts, and the configuration as a whole"),
     ("token", "Named tokens for services"),
+    ("tools", "Definitions of tools: seen, approved, changed"),
 ];
 
 /// All operations, by the words of their command.

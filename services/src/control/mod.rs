@@ -15,6 +15,7 @@ pub mod externals;
 pub mod logs;
 pub mod logs_by;
 pub mod managed;
+pub mod mcp_tools;
 #[cfg(feature = "oauth")]
 pub mod oauth;
 pub mod operation;
@@ -375,6 +376,7 @@ pub fn register(surface: &mut impl Surface) {
     tokens::register(surface);
     token_details::register(surface);
     upstream_credentials::register(surface);
+    mcp_tools::register(surface);
     logs::register(surface);
     logs_by::register(surface);
     system::register(surface);

@@ -14,6 +14,7 @@ use super::operation::{create, delete, get, patch, post, put as put_to, word};
 use super::{Access, Changes, Context, Control, Done, Endpoint, Error, New, Operation, Surface, Table};
 use crate::config::headers::{Cors, HeaderRules};
 use crate::config::route::{RouteScope, RouteTarget};
+use crate::config::tools::McpTools;
 use crate::config::{CertName, Certificate, Config, FieldError, HostPattern, Proxy, Route, RouteId};
 use crate::credentials::Kept;
 use crate::store::{Expect, Write};
@@ -278,6 +279,7 @@ impl Operation for DeleteProxy {
                 }
                 // There may be none; nobody has to know.
                 writes.push(Vault::delete(&Kept::secret_id(&proxy.proxy_hostname), Expect::Any));
+                writes.push(Write::Delete { key: McpTools::key(&proxy.proxy_hostname), expect: Expect::Any });
                 Ok(writes)
             })
             .await?;

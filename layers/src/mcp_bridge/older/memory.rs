@@ -5,29 +5,43 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
+use smol_str::SmolStr;
 use tokio::sync::{Notify, oneshot, watch};
 
+use super::session::Session;
 use crate::mcp_bridge::rpc::Outcome;
 
 /// Resources that one session may be told of.
 const SUBSCRIPTIONS: usize = 256;
+
+/// The bytes of their URIs altogether.
+const BYTES: usize = 64 * 1024;
+
+/// One owner has at most this part of the places: who makes many sessions loses the own ones first.
+const SHARE: usize = 16;
 
 /// A session and the id of a message in it, as JSON.
 type Place = (String, String);
 
 pub(in super::super) struct Memory {
     limit: usize,
-    sessions: Mutex<HashMap<String, Arc<Remembered>>>,
+    sessions: Mutex<HashMap<String, Owned<Arc<Remembered>>>>,
     /// Sessions that their clients have ended, until they would be over anyway.
-    ended: Mutex<HashMap<String, u64>>,
+    ended: Mutex<HashMap<String, Owned<()>>>,
     questions: Mutex<HashMap<Place, oneshot::Sender<Outcome>>>,
     underway: Mutex<HashMap<Place, Arc<Notify>>>,
+}
+
+/// What is kept of a session, and whose it is.
+struct Owned<T> {
+    owner: SmolStr,
+    expires: u64,
+    what: T,
 }
 
 /// What a client has set for its session.
 #[derive(Debug)]
 pub(super) struct Remembered {
-    expires: u64,
     set: Mutex<Set>,
     /// Counts changes of the subscriptions.
     changed: watch::Sender<u64>,
@@ -42,13 +56,8 @@ struct Set {
 }
 
 impl Remembered {
-    fn new(expires: u64) -> Self {
-        Self {
-            expires,
-            set: Mutex::default(),
-            changed: watch::Sender::new(0),
-            standing: watch::Sender::new(0),
-        }
+    fn new() -> Self {
+        Self { set: Mutex::default(), changed: watch::Sender::new(0), standing: watch::Sender::new(0) }
     }
 
     pub(super) fn level(&self) -> Option<String> {
@@ -66,12 +75,15 @@ impl Remembered {
     /// Whether there was room for it.
     pub(super) fn subscribe(&self, uri: &str) -> bool {
         let mut set = locked(&self.set);
-        if set.resources.len() >= SUBSCRIPTIONS && !set.resources.contains(uri) {
+        if set.resources.contains(uri) {
+            return true;
+        }
+        let bytes: usize = set.resources.iter().map(String::len).sum();
+        if set.resources.len() >= SUBSCRIPTIONS || bytes + uri.len() > BYTES {
             return false;
         }
-        if set.resources.insert(uri.to_owned()) {
-            self.changed.send_modify(|count| *count += 1);
-        }
+        set.resources.insert(uri.to_owned());
+        self.changed.send_modify(|count| *count += 1);
         true
     }
 
@@ -123,31 +135,36 @@ impl Memory {
 
     /// What is remembered of a session; a default where that is nothing.
     pub(super) fn recall(&self, nonce: &str) -> Option<Arc<Remembered>> {
-        locked(&self.sessions).get(nonce).cloned()
+        locked(&self.sessions).get(nonce).map(|kept| Arc::clone(&kept.what))
     }
 
-    /// A place to remember things of a session. Where there is no room, that of sessions goes which are over, then any.
-    pub(super) fn remember(&self, nonce: &str, expires: u64, now: u64) -> Arc<Remembered> {
+    /// A place to remember things of a session. Where there is no room, that of sessions goes which are over, then that
+    /// of the owner's others, then any.
+    pub(super) fn remember(&self, session: &Session, owner: &SmolStr, now: u64) -> Arc<Remembered> {
         let mut sessions = locked(&self.sessions);
-        if !sessions.contains_key(nonce) {
-            make_room(&mut sessions, self.limit, |kept| now < kept.expires);
+        if let Some(kept) = sessions.get(&session.nonce) {
+            return Arc::clone(&kept.what);
         }
-        let new = || Arc::new(Remembered::new(expires));
-        Arc::clone(sessions.entry(nonce.to_owned()).or_insert_with(new))
+        make_room(&mut sessions, self.limit, owner, now);
+        let what = Arc::new(Remembered::new());
+        let kept = Owned { owner: owner.clone(), expires: session.expires, what: Arc::clone(&what) };
+        sessions.insert(session.nonce.clone(), kept);
+        what
     }
 
     /// Ends a session: its streams and requests with it.
-    pub(super) fn end(&self, nonce: &str, expires: u64, now: u64) {
+    pub(super) fn end(&self, session: &Session, owner: &SmolStr, now: u64) {
+        let Session { nonce, expires, .. } = session;
         if let Some(kept) = locked(&self.sessions).remove(nonce) {
-            kept.standing.send_modify(|count| *count += 1);
+            kept.what.standing.send_modify(|count| *count += 1);
         }
         locked(&self.underway)
             .iter()
             .filter(|((of, _), _)| of == nonce)
             .for_each(|(_, request)| request.notify_one());
         let mut ended = locked(&self.ended);
-        make_room(&mut ended, self.limit, |expires| now < *expires);
-        ended.insert(nonce.to_owned(), expires);
+        make_room(&mut ended, self.limit, owner, now);
+        ended.insert(nonce.clone(), Owned { owner: owner.clone(), expires: *expires, what: () });
     }
 
     pub(super) fn has_ended(&self, nonce: &str) -> bool {
@@ -188,11 +205,18 @@ impl Memory {
     }
 }
 
-fn make_room<T>(map: &mut HashMap<String, T>, limit: usize, counts: impl Fn(&T) -> bool) {
+fn make_room<T>(map: &mut HashMap<String, Owned<T>>, limit: usize, owner: &SmolStr, now: u64) {
+    let own = || map.iter().filter(|(_, kept)| kept.owner == *owner);
+    if own().count() >= (limit / SHARE).max(1)
+        && let Some((oldest, _)) = own().min_by_key(|(_, kept)| kept.expires)
+    {
+        let oldest = oldest.clone();
+        map.remove(&oldest);
+    }
     if map.len() < limit {
         return;
     }
-    map.retain(|_, kept| counts(kept));
+    map.retain(|_, kept| now < kept.expires);
     if map.len() >= limit {
         // An eighth at once, so that not every new session looks at all of them.
         let mut left = map.len() / 8 + 1;
@@ -219,6 +243,7 @@ impl Drop for Question {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use smol_str::format_smolstr;
 
     use super::*;
     use crate::mcp_bridge::rpc::Object;
@@ -249,19 +274,24 @@ mod tests {
         assert!(memory.begin("s", &json!(1)).is_some());
     }
 
+    fn session(nonce: &str) -> Session {
+        Session { nonce: nonce.to_owned(), ..Session::new("2025-11-25", Object::new(), None, "alice", 100) }
+    }
+
     #[test]
     fn what_is_remembered_has_a_bound() {
         let memory = Memory::new(16);
         for number in 0..1000 {
-            memory.remember(&number.to_string(), 100, 0).set_level("error");
-            memory.end(&format!("e{number}"), 100, 0);
+            let owner = format_smolstr!("{number}");
+            memory.remember(&session(&number.to_string()), &owner, 0).set_level("error");
+            memory.end(&session(&format!("e{number}")), &owner, 0);
         }
         assert!(locked(&memory.sessions).len() <= 16);
         assert!(locked(&memory.ended).len() <= 16);
         assert!(memory.recall("999").is_some(), "the newest is there");
         assert!(memory.has_ended("e999"));
 
-        let one = memory.remember("one", 100, 0);
+        let one = memory.remember(&session("one"), &"alice".into(), 0);
         for number in 0..SUBSCRIPTIONS {
             assert!(one.subscribe(&number.to_string()));
         }
@@ -269,17 +299,35 @@ mod tests {
         assert!(one.subscribe("1"), "it is there already");
         one.unsubscribe("1");
         assert!(one.subscribe("more"));
+
+        let long = memory.remember(&session("long"), &"bob".into(), 0);
+        assert!(long.subscribe(&"x".repeat(BYTES)));
+        assert!(!long.subscribe("y"));
+    }
+
+    #[test]
+    fn who_makes_many_sessions_takes_nobody_elses_place() {
+        let memory = Memory::new(64);
+        let (alice, bob) = (SmolStr::new("alice"), SmolStr::new("bob"));
+        memory.remember(&session("alice's"), &alice, 0).set_level("error");
+        memory.end(&session("hers, before"), &alice, 0);
+        for number in 0..1000 {
+            memory.remember(&session(&number.to_string()), &bob, 0);
+            memory.end(&session(&format!("e{number}")), &bob, 0);
+        }
+        assert_eq!(memory.recall("alice's").and_then(|kept| kept.level()).as_deref(), Some("error"));
+        assert!(memory.has_ended("hers, before"));
     }
 
     #[test]
     fn a_newer_standing_stream_takes_the_place_of_an_older_one() {
         let memory = Memory::new(16);
-        let session = memory.remember("s", 100, 0);
-        let first = session.stand();
-        let second = session.stand();
+        let remembered = memory.remember(&session("s"), &"alice".into(), 0);
+        let first = remembered.stand();
+        let second = remembered.stand();
         assert!(first.has_changed().expect("open"));
         assert!(!second.has_changed().expect("open"));
-        memory.end("s", 100, 0);
+        memory.end(&session("s"), &"alice".into(), 0);
         assert!(second.has_changed().expect("open"));
     }
 }

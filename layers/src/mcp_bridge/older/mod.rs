@@ -72,7 +72,7 @@ pub(super) async fn get(caller: Caller, parts: &Parts, discovered: &Object) -> R
     let Some(slot) = caller.shared.exchanges.take(&caller.subject.bucket) else {
         return Ok(too_much().response(&Value::Null));
     };
-    let remembered = caller.shared.older.remember(&session.nonce, session.expires, now());
+    let remembered = caller.shared.older.remember(&session, &caller.subject.bucket, now());
     Standing { caller, session: Arc::new(session), remembered, capabilities, _slot: slot }.response().await
 }
 
@@ -80,7 +80,7 @@ pub(super) async fn get(caller: Caller, parts: &Parts, discovered: &Object) -> R
 pub(super) fn delete(caller: &Caller, parts: &Parts) -> Response {
     match session_of(caller, parts) {
         Ok(session) => {
-            caller.shared.older.end(&session.nonce, session.expires, now());
+            caller.shared.older.end(&session, &caller.subject.bucket, now());
             empty_response(StatusCode::NO_CONTENT)
         }
         Err(failure) => failure.response(&Value::Null),
@@ -232,7 +232,7 @@ fn answered_here(
     request: &Request,
     capabilities: Option<&Value>,
 ) -> Option<Result<Object, Object>> {
-    let remembered = || caller.shared.older.remember(&session.nonce, session.expires, now());
+    let remembered = || caller.shared.older.remember(session, &caller.subject.bucket, now());
     let unknown = || {
         let message = format!("the server has no {}", request.method);
         Err(super::rpc::error(code::METHOD_NOT_FOUND, message))

@@ -1,6 +1,7 @@
 //! What can be wrong between the fields of a proxy.
 
 use portcullis_layers::auth::{Audience, SESSION_PATH};
+use portcullis_layers::normalize::path::{PathRules, normalize};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
@@ -46,6 +47,15 @@ impl Proxy {
             && is_of_session(endpoint.as_str())
         {
             problems.push(FieldError::new("resource_endpoint", endpoint.as_str(), OF_SESSION));
+        }
+        if let Some(endpoint) = &self.resource_endpoint
+            && normalize(endpoint.as_str(), PathRules { encoded_slash: true, ..PathRules::default() })
+                .ok()
+                .as_deref()
+                != Some(endpoint.as_str())
+        {
+            let detail = "expected a path in normal form (RFC 3986, section 6.2.2): only what has to be is percent-encoded";
+            problems.push(FieldError::new("resource_endpoint", endpoint.as_str(), detail));
         }
         if let Err(detail) = check_prefix(&self.auth_header_prefix) {
             problems.push(FieldError::new("auth_header_prefix", self.auth_header_prefix.as_str(), detail));

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use portcullis_layers::glob::starts_path;
 use portcullis_layers::mcp::USUAL_BOUND;
 use portcullis_layers::mcp::arguments::{Condition, Scalar, Test};
 use portcullis_layers::mcp::rates::Limit;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use smol_str::SmolStr;
 
-use super::Proxy;
+use super::{BUILTIN_MCP, Proxy};
 use crate::config::field::FieldError;
 use crate::config::names::{Group, HeaderKey, Scope, UserPattern};
 
@@ -61,6 +62,9 @@ pub struct Mcp {
     /// Whether clients of revisions with sessions (to 2025-11-25) reach an upstream of those without (from 2026-07-28),
     /// and the other way round. The upstream is asked once in ten minutes which it speaks. Default: `false`.
     pub bridge: bool,
+    /// What happens to tools whose definitions nobody has approved: `off` (nothing), `changed` (those that have changed
+    /// since they were approved are held back) or `strict` (new ones, too). Default: `off`.
+    pub pinning: McpPinning,
 }
 
 impl Default for Mcp {
@@ -76,12 +80,26 @@ impl Default for Mcp {
             credentials: McpCredentials::None,
             credential_header: authorization(),
             bridge: false,
+            pinning: McpPinning::Off,
         }
     }
 }
 
 fn authorization() -> HeaderKey {
     "authorization".parse().expect("a header name")
+}
+
+/// Which tools are held back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum McpPinning {
+    /// None.
+    #[default]
+    Off,
+    /// Those that have changed since they were approved.
+    Changed,
+    /// Those, and those that nobody has approved.
+    Strict,
 }
 
 /// Whose credential an upstream gets.
@@ -443,7 +461,7 @@ impl Proxy {
 
     pub(super) fn check_mcp(&self, problems: &mut Vec<FieldError>) {
         let Some(mcp) = &self.mcp else { return };
-        if self.has_builtin_mcp() && self.mcp_endpoint() == USUAL_ENDPOINT {
+        if self.has_builtin_mcp() && starts_path(self.mcp_endpoint().trim_end_matches('/'), BUILTIN_MCP) {
             let detail = "the gateway's own server is at `/mcp` here: expected `resource_endpoint` to be another path, \
                           or no `builtin_mcp`";
             problems.push(FieldError::bare("mcp", detail));
