@@ -40,6 +40,8 @@ pub(super) struct Plan {
 enum Refusal {
     /// It can't be judged.
     Invalid(i64, String),
+    /// The revision that it says it is of has no such method.
+    Gone(String),
     /// The rules forbid it.
     Denied(String),
     /// It needs these scopes.
@@ -115,6 +117,10 @@ fn judge<'p>(
     let invalid = |text: String| (Some(Refusal::Invalid(error::INVALID_PARAMS, text)), None);
     let call = match Call::of(message) {
         Ok(call) => call,
+        Err(_) if is_gone(message) => {
+            let text = format!("there is no `{}` in this revision of the protocol", message.method);
+            return (Some(Refusal::Gone(text)), None);
+        }
         Err(unnamed) => return invalid(unnamed.to_string()),
     };
     // A completion may be about a template, which is no URI.
@@ -160,6 +166,14 @@ fn judge<'p>(
         (Decision::Deny(_) | Decision::Scopes(_), _) => Some(denied()),
     };
     (refusal, decision.rule())
+}
+
+/// Whether the revision of a message no longer has its method: clients find out by the error which revision they speak
+/// to, whatever else is missing.
+fn is_gone(message: &Message<'_>) -> bool {
+    let version = message.params.meta.as_ref().and_then(|meta| meta.version.as_deref());
+    version.is_some_and(|version| version >= headers::FIRST_WITHOUT_SESSIONS)
+        && matches!(&*message.method, "resources/subscribe" | "resources/unsubscribe" | "tasks/result")
 }
 
 /// The decision on a subscription, with those on the resources in it: each is as if it were subscribed to alone.
@@ -232,7 +246,7 @@ fn malformed(calls: &mut Calls, id: Option<&str>, code: i64, text: String) -> Re
 impl Refusal {
     const fn verdict(&self) -> Verdict {
         match self {
-            Self::Invalid(..) => Verdict::Refused,
+            Self::Invalid(..) | Self::Gone(_) => Verdict::Refused,
             Self::Denied(_) => Verdict::Deny,
             Self::Scopes(_) | Self::Anonymous(_) => Verdict::StepUp,
             Self::TooMany(_) => Verdict::RateLimited,
@@ -242,6 +256,7 @@ impl Refusal {
     const fn code(&self) -> i64 {
         match self {
             Self::Invalid(code, _) => *code,
+            Self::Gone(_) => error::METHOD_NOT_FOUND,
             Self::Denied(_) | Self::Scopes(_) | Self::Anonymous(_) => error::FORBIDDEN,
             Self::TooMany(_) => error::TOO_MANY,
         }
@@ -251,16 +266,17 @@ impl Refusal {
     const fn rank(&self) -> u8 {
         match self {
             Self::Invalid(..) => 0,
-            Self::Denied(_) => 1,
-            Self::Anonymous(_) => 2,
-            Self::Scopes(_) => 3,
-            Self::TooMany(_) => 4,
+            Self::Gone(_) => 1,
+            Self::Denied(_) => 2,
+            Self::Anonymous(_) => 3,
+            Self::Scopes(_) => 4,
+            Self::TooMany(_) => 5,
         }
     }
 
     fn text(&self, scopes: &str) -> String {
         match self {
-            Self::Invalid(_, text) | Self::Denied(text) => text.clone(),
+            Self::Invalid(_, text) | Self::Gone(text) | Self::Denied(text) => text.clone(),
             Self::Anonymous(_) => "This call needs an access token.".to_owned(),
             Self::Scopes(_) => format!("This call needs an access token with the scopes: {scopes}"),
             Self::TooMany(too_many) => too_many.to_string(),
@@ -302,6 +318,7 @@ fn refuse(
     let detail = chosen.text(&scopes);
     let (status, word) = match chosen {
         Refusal::Invalid(..) => (StatusCode::BAD_REQUEST, "mcp_bad_message"),
+        Refusal::Gone(_) => (StatusCode::NOT_FOUND, "mcp_unknown_method"),
         Refusal::Denied(_) => (StatusCode::FORBIDDEN, "mcp_denied"),
         Refusal::Anonymous(_) => (StatusCode::UNAUTHORIZED, "token_required"),
         Refusal::Scopes(_) => (StatusCode::FORBIDDEN, "insufficient_scope"),

@@ -10,6 +10,8 @@ use crate::rejection::Rejection;
 pub const PARSE: i64 = -32700;
 /// The body is no valid message (JSON-RPC 2.0, section 5.1).
 pub const INVALID_REQUEST: i64 = -32600;
+/// There is no such method (JSON-RPC 2.0, section 5.1).
+pub const METHOD_NOT_FOUND: i64 = -32601;
 /// The arguments can't be judged (JSON-RPC 2.0, section 5.1).
 pub const INVALID_PARAMS: i64 = -32602;
 /// The answer is of no use, or there is none (JSON-RPC 2.0, section 5.1).

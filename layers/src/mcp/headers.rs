@@ -13,8 +13,9 @@ use http::HeaderMap;
 use super::message::{Message, Payload};
 use super::rules::{Call, Object};
 
-/// The revision that made these headers a duty. Revisions are dates and compare as texts.
+/// The revision that made these headers a duty, and did away with sessions. Revisions are dates and compare as texts.
 pub(super) const FIRST_WITH_HEADERS: &str = "2026-07-28";
+pub(super) const FIRST_WITHOUT_SESSIONS: &str = FIRST_WITH_HEADERS;
 /// The last revision that had batches.
 pub(super) const LAST_WITH_BATCHES: &str = "2025-03-26";
 

@@ -655,3 +655,24 @@ async fn what_the_gateway_can_not_do_is_said_in_the_protocols_form() {
     let answer: Value = serde_json::from_str(refusal.body().expect("a body")).expect("JSON");
     assert_eq!((answer["id"].as_i64(), answer["error"]["code"].as_i64()), (Some(9), Some(error::INTERNAL)));
 }
+
+#[tokio::test]
+async fn a_method_that_a_revision_no_longer_has_is_unknown_whatever_it_lacks() {
+    let edge = edge(|_| json_of(&json!({})), |_| ());
+    let meta = json!({ "io.modelcontextprotocol/protocolVersion": "2026-07-28" });
+    for (params, status, code) in
+        [(json!({ "_meta": meta }), 404, error::METHOD_NOT_FOUND), (json!({}), 400, error::INVALID_PARAMS)]
+    {
+        for method in ["resources/subscribe", "resources/unsubscribe"] {
+            let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+            let mut request = post_of(&body.to_string(), None);
+            if status == 404 {
+                request.headers_mut().insert("mcp-protocol-version", HeaderValue::from_static("2026-07-28"));
+                request.headers_mut().insert("mcp-method", HeaderValue::from_static(method));
+            }
+            let got = edge.send(request).await;
+            assert_eq!((got.status, got.code()), (status, code), "{method}");
+        }
+    }
+    assert!(edge.seen().is_empty());
+}
