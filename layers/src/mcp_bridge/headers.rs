@@ -29,6 +29,11 @@ impl Param {
     pub(super) fn size(&self) -> usize {
         self.header.as_str().len() + self.path.iter().map(String::len).sum::<usize>()
     }
+
+    /// Where it stands in the arguments of a call, if it does.
+    fn value<'a>(&self, request: &'a Request) -> Option<&'a Value> {
+        self.path.iter().try_fold(request.params.get("arguments")?, |at, key| at.get(key))
+    }
 }
 
 /// The headers of a request to a server of 2026-07-28.
@@ -39,10 +44,8 @@ pub(super) fn of_request(request: &Request, params: &[Param]) -> HeaderMap {
     if let Some(name) = request.name() {
         headers.insert(header::NAME, encoded(name));
     }
-    let arguments = request.params.get("arguments");
     for param in params {
-        let value = param.path.iter().try_fold(arguments, |at, key| Some(at?.get(key)));
-        if let Some(text) = value.flatten().and_then(text_of) {
+        if let Some(text) = param.value(request).and_then(text_of) {
             headers.insert(param.header.clone(), encoded(&text));
         }
     }
@@ -128,6 +131,21 @@ pub(super) fn check(headers: &HeaderMap, request: &Request) -> Result<(), Failur
     agree(headers, &header::NAME, request.name())
 }
 
+/// Whether the parameters that a tool wants to be repeated are.
+pub(super) fn check_params(headers: &HeaderMap, request: &Request, params: &[Param]) -> Result<(), Failure> {
+    for param in params {
+        match param.value(request).filter(|value| !value.is_null()) {
+            // What no header can say has none, and none is missed.
+            Some(value) => {
+                text_of(value).map_or(Ok(()), |text| agree(headers, &param.header, Some(&text)))?
+            }
+            None if headers.contains_key(&param.header) => return Err(mismatch(&param.header)),
+            None => {}
+        }
+    }
+    Ok(())
+}
+
 fn agree(headers: &HeaderMap, name: &HeaderName, body: Option<&str>) -> Result<(), Failure> {
     let mut values = headers.get_all(name).iter();
     let said = values.next().map(decoded);
@@ -138,12 +156,16 @@ fn agree(headers: &HeaderMap, name: &HeaderName, body: Option<&str>) -> Result<(
     if said.is_some_and(|said| said.as_deref() == body && body.is_some()) && values.next().is_none() {
         return Ok(());
     }
-    Err(Failure::new(
+    Err(mismatch(name))
+}
+
+fn mismatch(name: &HeaderName) -> Failure {
+    Failure::new(
         StatusCode::BAD_REQUEST,
         "mcp_header_mismatch",
         code::HEADER_MISMATCH,
         format!("the header {name} is missing or differs from the body"),
-    ))
+    )
 }
 
 #[cfg(test)]
@@ -216,6 +238,33 @@ mod tests {
             "a": { "type": "string", "x-mcp-header": "Same" }, "b": { "type": "string", "x-mcp-header": "same" }
         }});
         assert_eq!(params_of(&schema), []);
+    }
+
+    #[test]
+    fn parameters_must_be_repeated_as_they_are() {
+        let schema = json!({ "properties": {
+            "region": { "type": "string", "x-mcp-header": "Region" },
+            "n": { "type": "integer", "x-mcp-header": "N" },
+        }});
+        let params = params_of(&schema);
+        let check = |arguments: Value, headers: &[(&'static str, &'static str)]| {
+            let call = request("tools/call", &json!({ "name": "run", "arguments": arguments }));
+            let headers: HeaderMap = headers
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+                .collect();
+            check_params(&headers, &call, &params).map_err(|failure| failure.error["code"].clone())
+        };
+        let differs = Err(json!(code::HEADER_MISMATCH));
+        let region = ("mcp-param-region", "eu");
+        assert_eq!(check(json!({ "region": "eu", "n": 7 }), &[region, ("mcp-param-n", "7")]), Ok(()));
+        assert_eq!(check(json!({ "region": "eu" }), &[("mcp-param-region", "=?base64?ZXU=?=")]), Ok(()));
+        assert_eq!(check(json!({ "region": null }), &[]), Ok(()));
+        assert_eq!(check(json!({ "n": 1.5 }), &[]), Ok(()), "no header can say it");
+        assert_eq!(check(json!({}), &[]), Ok(()));
+        assert_eq!(check(json!({ "region": "eu" }), &[]), differs, "missing");
+        assert_eq!(check(json!({ "region": "us" }), &[region]), differs, "another one");
+        assert_eq!(check(json!({}), &[region]), differs, "of nothing");
     }
 
     #[test]

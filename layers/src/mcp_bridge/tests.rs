@@ -1046,6 +1046,30 @@ async fn a_session_that_a_server_finds_fault_with_is_not_used_again() {
     assert_eq!(whats(&log).iter().filter(|what| *what == "initialize").count(), 2);
 }
 
+/// An old server does not know that its tools want them.
+#[tokio::test]
+async fn parameters_of_a_new_client_are_repeated_as_the_list_of_tools_wants_it() {
+    let schema =
+        json!({ "type": "object", "properties": { "r": { "type": "string", "x-mcp-header": "R" } } });
+    let (service, log) = legacy(move |seen| match seen.what().as_str() {
+        "tools/list" => result(seen, &json!({ "tools": [{ "name": "run", "inputSchema": schema }] })),
+        _ => result(seen, &json!({ "content": [] })),
+    });
+    let service = bridged(service);
+    let client = Client::of(&service, "ann");
+    client.ask("tools/list", &json!({}), &json!({})).await;
+    let params = json!({ "name": "run", "arguments": { "r": "eu" } });
+    for (said, good) in [(None, false), (Some("us"), false), (Some("eu"), true)] {
+        let mut client = client.clone();
+        client.headers.extend(said.map(|said| ("mcp-param-r", said.to_owned())));
+        let response = client.ask("tools/call", &params, &json!({})).await;
+        assert_eq!(response.status() == StatusCode::OK, good, "{said:?}");
+        let message = message(response).await;
+        assert_eq!(message["error"]["code"] == code::HEADER_MISMATCH, !good, "{message}");
+    }
+    assert_eq!(whats(&log).iter().filter(|what| *what == "tools/call").count(), 1);
+}
+
 #[tokio::test]
 async fn a_new_server_that_tells_nothing_has_no_standing_stream() {
     let (service, log) = server(|seen| {

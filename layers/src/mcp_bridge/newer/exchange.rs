@@ -288,6 +288,9 @@ impl Exchange {
         let Self { session, key, request, about, .. } = self;
         let finished = match outcome {
             Ok(result) => {
+                if request.method == "tools/list" {
+                    caller.shared.tools.learn(&caller.settings.upstream, &result);
+                }
                 let server = session.initialized.get("serverInfo");
                 Finished::Answer(StatusCode::OK, Ok(translate::complete(&request.method, result, server)))
             }

@@ -53,6 +53,9 @@ pub(super) async fn post(caller: Caller, parts: &Parts, message: Message) -> Res
 
 async fn call(caller: Caller, parts: &Parts, request: Request) -> Result<Response, Stop> {
     headers::check(&parts.headers, &request)?;
+    // Old servers know nothing of such headers; who gave the client the list of tools has to look after them.
+    let params = caller.shared.tools.params(&caller.settings.upstream, &request);
+    headers::check_params(&parts.headers, &request, &params)?;
     let version = request.meta().and_then(|about| about.get(meta::VERSION)).and_then(Value::as_str);
     if version != Some(MODERN) {
         return Err(unsupported(version.unwrap_or_default()).into());

@@ -128,6 +128,8 @@ pub(super) fn failed(mut legacy: Object) -> (StatusCode, Object) {
             error.insert("data".into(), json!({ "requiredCapabilities": { "elicitation": { "url": {} } } }));
             (StatusCode::BAD_REQUEST, error)
         }
+        // Some servers of both eras say it to old clients, too; what is missing tells that it is this.
+        Some(code::MISSING_CAPABILITY) if names_capabilities(&legacy) => (StatusCode::BAD_REQUEST, legacy),
         // Codes that mean something now which they did not mean to the server.
         Some(code::HEADER_MISMATCH | code::MISSING_CAPABILITY | code::UNSUPPORTED_VERSION) => {
             legacy.insert("code".into(), code::INTERNAL.into());
@@ -136,6 +138,10 @@ pub(super) fn failed(mut legacy: Object) -> (StatusCode, Object) {
         Some(code::METHOD_NOT_FOUND) => (StatusCode::NOT_FOUND, legacy),
         _ => (StatusCode::OK, legacy),
     }
+}
+
+fn names_capabilities(error: &Object) -> bool {
+    error.get("data").and_then(|data| data.get("requiredCapabilities")).is_some_and(Value::is_object)
 }
 
 /// A question of the server as the client gets it. The error is for the server: the client can't be asked.
@@ -336,6 +342,7 @@ mod tests {
             (-32042, 400, -32021),
             (-32601, 404, -32601),
             (-32020, 200, -32603),
+            (-32021, 200, -32603),
             (-32602, 200, -32602),
             (-1, 200, -1),
         ] {
@@ -343,6 +350,9 @@ mod tests {
             assert_eq!((found.as_u16(), code_of(&error)), (status, Some(expected)), "{code}");
             assert_eq!(error["message"], "m");
         }
+        let data = json!({ "requiredCapabilities": { "sampling": {} } });
+        let missing = object(json!({ "code": -32021, "message": "m", "data": data }));
+        assert_eq!(failed(missing.clone()), (StatusCode::BAD_REQUEST, missing));
     }
 
     #[test]
