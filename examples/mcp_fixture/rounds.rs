@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use rmcp::model::{
     ClientCapabilities, ErrorData, InputRequest, InputRequests, InputRequiredResult, InputResponses,
     SealOptions, ServerRequest,
@@ -104,20 +105,30 @@ impl Dialogue {
 
     async fn ask(self, context: &RequestContext<RoleServer>) -> Result<Progress, ErrorData> {
         let mut answers = Answers::new();
-        for (name, request) in self.rounds.into_iter().flatten() {
-            let request = match request {
-                InputRequest::CreateMessage(request) => ServerRequest::CreateMessageRequest(request),
-                InputRequest::Elicitation(request) => ServerRequest::ElicitRequest(request),
-                InputRequest::ListRoots(request) => ServerRequest::ListRootsRequest(request),
-                _ => return Err(ErrorData::internal_error("there is no such question", None)),
-            };
-            let asked = context.peer.send_request(request).await;
-            let answer = asked.map_err(|error| ErrorData::internal_error(error.to_string(), None))?;
-            let answer = serde_json::to_value(answer);
-            answers.insert(name, answer.map_err(|error| ErrorData::internal_error(error.to_string(), None))?);
+        for round in self.rounds {
+            // At once, as they are since 2026-07-28.
+            let asked = round.into_iter().map(|(name, request)| ask_one(name, request, context));
+            answers.extend(try_join_all(asked).await?);
         }
         Ok(Progress::Answered(answers))
     }
+}
+
+async fn ask_one(
+    name: String,
+    request: InputRequest,
+    context: &RequestContext<RoleServer>,
+) -> Result<(String, Value), ErrorData> {
+    let request = match request {
+        InputRequest::CreateMessage(request) => ServerRequest::CreateMessageRequest(request),
+        InputRequest::Elicitation(request) => ServerRequest::ElicitRequest(request),
+        InputRequest::ListRoots(request) => ServerRequest::ListRootsRequest(request),
+        _ => return Err(ErrorData::internal_error("there is no such question", None)),
+    };
+    let answer = context.peer.send_request(request).await;
+    let answer = answer.map_err(|error| ErrorData::internal_error(error.to_string(), None))?;
+    let answer = serde_json::to_value(answer);
+    Ok((name, answer.map_err(|error| ErrorData::internal_error(error.to_string(), None))?))
 }
 
 /// The questions of one round.

@@ -9,6 +9,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bridge;
 mod direct;
 mod edge;
 mod expected;
