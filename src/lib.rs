@@ -40,6 +40,7 @@ mod setup;
 pub mod snapshot;
 pub mod stack;
 pub mod succession;
+pub mod tool_memories;
 mod upstream_credentials;
 pub mod verifiers;
 mod wrap;

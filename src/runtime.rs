@@ -17,6 +17,7 @@ use portcullis_services::mirror::Mirror;
 use portcullis_services::oauth::IdentitySigner;
 use portcullis_services::vault::Vault;
 
+use crate::tool_memories::ToolMemories;
 use crate::verifiers::Verifiers;
 
 /// Live handles; configuration is never in here.
@@ -49,6 +50,8 @@ pub struct Runtime {
     pub sealed: Keys,
     /// Takes note of what lists show of tools.
     pub tools: Notes,
+    /// What was seen of tools here.
+    pub pins: Arc<ToolMemories>,
     /// What all bridges between the eras of MCP share.
     pub bridge: McpBridge,
     /// What the limits of MCP calls count in.
@@ -119,6 +122,7 @@ impl Runtime {
             sealed: parts.sealed,
             tools: parts.tools,
             buckets: Arc::default(),
+            pins: Arc::default(),
             builtins,
         }
     }

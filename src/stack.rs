@@ -26,7 +26,6 @@ use portcullis_services::config::origins::origins;
 use portcullis_services::config::proxy::OUR_COOKIES;
 use portcullis_services::config::proxy::mcp::{Mcp, McpPinning};
 use portcullis_services::config::resolve::{Destination, EffectiveHost, EffectiveRoute, Globals, header_ops};
-use portcullis_services::config::tools::unhex;
 use portcullis_services::config::{Proxy, Route};
 use portcullis_services::control::Caller;
 use tokio_util::sync::CancellationToken;
@@ -477,13 +476,11 @@ impl Gates {
     /// Which of the server's tools are approved, where somebody looks at them.
     fn pins(&self, mcp: &Mcp) -> Option<Arc<Pins>> {
         let tools = self.effective.tools.as_ref()?;
-        let approved =
-            tools.approved.iter().filter_map(|(name, one)| Some((name.into(), unhex(&one.digest)?)));
         let strict = mcp.pinning == McpPinning::Strict || tools.unreadable;
         let (notes, host) = (self.runtime.tools.clone(), self.effective.proxy.proxy_hostname.clone());
         let report = Arc::new(move |seen| notes.take(&host, seen));
-        let changed = tools.changed().map(Into::into);
-        Some(Arc::new(Pins::new(strict, approved.collect(), changed, report)))
+        let memory = self.runtime.pins.of(&self.effective.proxy.proxy_hostname);
+        Some(Arc::new(Pins::new(strict, tools.known(), memory, report)))
     }
 }
 

@@ -1,12 +1,12 @@
 //! Keeps what lists of MCP servers have shown of their tools, so that somebody can look at it and approve it.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use portcullis_layers::mcp::pins::Seen;
-use serde_json::Value;
 use smol_str::SmolStr;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -23,18 +23,15 @@ const WAITING: usize = 1024;
 /// A list comes at once: its tools are kept in one write.
 const TOGETHER: Duration = Duration::from_millis(200);
 
-/// From one write for a host to the next: each makes the host anew on every node, and a server could show another tool
-/// in each list.
-const PACE: Duration = Duration::from_secs(2);
+/// From one write for a host to the next, at first and at most: each makes the host anew on every node, and a server
+/// could show another tool in each list.
+const PACE: RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(60);
 
-/// The most tools that are kept of a host.
+/// The most new tools that are kept of a host. Approved ones that have changed come on top.
 const MAX_TOOLS: usize = portcullis_layers::mcp::pins::MAX_TOOLS;
 
-/// The longest definition that is kept, in bytes.
-const MAX_DEFINITION: usize = 64 * 1024;
-
-/// The most that is kept of a host, in bytes.
-const MAX_ALL: usize = 4 << 20;
+/// The most that is kept of a host's new tools, in bytes.
+const MAX_ALL: usize = 2 << 20;
 
 /// How often a write is tried when others write, too.
 const TRIES: u32 = 5;
@@ -49,11 +46,7 @@ pub struct Notes(mpsc::Sender<Shown>);
 impl Notes {
     /// Takes note of a tool.
     pub fn take(&self, host: &HostPattern, seen: Seen) {
-        if seen.definition.len() > MAX_DEFINITION {
-            tracing::warn!(%host, tool = %seen.name, "the MCP server has a tool that is too long to be approved");
-            return;
-        }
-        // Where too many wait, this one is lost, and stays held back where it has to be.
+        // Where too many wait, this one is held back here, and told again a little later.
         let _full = self.0.try_send((host.clone(), seen));
     }
 }
@@ -63,6 +56,7 @@ impl Notes {
 struct Pending {
     seen: HashMap<SmolStr, Seen>,
     due: Instant,
+    pace: Duration,
 }
 
 /// Keeps what was seen.
@@ -96,7 +90,11 @@ impl Recorder {
                 shown = self.shown.recv() => {
                     let Some((host, seen)) = shown else { return };
                     let soon = Instant::now() + TOGETHER;
-                    let one = pending.entry(host).or_insert_with(|| Pending { seen: HashMap::new(), due: soon });
+                    let one = pending.entry(host).or_insert_with(|| Pending {
+                        seen: HashMap::new(),
+                        due: soon,
+                        pace: *PACE.start(),
+                    });
                     if one.seen.is_empty() {
                         one.due = one.due.max(soon);
                     }
@@ -108,22 +106,28 @@ impl Recorder {
             }
             let now = Instant::now();
             // Whoever was quiet for so long may speak at once.
-            pending.retain(|_, one| !one.seen.is_empty() || now < one.due);
+            pending.retain(|_, one| !one.seen.is_empty() || now < one.due + one.pace);
             for (host, one) in &mut pending {
                 if one.seen.is_empty() || now < one.due {
                     continue;
                 }
-                let seen: Vec<_> = std::mem::take(&mut one.seen).into_values().collect();
-                one.due = Instant::now() + PACE;
-                if let Err(error) = self.keep(host, &seen).await {
-                    tracing::warn!(%host, %error, "what the MCP server shows of its tools could not be kept");
+                let seen: Vec<_> = one.seen.values().cloned().collect();
+                match self.keep(host, &seen).await {
+                    Ok(()) => one.seen.clear(),
+                    // It is tried again; what is seen meanwhile takes the place of what was.
+                    Err(error) => {
+                        tracing::warn!(%host, %error, "what the MCP server shows of its tools could not be kept");
+                    }
                 }
+                one.due = Instant::now() + one.pace;
+                one.pace = (one.pace * 2).min(*PACE.end());
             }
         }
     }
 
     async fn keep(&self, host: &HostPattern, seen: &[Seen]) -> store::Result<()> {
-        for _ in 0..TRIES {
+        let mut tries = 0..TRIES;
+        loop {
             let view = self.mirror.latest().await?;
             if view.config.proxies.get(host).is_none_or(|proxy| proxy.mcp.is_none()) {
                 return Ok(());
@@ -144,21 +148,19 @@ impl Recorder {
             let expect = before.map_or(Expect::Absent, |before| Expect::Version(before.version));
             let there = Write::Check { key: Key::new(Kind::Proxy, host.as_str()), expect: Expect::Present };
             match self.mirror.store().commit(vec![there, Write::Put { key, value, expect }]).await {
-                Err(store::Error::Conflict { .. }) => {}
+                Err(store::Error::Conflict { .. }) if tries.next().is_some() => {}
                 done => return done.map(drop),
             }
         }
-        Ok(())
     }
 }
 
 /// Adds what was seen; whether anything is different then.
 fn add(tools: &mut McpTools, host: &HostPattern, seen: &[Seen], now: Timestamp) -> bool {
     let mut different = false;
-    let mut size: usize = tools.seen.values().map(|one| one.definition.to_string().len()).sum();
     for one in seen {
         let (name, digest) = (one.name.to_string(), hex(&one.digest));
-        if tools.approved.get(&name).is_some_and(|approved| approved.digest == digest) {
+        if tools.is_approved(&name, &digest) {
             // It is again what was approved.
             different |= tools.seen.remove(&name).is_some();
             continue;
@@ -166,15 +168,26 @@ fn add(tools: &mut McpTools, host: &HostPattern, seen: &[Seen], now: Timestamp) 
         if tools.seen.get(&name).is_some_and(|before| before.digest == digest) {
             continue;
         }
-        size += one.definition.len();
-        let fits = one.definition.len() <= MAX_DEFINITION && size <= MAX_ALL;
-        if !fits || (tools.seen.len() >= MAX_TOOLS && !tools.seen.contains_key(&name)) {
-            tracing::warn!(%host, tool = %name, "the MCP server has more or longer tools than can be kept");
-            continue;
-        }
-        let Ok(definition) = serde_json::from_str::<Value>(&one.definition) else { continue };
+        let definition = one.definition.as_deref().and_then(|text| serde_json::from_str(text).ok());
         tools.seen.insert(name, SeenTool { digest, definition, at: now });
         different = true;
+    }
+    // Of the new ones the oldest go first. An approved one stays: somebody has to see that it has changed.
+    let size = |one: &SeenTool| one.definition.as_ref().map_or(0, |value| value.to_string().len());
+    let mut new: Vec<_> = tools
+        .seen
+        .iter()
+        .filter(|(name, _)| !tools.approved.contains_key(*name))
+        .map(|(name, one)| (std::cmp::Reverse(one.at), name.clone(), size(one)))
+        .collect();
+    new.sort_unstable();
+    let mut all = 0;
+    for (index, (_, name, size)) in new.into_iter().enumerate() {
+        all += size;
+        if index >= MAX_TOOLS || all > MAX_ALL {
+            tracing::debug!(%host, "the MCP server has more tools than can be kept");
+            tools.seen.remove(&name);
+        }
     }
     different
 }
@@ -188,7 +201,15 @@ mod tests {
 
     fn seen(name: &str, description: &str) -> Seen {
         let definition = format!("{{\"name\":\"{name}\",\"description\":\"{description}\"}}");
-        Seen { name: name.into(), digest: digest(&definition).expect("a digest"), definition }
+        let digest = digest(&definition).expect("a digest");
+        Seen { name: name.into(), digest, definition: Some(definition) }
+    }
+
+    fn approve(tools: &mut McpTools, name: &str) {
+        let SeenTool { digest, definition, at } = tools.seen.remove(name).expect("seen");
+        let definition = definition.expect("a definition");
+        let one = ApprovedTool { digest, definition, by: "root".to_owned(), at };
+        tools.approved.entry(name.to_owned()).or_default().push(one);
     }
 
     #[test]
@@ -198,20 +219,37 @@ mod tests {
         let mut tools = McpTools::default();
         assert!(add(&mut tools, &host, &[seen("add", "Adds."), seen("sub", "Subtracts.")], now));
         assert!(!add(&mut tools, &host, &[seen("add", "Adds.")], now));
-        let approved = tools.seen.remove("add").expect("seen");
-        let SeenTool { digest, definition, at } = approved;
-        tools
-            .approved
-            .insert("add".to_owned(), ApprovedTool { digest, definition, by: "root".to_owned(), at });
+        approve(&mut tools, "add");
         assert!(!add(&mut tools, &host, &[seen("add", "Adds.")], now));
         assert!(add(&mut tools, &host, &[seen("add", "Adds, and more.")], now));
-        assert_eq!(tools.changed().collect::<Vec<_>>(), ["add"]);
+        assert!(tools.seen.contains_key("add"));
         assert!(add(&mut tools, &host, &[seen("add", "Adds.")], now), "it is what it was");
-        assert_eq!(tools.changed().count(), 0);
-        let long = seen("long", &"x".repeat(MAX_DEFINITION));
-        assert!(!add(&mut tools, &host, &[long], now));
+        assert!(!tools.seen.contains_key("add"));
+        // Each of several forms is good.
+        add(&mut tools, &host, &[seen("add", "Addiert.")], now);
+        approve(&mut tools, "add");
+        assert!(!add(&mut tools, &host, &[seen("add", "Adds."), seen("add", "Addiert.")], now));
+    }
+
+    #[test]
+    fn new_tools_take_no_place_from_changed_ones() {
+        let host: HostPattern = "a.example".parse().expect("a host");
+        let now = Timestamp::now();
+        let mut tools = McpTools::default();
+        add(&mut tools, &host, &[seen("add", "Adds.")], now);
+        approve(&mut tools, "add");
         let many: Vec<_> = (0..MAX_TOOLS + 10).map(|n| seen(&format!("t{n}"), "x")).collect();
         add(&mut tools, &host, &many, now);
-        assert!(tools.seen.len() <= MAX_TOOLS);
+        assert_eq!(tools.seen.len(), MAX_TOOLS);
+        // Also where nobody can read what it is now.
+        let unreadable = Seen { name: "add".into(), digest: [1; 32], definition: None };
+        assert!(add(&mut tools, &host, &[unreadable], now));
+        assert!(tools.seen["add"].definition.is_none());
+        let long = "x".repeat(60_000);
+        let many: Vec<_> = (0..100).map(|n| seen(&format!("l{n}"), &long)).collect();
+        assert!(add(&mut tools, &host, &many, now));
+        let size: usize =
+            tools.seen.values().flat_map(|one| &one.definition).map(|one| one.to_string().len()).sum();
+        assert!(size <= MAX_ALL && tools.seen.contains_key("add"));
     }
 }

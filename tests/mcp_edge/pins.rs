@@ -50,10 +50,10 @@ async fn a_changed_tool_is_held_back_until_it_is_approved_again() {
     // It is held back also by who has not seen the list: the state is the deployment's.
     assert_eq!(site.call(&token, "read", json!({})).await.status, 403);
 
-    let wrong = json!({ "tools": ["read"], "digest": "0".repeat(64) });
+    let wrong = json!({ "tools": [format!("read={}", "0".repeat(64))] });
     let path = format!("/proxy/targets/{HOST}/mcp/tools/approve");
     assert_eq!(site.daemon.ask(Method::POST, &path, &wrong).await.status, 409, "it is another one");
-    let right = json!({ "tools": ["read"], "digest": changed["digest"] });
+    let right = json!({ "tools": [format!("read={}", changed["digest"].as_str().unwrap())] });
     site.pins(Method::POST, "/approve", right).await;
     assert_eq!(site.call(&token, "read", json!({})).await.status, 200);
     assert_eq!(site.tools(&token, "").await, ["read", "write"]);
@@ -73,7 +73,10 @@ async fn a_tool_that_is_again_what_was_approved_is_let_through() {
     site.server.show(json!([tool("read", "Reads.")]));
     assert_eq!(site.tools(&token, "").await, ["read"]);
     site.is("read", "approved").await;
-    assert_eq!(site.call(&token, "read", json!({})).await.status, 200);
+    eventually("calls pass again", async || {
+        (site.call(&token, "read", json!({})).await.status == 200).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -196,5 +196,5 @@ async fn pages_of_other_origins_and_other_paths_get_nothing() {
     };
     assert_eq!(elsewhere("/messages").await, 404);
     assert_eq!(elsewhere("/mcp/").await, 403);
-    assert_eq!(elsewhere("/MCP").await, 403, "some servers do not look at the case");
+    assert_eq!(elsewhere("/MCP").await, 404, "some servers do not look at the case");
 }

@@ -31,10 +31,17 @@ pub(super) struct Treatment {
     pub(super) review: Option<Review>,
     /// Whether JSON may have lists in it; in streams there may always be some.
     pub(super) lists: bool,
-    /// Whether the request has asked for answers; a GET has not, nor have notifications.
+    /// Whether the request is for answers: a GET is, a DELETE is not, nor are notifications.
     pub(super) asked: bool,
     /// Whether it was a batch.
     pub(super) batch: bool,
+}
+
+impl Treatment {
+    /// Whether an answer of this status only says that the server has got what was sent.
+    fn acknowledges(&self, status: StatusCode) -> bool {
+        matches!(status, StatusCode::ACCEPTED | StatusCode::NO_CONTENT) || !self.asked
+    }
 }
 
 /// Why an answer is of no use.
@@ -49,6 +56,9 @@ pub(super) enum BadAnswer {
     /// It is neither JSON nor a stream of events.
     #[error("the server's answer is neither JSON nor a stream of events")]
     Type,
+    /// It has a list in it that nobody has asked for.
+    #[error("the server's answer has a list that was not asked for")]
+    Unasked,
     /// A list can't be read.
     #[error(transparent)]
     List(#[from] BadList),
@@ -106,7 +116,8 @@ pub(super) async fn pass(
             }
             let is_list = treatment.lists && treatment.review.is_some();
             if !is_list && !treatment.batch {
-                let body = JsonBody { body, left: limit, limit, watch: Watch::default(), calls };
+                let listless = treatment.review.is_some();
+                let body = JsonBody { body, left: limit, limit, listless, watch: Watch::default(), calls };
                 return Ok(Response::from_parts(parts, Body::new(body)));
             }
             let whole = match gather(body, limit).await {
@@ -116,6 +127,10 @@ pub(super) async fn pass(
             let review = treatment.review.as_ref().filter(|_| is_list);
             let edited = match review.map_or(Ok(None), |review| review.edit(&whole)) {
                 Ok(edited) => edited,
+                // It says with its status what it means; who can't be shown why reads that.
+                Err(error) if !parts.status.is_success() => {
+                    Some(error::document(None, error::INTERNAL, &error.to_string()).into_bytes())
+                }
                 Err(error) => return Err(refused(&error.into(), calls)),
             };
             note(&mut calls, &whole, treatment.batch);
@@ -123,8 +138,15 @@ pub(super) async fn pass(
             parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
             Ok(Response::from_parts(parts, Body::from(whole)))
         }
+        // An acknowledgment needs no words.
+        Kind::Other if treatment.acknowledges(parts.status) => {
+            for name in [CONTENT_LENGTH, CONTENT_TYPE] {
+                parts.headers.remove(name);
+            }
+            Ok(Response::from_parts(parts, Body::empty()))
+        }
+        Kind::Other if parts.status.is_success() => Err(refused(&BadAnswer::Type, calls)),
         // What a server says of its own refusal is for the client, whatever it is.
-        Kind::Other if treatment.asked && parts.status.is_success() => Err(refused(&BadAnswer::Type, calls)),
         Kind::Other | Kind::Nothing => Ok(Response::from_parts(parts, body)),
     }
 }
@@ -186,6 +208,8 @@ struct JsonBody {
     body: Body,
     left: usize,
     limit: usize,
+    /// Whether it may have no list: somebody would have to look through it.
+    listless: bool,
     watch: Watch,
     calls: Calls,
 }
@@ -207,6 +231,10 @@ impl http_body::Body for JsonBody {
             };
             self.left = left;
             self.watch.feed(data);
+            // Servers find the request for an answer by its id, which a client may use twice.
+            if self.listless && self.watch.has_lists() {
+                return Poll::Ready(Some(Err(BadAnswer::Unasked.into())));
+            }
             let outcome = self.watch.outcome();
             if outcome.answered {
                 self.calls.note(None, outcome);

@@ -15,7 +15,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
 use serde_json::value::RawValue;
 
-use super::message::looks_like;
+use super::message::{check_shape, looks_like};
 use crate::glob;
 
 /// The longest JSON pointer that a condition may have.
@@ -286,7 +286,7 @@ pub struct Arguments<'a> {
 
 /// The arguments can't be read without doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the arguments have a member twice, or a number out of range")]
+#[error("the arguments have a member twice, a number out of range, or too many values")]
 pub struct Unreadable;
 
 impl<'a> Arguments<'a> {
@@ -302,7 +302,9 @@ impl<'a> Arguments<'a> {
     /// When other readers could read them in another way.
     pub fn read(&self) -> Result<Option<&Value>, Unreadable> {
         let Some(raw) = self.raw else { return Ok(None) };
-        self.read.get_or_init(|| serde_json::from_str(raw.get()).ok()).as_ref().map(Some).ok_or(Unreadable)
+        let read =
+            || check_shape(raw.get().as_bytes()).ok().and_then(|()| serde_json::from_str(raw.get()).ok());
+        self.read.get_or_init(read).as_ref().map(Some).ok_or(Unreadable)
     }
 }
 

@@ -123,16 +123,6 @@ fn judge<'p>(
         }
         Err(unnamed) => return invalid(unnamed.to_string()),
     };
-    // A completion may be about a template, which is no URI.
-    if let Object::Resource(uri) = call.object
-        && policy.names_resources()
-        && message.method != "completion/complete"
-        && let Some(normal) = resources::other_form(uri)
-    {
-        return invalid(format!(
-            "the URI has another form than the one that rules know: expected `{normal}`"
-        ));
-    }
     let mut decision = match policy.rules.decide(&call, principal) {
         Ok(decision) => decision,
         Err(unreadable) => return invalid(unreadable.to_string()),
@@ -142,11 +132,6 @@ fn judge<'p>(
             Ok(all) => decision = all,
             Err(text) => return invalid(text),
         }
-    }
-    if let (Some(pins), Object::Tool(name)) = (&policy.pins, call.object)
-        && let Err(held_back) = pins.check(name)
-    {
-        return (Some(Refusal::Denied(format!("The tool `{name}` {held_back}."))), decision.rule());
     }
     let named = call.object.name().map_or_else(String::new, |name| format!(" of `{name}`"));
     let denied = || Refusal::Denied(format!("The rules of this host do not allow `{}`{named}.", call.method));
@@ -165,6 +150,12 @@ fn judge<'p>(
         }
         (Decision::Deny(_) | Decision::Scopes(_), _) => Some(denied()),
     };
+    // Who may not call it anyway need not know how it is.
+    if let (None, Some(pins), Object::Tool(name)) = (&refusal, &policy.pins, call.object)
+        && let Err(held_back) = pins.check(name)
+    {
+        return (Some(Refusal::Denied(format!("The tool `{name}` {held_back}."))), decision.rule());
+    }
     (refusal, decision.rule())
 }
 
@@ -185,21 +176,13 @@ fn listened<'p>(
 ) -> Result<Decision<'p>, String> {
     let uris = resources::subscribed(message.params.notifications).map_err(|bad| bad.to_string())?;
     for uri in &uris {
-        if policy.names_resources()
-            && let Some(normal) = resources::other_form(uri)
-        {
-            return Err(format!(
-                "the URI has another form than the one that rules know: expected `{normal}`"
-            ));
-        }
         let object = Object::Resource(uri);
         let call = Call { method: "resources/subscribe", object, arguments: Some(Arguments::of(None)) };
         let one = policy.rules.decide(&call, principal).map_err(|unreadable| unreadable.to_string())?;
         // What no scope can help decides for all of it.
-        decision = match (decision, one) {
-            (Decision::Deny(_), _) | (_, Decision::Allow(_)) => decision,
-            (_, stricter) => stricter,
-        };
+        if one.strictness() > decision.strictness() {
+            decision = one;
+        }
     }
     Ok(decision)
 }
@@ -213,8 +196,24 @@ fn limited(policy: &Policy, calls: &Calls, message: &Message<'_>) -> Option<Refu
     let address = calls.caller.client.map(|client| client.network().to_string());
     let name = calls.caller.principal.as_ref().map(|who| who.full_subject());
     let user = name.as_deref().or(address.as_deref()).unwrap_or_default();
-    let taken = policy.buckets.take(host, user, &policy.limits, call.method, call.object);
-    taken.err().map(Refusal::TooMany)
+    let take = |method: &str, object: Object<'_>| {
+        // Each resource has one bucket, however it is written.
+        let normal = match object {
+            Object::Resource(uri) => resources::normal(uri),
+            _ => String::new(),
+        };
+        let object = if let Object::Resource(_) = object { Object::Resource(&normal) } else { object };
+        policy.buckets.take(host, user, &policy.limits, method, object).err().map(Refusal::TooMany)
+    };
+    if let Some(too_many) = take(call.method, call.object) {
+        return Some(too_many);
+    }
+    // A subscription to many counts as many.
+    let uris = match call.method {
+        "subscriptions/listen" => resources::subscribed(message.params.notifications).unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    uris.iter().find_map(|uri| take("resources/subscribe", Object::Resource(uri)))
 }
 
 /// Notes a call, or what would be one if it is refused.

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::message::looks_like;
 use super::pins::Pins;
 use super::rules::{Call, Decision, Object, Rules};
 use crate::context::Principal;
@@ -76,6 +77,17 @@ impl Review {
         pinned && self.allows(object)
     }
 
+    /// Takes note of an entry that can be read in more than one way: it may be of a tool that was approved.
+    fn look_closer(&self, entry: &str) {
+        #[derive(Deserialize)]
+        struct Named {
+            name: String,
+        }
+        if let (Some(pins), Ok(Named { name })) = (&self.pins, serde_json::from_str(entry)) {
+            pins.look(&name, entry);
+        }
+    }
+
     fn allows(&self, object: Object<'_>) -> bool {
         match self.rules.decide(&Call::listed(object), self.principal.as_deref()) {
             Ok(Decision::Allow(_)) => true,
@@ -100,13 +112,11 @@ impl Review {
 
     /// Finds the lists of one message.
     fn cut<'a>(&self, whole: &'a str, message: &'a str, cuts: &mut Vec<Cut<'a>>) -> Result<(), BadList> {
-        let Some((_, result)) = members(message)?.into_iter().find(|(name, _)| name == "result") else {
-            return Ok(());
-        };
+        let Some((_, result)) = one_of(members(message)?, &["result"])?.pop() else { return Ok(()) };
         if !result.get().starts_with('{') {
             return Ok(());
         }
-        for (name, list) in members(result.get())? {
+        for (name, list) in one_of(members(result.get())?, &KNOWN)? {
             // What depends on who asks is nobody else's (revision 2026-07-28).
             if name == "cacheScope" && list.get() != PRIVATE {
                 let begin = list.get().as_ptr() as usize - whole.as_ptr() as usize;
@@ -121,10 +131,13 @@ impl Review {
             let count = all.len();
             let kept: Vec<_> = all
                 .into_iter()
-                // An entry that does not say what it is has no place in a list.
-                .filter(|entry| {
-                    text_of(entry.get(), kind.key())
-                        .is_some_and(|name| self.keeps(kind.object(&name), entry.get()))
+                .filter(|entry| match text_of(entry.get(), kind.key()) {
+                    Some(name) => self.keeps(kind.object(&name), entry.get()),
+                    // An entry that does not say what it is has no place in a list.
+                    None => {
+                        self.look_closer(entry.get());
+                        false
+                    }
                 })
                 .collect();
             if kept.len() < count {
@@ -134,6 +147,25 @@ impl Review {
         }
         Ok(())
     }
+}
+
+/// What of a result is looked at.
+const KNOWN: [&str; 5] = ["tools", "prompts", "resources", "resourceTemplates", "cacheScope"];
+
+/// The members that are known. One that is known in another case is one to readers who ignore that.
+fn one_of<'a>(mut all: Members<'a>, known: &[&str]) -> Result<Members<'a>, BadList> {
+    for (name, _) in &all {
+        if let Some(other) = known.iter().find(|known| name != **known && looks_like(name, known)) {
+            return Err(BadList(format!("a member is `{other}` in another case")));
+        }
+    }
+    all.retain(|(name, _)| known.contains(&&**name));
+    Ok(all)
+}
+
+/// Whether a member of a result is a list that has to be looked through, in whatever case its name is written.
+pub(super) fn is_list(name: &[u8]) -> bool {
+    KNOWN[..4].iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
 }
 
 /// What a list is of.
@@ -229,12 +261,15 @@ pub(super) fn string(json: &str) -> Option<Cow<'_, str>> {
     serde_json::from_str::<Text<'_>>(json).ok().map(|text| text.0)
 }
 
-/// The members of an object, unread, each name once.
-pub(super) fn members(text: &str) -> Result<Vec<(Cow<'_, str>, &RawValue)>, BadList> {
-    struct Members;
+/// The members of an object, unread.
+type Members<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
 
-    impl<'de> Visitor<'de> for Members {
-        type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+/// The members of an object, unread, each name once.
+pub(super) fn members(text: &str) -> Result<Members<'_>, BadList> {
+    struct All;
+
+    impl<'de> Visitor<'de> for All {
+        type Value = Members<'de>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("an object")
@@ -252,7 +287,7 @@ pub(super) fn members(text: &str) -> Result<Vec<(Cow<'_, str>, &RawValue)>, BadL
         }
     }
     let mut reader = serde_json::Deserializer::from_str(text);
-    let all = reader.deserialize_map(Members)?;
+    let all = reader.deserialize_map(All)?;
     reader.end()?;
     Ok(all)
 }

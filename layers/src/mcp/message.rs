@@ -23,7 +23,8 @@ use crate::body::{Body, BoxError, RequestBodyError};
 pub const MAX_ID: usize = 256;
 /// The deepest nesting. Recursive readers of other languages give up at about a thousand.
 pub const MAX_DEPTH: usize = 64;
-/// The most values of a body. Read as a tree, each takes up to a hundred times its bytes.
+/// The most values of what is read as a tree, which takes up to a hundred times its bytes; an object or a list counts
+/// for eight.
 pub const MAX_VALUES: usize = 100_000;
 /// The most messages of a batch.
 pub const MAX_BATCH: usize = 64;
@@ -84,7 +85,8 @@ impl<'a> Payload<'a> {
     /// When it is neither a message nor a batch, or not unambiguous.
     pub fn read(body: &'a [u8]) -> Result<Self, MessageError> {
         let text = std::str::from_utf8(body).map_err(|error| MessageError::Parse(error.to_string()))?;
-        if let Err(unwieldy) = check_shape(body) {
+        // Arguments stay text: only who reads them minds how many they are.
+        if let Err(unwieldy) = shape_within(body, MAX_DEPTH, usize::MAX) {
             return Err(MessageError::Invalid(unwieldy.to_string().into()));
         }
         if !text.trim_ascii_start().starts_with('[') {
@@ -437,7 +439,7 @@ fn shape_within(bytes: &[u8], deepest: usize, most: usize) -> Result<(), Unwield
             b'"' => in_string = true,
             b'[' | b'{' => {
                 depth += 1;
-                values += 1;
+                values += 8;
             }
             b',' => values += 1,
             b']' | b'}' => depth = depth.saturating_sub(1),

@@ -80,7 +80,7 @@ pub const USUAL_BOUND: usize = 4 << 20;
 /// What a host says about its MCP server.
 #[derive(Clone)]
 pub struct Policy {
-    /// The path of the server, in lower case; what is below it is its, too.
+    /// The path of the server; what is below it is its, too.
     pub endpoint: SmolStr,
     /// Whether requests for other paths go on unread, if no route is for them. A server may listen there, too.
     pub other_paths: bool,
@@ -108,7 +108,7 @@ impl Policy {
     /// A policy that lets everything through that is a message, and keeps no records.
     pub fn new(endpoint: &str) -> Self {
         Self {
-            endpoint: endpoint.trim_end_matches('/').to_ascii_lowercase().into(),
+            endpoint: endpoint.trim_end_matches('/').into(),
             other_paths: false,
             rules: Arc::default(),
             limits: Vec::new(),
@@ -122,19 +122,21 @@ impl Policy {
         }
     }
 
-    /// Whether anything depends on which resource a call is about.
-    fn names_resources(&self) -> bool {
-        let named =
-            self.rules.rules.iter().map(|rule| &rule.what).chain(self.limits.iter().map(|limit| &limit.what));
-        named.into_iter().any(|what| !what.resources.is_empty())
-    }
-
     /// Whether a path is the server's, in any reading that it might have of it.
     fn is_for(&self, path: &str) -> bool {
-        // Some servers route without regard to case.
-        let at = |path: &str| glob::starts_path(&self.endpoint, &path.to_ascii_lowercase());
-        at(path) || readings::is_ambiguous(path) && readings::others(path).iter().any(|other| at(other))
+        holds(path, |path| glob::starts_path(&self.endpoint, path))
     }
+
+    /// Whether it is to servers that route without regard to case: no client needs it, and nobody else looks after it.
+    fn is_almost_for(&self, path: &str) -> bool {
+        let endpoint = self.endpoint.to_ascii_lowercase();
+        holds(path, |path| glob::starts_path(&endpoint, &path.to_ascii_lowercase()))
+    }
+}
+
+/// Whether it is so of any reading of a path.
+fn holds(path: &str, at: impl Fn(&str) -> bool) -> bool {
+    at(path) || readings::is_ambiguous(path) && readings::others(path).iter().any(|other| at(other))
 }
 
 impl fmt::Debug for Policy {
@@ -193,7 +195,7 @@ where
         if !policy.is_for(request.uri().path()) {
             let context = request.extensions().get::<RequestContext>();
             let routed = context.is_some_and(|context| context.route.is_some());
-            if routed || policy.other_paths {
+            if (routed || policy.other_paths) && !policy.is_almost_for(request.uri().path()) {
                 return self.inner.call(request).into();
             }
             let detail = "There is only an MCP server on this host, at another path.";
@@ -240,8 +242,8 @@ where
         let refusal = error::rejection(StatusCode::BAD_REQUEST, "mcp_unexpected_body", text.to_owned(), body);
         return Err(refusal.into());
     }
-    // Nobody could judge what goes through a tunnel.
-    if request.headers().contains_key(UPGRADE) {
+    // Nobody could judge what goes through a tunnel. An offer of HTTP/2 may be passed over (RFC 9110, section 7.8).
+    if request.headers_mut().remove(UPGRADE).is_some_and(|to| !to.as_bytes().eq_ignore_ascii_case(b"h2c")) {
         let text = "There is no other protocol at an MCP server than HTTP.";
         let body = error::document(None, error::INVALID_REQUEST, text);
         let refusal = error::rejection(StatusCode::NOT_IMPLEMENTED, "mcp_upgrade", text.to_owned(), body);
@@ -250,8 +252,8 @@ where
     let calls = Calls::of(caller(&policy, request.headers(), request.extensions().get()));
     request.headers_mut().remove(ACCEPT_ENCODING);
     // Answers of calls may come on it, when a client goes on where it has lost its connection.
-    let review = review(&policy, &calls);
-    let treatment = Treatment { limit: policy.max_answer, review, lists: true, asked: false, batch: false };
+    let (review, asked) = (review(&policy, &calls), request.method() == Method::GET);
+    let treatment = Treatment { limit: policy.max_answer, review, lists: true, asked, batch: false };
     let answer: BoxFuture<_> = inner.call(request).into();
     match answer.await {
         Ok(response) => answer::pass(response, treatment, calls).await,

@@ -6,6 +6,7 @@
 use memchr::memchr2;
 
 use super::call::Outcome;
+use super::lists::is_list;
 
 /// Reads a message in whatever pieces it comes.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub(super) struct Watch {
     /// Which member of the error or result this is.
     inner: Inner,
     outcome: Outcome,
+    /// The result has a list in it, or a name that only a reader of escapes could tell.
+    lists: bool,
     /// It is no object: a batch, or no message at all.
     other: bool,
 }
@@ -45,7 +48,7 @@ enum Inner {
 /// A short text; a longer one is none that matters.
 #[derive(Debug, Default)]
 struct Word {
-    bytes: [u8; 16],
+    bytes: [u8; 24],
     length: usize,
 }
 
@@ -99,6 +102,11 @@ impl Watch {
         self.outcome
     }
 
+    /// Whether the result has a list in it that somebody would have to look through.
+    pub(super) const fn has_lists(&self) -> bool {
+        self.lists
+    }
+
     /// A byte outside of strings.
     fn mark(&mut self, byte: u8) {
         match byte {
@@ -142,11 +150,18 @@ impl Watch {
                 self.member = match self.word.text() {
                     b"result" => Member::Result,
                     b"error" => Member::Error,
+                    // Some readers take it for the one.
+                    name if name.eq_ignore_ascii_case(b"result") || name.contains(&0) => {
+                        self.lists = true;
+                        Member::Other
+                    }
                     _ => Member::Other,
                 };
                 self.outcome.answered |= self.member != Member::Other;
             }
             2 => {
+                let name = self.word.text();
+                self.lists |= self.member == Member::Result && (is_list(name) || name.contains(&0));
                 self.inner = match (self.member, self.word.text()) {
                     (Member::Error, b"code") => Inner::Code,
                     (Member::Result, b"isError") => Inner::IsError,
@@ -207,6 +222,28 @@ mod tests {
                 watch.feed(&message.as_bytes()[..cut]);
                 watch.feed(&message.as_bytes()[cut..]);
                 assert_eq!(watch.outcome(), expected, "{message} cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn lists_are_seen_wherever_the_message_is_cut() {
+        for (message, expected) in [
+            (r#"{"id":1,"result":{"tools":[]}}"#, true),
+            (r#"{"id":1,"result":{"Tools":[]}}"#, true),
+            (r#"{"id":1,"Result":{"tools":[]}}"#, true),
+            (r#"{"id":1,"result":{"t\u006fols":[]}}"#, true),
+            (r#"{"id":1,"r\u0065sult":{"tools":[]}}"#, true),
+            (r#"{"id":1,"result":{"_meta":{"x":1},"resourceTemplates":[]}}"#, true),
+            (r#"{"id":1,"result":{"content":[{"tools":1}],"structuredContent":{"tools":[]}}}"#, false),
+            (r#"{"id":1,"result":{"capabilities":{"tools":{}}}}"#, false),
+            (r#"{"id":1,"params":{"tools":[]}}"#, false),
+        ] {
+            for cut in 0..=message.len() {
+                let mut watch = Watch::default();
+                watch.feed(&message.as_bytes()[..cut]);
+                watch.feed(&message.as_bytes()[cut..]);
+                assert_eq!(watch.has_lists(), expected, "{message} cut at {cut}");
             }
         }
     }

@@ -12,6 +12,7 @@ use smol_str::SmolStr;
 
 use super::arguments::{Arguments, Condition, Holds, Unreadable};
 use super::message::{Message, Params};
+use super::resources::{Reading, decoded, readings};
 use crate::context::Principal;
 use crate::glob;
 use crate::users::Users;
@@ -192,6 +193,15 @@ pub enum Decision<'r> {
 }
 
 impl<'r> Decision<'r> {
+    /// How far it is from letting a call pass.
+    pub(super) const fn strictness(&self) -> u8 {
+        match self {
+            Self::Allow(_) => 0,
+            Self::Scopes(_) => 1,
+            Self::Deny(_) => 2,
+        }
+    }
+
     /// The rule that decided; `None`: the default.
     pub const fn rule(&self) -> Option<&'r Rule> {
         match self {
@@ -215,7 +225,7 @@ impl Selector {
         match object {
             Object::Tool(name) => has(tools, name),
             Object::Prompt(name) => has(prompts, name),
-            Object::Resource(uri) => has(resources, uri),
+            Object::Resource(uri) => resources.iter().any(|one| glob::matches(&decoded(one), uri)),
             Object::Task(_) | Object::Nothing => false,
         }
     }
@@ -267,8 +277,31 @@ impl Rules {
     ///
     /// When a rule asks for arguments that can't be read.
     pub fn decide(&self, call: &Call<'_>, principal: Option<&Principal>) -> Result<Decision<'_>, Unreadable> {
+        let object = call.object;
+        let Object::Resource(uri) = object else { return self.decide_one(call, object, principal) };
+        if self.rules.iter().all(|rule| rule.what.resources.is_empty()) {
+            return self.decide_one(call, object, principal);
+        }
+        // Nobody knows how the server reads it: the strictest decision on any reading is the one.
+        let mut strictest = Decision::Allow(None);
+        for (index, Reading { uri, whole }) in readings(uri).iter().enumerate() {
+            let decision = self.decide_one(call, Object::Resource(uri), principal)?;
+            let counts = *whole || decision.rule().is_some();
+            if index == 0 || counts && decision.strictness() > strictest.strictness() {
+                strictest = decision;
+            }
+        }
+        Ok(strictest)
+    }
+
+    fn decide_one(
+        &self,
+        call: &Call<'_>,
+        object: Object<'_>,
+        principal: Option<&Principal>,
+    ) -> Result<Decision<'_>, Unreadable> {
         for rule in &self.rules {
-            if !rule.what.covers(call.method, call.object)
+            if !rule.what.covers(call.method, object)
                 || !rule.who.covers(principal)
                 || !rule.takes(call.arguments.as_ref())?
             {
@@ -283,6 +316,8 @@ impl Rules {
         }
         Ok(match self.default {
             Effect::Deny if !is_basic(call.method) => Decision::Deny(None),
+            // It names the tasks of everybody, of tools too that a rule denies; who knows the id of a task has begun it.
+            Effect::Allow if call.method == "tasks/list" && !self.is_open() => Decision::Deny(None),
             _ => Decision::Allow(None),
         })
     }
@@ -426,6 +461,53 @@ mod tests {
             );
         }
         assert!(!rules.is_open() && Rules::default().is_open());
+    }
+
+    #[test]
+    fn no_spelling_of_a_resource_is_a_way_around() {
+        let about = |pattern: &str| Selector { resources: texts(&[pattern]), ..Selector::default() };
+        let deny =
+            Rules { rules: vec![rule("etc", about("file:///etc/*"), Effect::Deny)], ..Rules::default() };
+        let allow = Rules {
+            rules: vec![rule("srv", about("file:///srv/My%20Files/*"), Effect::Allow)],
+            default: Effect::Deny,
+        };
+        for (uri, denied, allowed) in [
+            ("file:///etc/passwd", "deny etc", "deny default"),
+            ("file:///%65tc/passwd", "deny etc", "deny default"),
+            ("file:////etc/passwd", "deny etc", "deny default"),
+            ("file:///srv/My%20Files/a", "allow default", "allow srv"),
+            ("file:///srv/My Files/a?b=c", "allow default", "allow srv"),
+            ("file:///srv/My%20Files/..%2f..%2f..%2fetc%2fpasswd", "deny etc", "deny default"),
+            ("file:///srv/My%20Files/../../tmp", "allow default", "deny default"),
+        ] {
+            let of = |rules| decided(rules, "resources/read", Object::Resource(uri), None, None);
+            assert_eq!((of(&deny).as_str(), of(&allow).as_str()), (denied, allowed), "{uri}");
+        }
+        let exact =
+            Rules { rules: vec![rule("one", about("file:///etc/passwd"), Effect::Deny)], ..Rules::default() };
+        for uri in ["file:///etc/passwd#x", "file:///etc/passwd?x", "file:///etc/./passwd%23"] {
+            assert_eq!(
+                decided(&exact, "resources/read", Object::Resource(uri), None, None),
+                "deny one",
+                "{uri}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_list_of_all_tasks_is_for_nobody_whom_no_rule_allows_it_where_some_are_refused() {
+        let never = rule("never", tools(&["x"]), Effect::Deny);
+        let list = rule("list", methods(&["tasks/list"]), Effect::Allow);
+        for (rules, expected) in [
+            (vec![], "allow default"),
+            (vec![never.clone()], "deny default"),
+            (vec![never, list], "allow list"),
+        ] {
+            let rules = Rules { rules, ..Rules::default() };
+            assert_eq!(decided(&rules, "tasks/list", Object::Nothing, None, None), expected);
+            assert_eq!(decided(&rules, "tasks/get", Object::Task("1"), None, None), "allow default");
+        }
     }
 
     #[test]

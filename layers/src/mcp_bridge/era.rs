@@ -113,7 +113,8 @@ impl Eras {
         }
         let (speaks, age) = match timeout(settings.probe_time, ask(&upstream())).await {
             Ok(Some(speaks)) => (speaks, settings.era_age),
-            Ok(None) => (Speaks::Unknown, LEAST_AGE),
+            // It may be that it is not for this caller: what it said to another one holds on.
+            Ok(None) => (kept.before().unwrap_or(Speaks::Unknown), LEAST_AGE),
             // Some old servers say nothing at all to what they don't know.
             Err(_) => (Speaks::Legacy, DOUBT),
         };
@@ -134,6 +135,12 @@ impl Eras {
 }
 
 impl Kept {
+    /// What was learned last, whether or not it still counts.
+    fn before(&self) -> Option<Speaks> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().map(|known| known.speaks.clone())
+    }
+
     fn now(&self) -> Option<Speaks> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.as_ref().filter(|known| Instant::now() < known.until).map(|known| known.speaks.clone())

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use portcullis_layers::mcp::pins::{Known, digest};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -17,9 +18,9 @@ const PREFIX: &str = "mcp-tools:";
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct McpTools {
-    /// What was approved, by name.
+    /// What was approved, by name: servers may tell each client another form of it.
     #[serde(default)]
-    pub approved: BTreeMap<String, ApprovedTool>,
+    pub approved: BTreeMap<String, Vec<ApprovedTool>>,
     /// What was seen last and is not what was approved, by name.
     #[serde(default)]
     pub seen: BTreeMap<String, SeenTool>,
@@ -48,8 +49,9 @@ pub struct ApprovedTool {
 pub struct SeenTool {
     /// SHA-256 of its definition in one form, as hexadecimal digits.
     pub digest: String,
-    /// What the list says of it.
-    pub definition: Value,
+    /// What the list says of it; `null` where that is too long, or can be read in more than one way.
+    #[serde(default)]
+    pub definition: Option<Value>,
     /// When it was first seen so.
     pub at: Timestamp,
 }
@@ -65,10 +67,21 @@ impl McpTools {
         id.strip_prefix(PREFIX)
     }
 
-    /// Those that are others now than was approved.
-    pub fn changed(&self) -> impl Iterator<Item = &String> {
-        let is_approved = |name: &String| self.approved.contains_key(name);
-        self.seen.keys().filter(move |name| is_approved(name))
+    /// Whether a definition is one that was approved.
+    pub fn is_approved(&self, name: &str, digest: &str) -> bool {
+        self.approved.get(name).is_some_and(|all| all.iter().any(|one| one.digest == digest))
+    }
+
+    /// What the edge has to know of it. A digest counts only if it is that of its definition.
+    pub fn known(&self) -> Known {
+        let approved = self.approved.iter().map(|(name, all)| {
+            let digests = all.iter().filter_map(|one| {
+                digest(&one.definition.to_string()).filter(|digest| hex(digest) == one.digest)
+            });
+            (name.into(), digests.collect())
+        });
+        let seen = self.seen.iter().filter_map(|(name, one)| Some((name.into(), unhex(&one.digest)?)));
+        Known { approved: approved.collect(), seen: seen.collect() }
     }
 }
 
@@ -78,7 +91,7 @@ pub fn hex(digest: &[u8; 32]) -> String {
 }
 
 /// A digest as it is compared; `None` when it is none.
-pub fn unhex(text: &str) -> Option<[u8; 32]> {
+fn unhex(text: &str) -> Option<[u8; 32]> {
     let mut digest = [0; 32];
     if text.len() != 64 || !text.is_ascii() {
         return None;

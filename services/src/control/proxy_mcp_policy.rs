@@ -11,12 +11,12 @@ use serde_json::{Map, Value};
 use smol_str::SmolStr;
 
 use super::changes::Form;
-use super::operation::{create, delete, get, post, put};
+use super::operation::{create, delete, get, patch, post, put};
 use super::proxies::json;
 use super::{Access, Context, Control, Done, Endpoint, Error, Operation, Surface};
 use crate::config::names::Group;
 use crate::config::proxy::mcp::{Mcp, McpRule};
-use crate::config::{Config, FieldError, HostPattern, Proxy, Scope};
+use crate::config::{Config, FieldError, HostPattern, Proxy, Scope, field};
 
 /// What the fields of the policy are called in the proxy.
 const PREFIX: &str = "mcp.";
@@ -24,6 +24,7 @@ const PREFIX: &str = "mcp.";
 /// Adds the operations.
 pub fn register(surface: &mut impl Surface) {
     surface.add::<SetMcpPolicy>();
+    surface.add::<UpdateMcpPolicy>();
     surface.add::<ShowMcpPolicy>();
     surface.add::<ClearMcpPolicy>();
     surface.add::<AddMcpRule>();
@@ -99,6 +100,43 @@ impl Operation for SetMcpPolicy {
     async fn run(self, control: &Control, ctx: &Context) -> Result<McpPolicy, Error> {
         let policy = self.policy.read()?;
         let change = |proxy: Proxy, _: &Config| Ok(Proxy { mcp: Some(policy.clone()), ..proxy });
+        let changed = control.edit(ctx, self.proxy_hostname.as_str(), change).await;
+        McpPolicy::of(changed.map_err(unprefixed(PREFIX))?)
+    }
+}
+
+/// Change what clients of the MCP server behind a proxy may do: what is not given stays, `null` brings back the default.
+#[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
+pub struct UpdateMcpPolicy {
+    /// The public name.
+    pub proxy_hostname: HostPattern,
+    /// What changes.
+    #[serde(flatten)]
+    #[command(flatten)]
+    pub changes: Form<Mcp>,
+}
+
+impl Operation for UpdateMcpPolicy {
+    const NAME: &'static str = "update_mcp_policy";
+    const COMMAND: &'static [&'static str] = &["proxy", "mcp", "policy", "update"];
+    const HTTP: Endpoint = patch("/proxy/targets/{proxy_hostname}/mcp/policy");
+    const SCOPE: Access = Access::Admin;
+    type Output = McpPolicy;
+
+    fn subject(&self) -> Option<String> {
+        Some(self.proxy_hostname.to_string())
+    }
+
+    async fn run(self, control: &Control, ctx: &Context) -> Result<McpPolicy, Error> {
+        let change = |proxy: Proxy, _: &Config| {
+            let mut fields = match serde_json::to_value(policy_of(&proxy)?).map_err(Error::internal)? {
+                Value::Object(fields) => fields,
+                _ => Map::new(),
+            };
+            field::merge(&mut fields, &self.changes.0);
+            let policy = field::read(&Value::Object(fields)).map_err(Error::invalid)?;
+            Ok(Proxy { mcp: Some(policy), ..proxy })
+        };
         let changed = control.edit(ctx, self.proxy_hostname.as_str(), change).await;
         McpPolicy::of(changed.map_err(unprefixed(PREFIX))?)
     }

@@ -461,7 +461,9 @@ impl Proxy {
 
     pub(super) fn check_mcp(&self, problems: &mut Vec<FieldError>) {
         let Some(mcp) = &self.mcp else { return };
-        if self.has_builtin_mcp() && starts_path(self.mcp_endpoint().trim_end_matches('/'), BUILTIN_MCP) {
+        if self.has_builtin_mcp()
+            && starts_path(&self.mcp_endpoint().trim_end_matches('/').to_ascii_lowercase(), BUILTIN_MCP)
+        {
             let detail = "the gateway's own server is at `/mcp` here: expected `resource_endpoint` to be another path, \
                           or no `builtin_mcp`";
             problems.push(FieldError::bare("mcp", detail));
