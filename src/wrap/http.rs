@@ -20,17 +20,25 @@ use tokio::sync::mpsc;
 use tokio::time::Interval;
 
 use super::MAX_MESSAGE;
-use super::session::{Refused, Session};
+use super::message::{Bad, Id, Message};
+use super::session::{Event, Refused, Session};
 use super::sessions::{NoSession, Sessions};
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 const PROTOCOL: HeaderName = HeaderName::from_static("mcp-protocol-version");
+const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The revisions that have sessions over this transport.
-const VERSIONS: [&str; 3] = ["2025-11-25", "2025-06-18", "2025-03-26"];
+pub(super) const VERSIONS: [&str; 3] = ["2025-11-25", "2025-06-18", "2025-03-26"];
 
 /// The first revision that has none.
-const STATELESS: &str = "2026-07-28";
+pub(super) const STATELESS: &str = "2026-07-28";
+
+/// From this one on, streams begin with an event without a message, so that clients know by what to come back.
+const PRIMED: &str = "2025-11-25";
+
+/// How soon a client comes back that has lost its connection, in milliseconds.
+const RETRY: u32 = 1000;
 
 /// How often a silent stream shows that it is alive.
 const ALIVE: Duration = Duration::from_secs(15);
@@ -130,65 +138,65 @@ async fn say(State(site): State<Site>, request: Request<Body>) -> Response {
         let text = format!("The body must not be longer than {MAX_MESSAGE} bytes.");
         return refused(StatusCode::PAYLOAD_TOO_LARGE, -32600, &text, &Value::Null);
     };
-    let message = match serde_json::from_slice::<Value>(&body) {
-        Ok(message @ Value::Object(_)) if message["jsonrpc"] == "2.0" => message,
-        Ok(_) => return invalid("expected one JSON-RPC 2.0 message"),
-        Err(_) => return refused(StatusCode::BAD_REQUEST, -32700, "expected JSON", &Value::Null),
+    let message = match Message::read(body.into()) {
+        Ok(message) if message.versioned => message,
+        Ok(_) | Err(Bad::Message) => return invalid("expected one JSON-RPC 2.0 message"),
+        Err(Bad::Json) => return refused(StatusCode::BAD_REQUEST, -32700, "expected JSON", &Value::Null),
     };
-    let has_id = match message.get("id") {
-        None => false,
-        Some(Value::String(_) | Value::Number(_)) => true,
-        Some(_) => return invalid("expected a text or a number as id"),
-    };
-    match message.get("method") {
-        Some(Value::String(method)) if method == "initialize" && has_id => begin(&site, message).await,
-        Some(Value::String(_)) if has_id => ask(&site, &parts.headers, &message),
-        Some(Value::String(_)) | None => {
-            match site.session(&parts.headers).map(|session| session.tell(&message)) {
+    if message.bad_id {
+        return invalid("expected a text of at most 1024 bytes, or a number, as id");
+    }
+    match (message.method.as_deref(), &message.id) {
+        (Some("initialize"), Some(_)) => begin(&site, &message).await,
+        (Some(_), Some(_)) => ask(&site, &parts.headers, message),
+        (Some(_), None) | (None, _) => {
+            match site.session(&parts.headers).map(|session| session.tell(message)) {
                 Ok(Ok(())) => StatusCode::ACCEPTED.into_response(),
                 Ok(Err(error)) => busy(&error, &Value::Null),
                 Err(response) => *response,
             }
         }
-        Some(_) => invalid("expected a text as method"),
     }
 }
 
-async fn begin(site: &Site, hello: Value) -> Response {
-    let id = hello["id"].clone();
-    // Whoever speaks only what has no sessions is told what there is.
-    let mut hello = hello;
-    if hello.pointer("/params/protocolVersion").and_then(Value::as_str).is_some_and(|one| one >= STATELESS) {
-        hello["params"]["protocolVersion"] = VERSIONS[0].into();
-    }
-    match site.sessions.begin(hello).await {
+async fn begin(site: &Site, hello: &Message) -> Response {
+    let id = hello.id.as_ref().map_or(Value::Null, Id::value);
+    let error = match site.sessions.begin(hello).await {
         Ok((session, answer)) => {
-            let mut response = ([(CONTENT_TYPE, "application/json")], answer.to_string()).into_response();
+            let mut response = ([(CONTENT_TYPE, "application/json")], answer.text).into_response();
             if let Ok(value) = HeaderValue::try_from(session)
                 && !value.is_empty()
             {
                 response.headers_mut().insert(SESSION_ID, value);
             }
-            response
+            return response;
         }
-        Err(error @ NoSession::Full) => {
+        Err(error) => error,
+    };
+    match &error {
+        NoSession::Full | NoSession::Stopping => {
             refused(StatusCode::SERVICE_UNAVAILABLE, -32000, &error.to_string(), &id)
         }
-        Err(error @ NoSession::Broken(_)) => {
+        NoSession::TooLong => refused(StatusCode::PAYLOAD_TOO_LARGE, -32600, &error.to_string(), &id),
+        NoSession::Broken(_) => {
             eprintln!("portcullis: {error}");
             refused(StatusCode::BAD_GATEWAY, -32603, "The server can't be started, or does not answer.", &id)
         }
     }
 }
 
-fn ask(site: &Site, headers: &HeaderMap, message: &Value) -> Response {
+fn ask(site: &Site, headers: &HeaderMap, message: Message) -> Response {
     let session = match site.session(headers) {
         Ok(session) => session,
         Err(response) => return *response,
     };
+    let id = message.id.as_ref().map_or(Value::Null, Id::value);
     match session.ask(message) {
-        Ok(heard) => events(Events::new(heard, session, Some(message["id"].clone()))),
-        Err(error) => busy(&error, &message["id"]),
+        Ok(heard) => {
+            let primed = headers.get(PROTOCOL).is_some_and(|version| version.as_bytes() >= PRIMED.as_bytes());
+            events(Events::new(heard.events, session, Some(heard.stream), primed))
+        }
+        Err(error) => busy(&error, &id),
     }
 }
 
@@ -213,9 +221,17 @@ async fn listen(State(site): State<Site>, headers: HeaderMap) -> Response {
             &Value::Null,
         );
     }
-    match site.session(&headers) {
-        Ok(session) => events(Events::new(session.listen(), session, None)),
-        Err(response) => *response,
+    let session = match site.session(&headers) {
+        Ok(session) => session,
+        Err(response) => return *response,
+    };
+    let Some(last) = headers.get(LAST_EVENT) else {
+        return events(Events::new(session.listen(), session, None, false));
+    };
+    let stream = last.to_str().ok().and_then(|id| id.split_once('-')?.0.parse().ok());
+    match stream.and_then(|stream| session.resume(stream)) {
+        Some(heard) => events(Events::new(heard.events, session, Some(heard.stream), false)),
+        None => invalid("Nothing is kept any more of the stream that Last-Event-ID names."),
     }
 }
 
@@ -239,19 +255,34 @@ fn events(events: Events) -> Response {
     (headers, Body::from_stream(events)).into_response()
 }
 
-/// The messages of a stream. One that is about a request ends with its answer; dropped before, it gives the request up.
+/// The messages of a stream. One that is about a request ends with its answer. Dropped before, it can be gone on with: a
+/// connection that is lost has cancelled nothing.
 struct Events {
-    heard: mpsc::Receiver<Value>,
+    heard: mpsc::Receiver<Event>,
     session: Arc<Session>,
-    request: Option<Value>,
+    /// What the stream is called, where it is about a request.
+    stream: Option<u64>,
+    /// How many events it has had.
+    count: u64,
+    /// Whether it is still to begin with an event without a message.
+    primes: bool,
     alive: Interval,
     done: bool,
 }
 
 impl Events {
-    fn new(heard: mpsc::Receiver<Value>, session: Arc<Session>, request: Option<Value>) -> Self {
+    fn new(heard: mpsc::Receiver<Event>, session: Arc<Session>, stream: Option<u64>, primes: bool) -> Self {
         let start = tokio::time::Instant::now() + ALIVE;
-        Self { heard, session, request, alive: tokio::time::interval_at(start, ALIVE), done: false }
+        let alive = tokio::time::interval_at(start, ALIVE);
+        Self { heard, session, stream, count: 0, primes, alive, done: false }
+    }
+
+    /// The line with the id of the next event; nothing where none can be come back to.
+    fn id(&mut self) -> String {
+        let Some(stream) = self.stream else { return String::new() };
+        let count = self.count;
+        self.count += 1;
+        format!("id: {stream}-{count}\n")
     }
 }
 
@@ -262,17 +293,20 @@ impl Stream for Events {
         if self.done {
             return Poll::Ready(None);
         }
-        if let Poll::Ready(message) = self.heard.poll_recv(cx) {
-            let Some(message) = message else {
+        if std::mem::take(&mut self.primes) {
+            let event = format!("{}retry: {RETRY}\ndata:\n\n", self.id());
+            return Poll::Ready(Some(Ok(event.into())));
+        }
+        if let Poll::Ready(event) = self.heard.poll_recv(cx) {
+            let Some(event) = event else {
                 self.done = true;
                 return Poll::Ready(None);
             };
-            let is_answer = message.get("method").is_none();
-            if is_answer && self.request.as_ref() == message.get("id") {
-                self.done = true;
-            }
-            // JSON has no line breaks outside of texts, and escapes those in them.
-            return Poll::Ready(Some(Ok(Bytes::from(format!("event: message\ndata: {message}\n\n")))));
+            self.done = event.last;
+            let mut text = format!("event: message\n{}data: ", self.id()).into_bytes();
+            text.extend_from_slice(&event.text);
+            text.extend_from_slice(b"\n\n");
+            return Poll::Ready(Some(Ok(text.into())));
         }
         match self.alive.poll_tick(cx) {
             Poll::Ready(_) => Poll::Ready(Some(Ok(Bytes::from_static(b": alive\n\n")))),
@@ -283,8 +317,6 @@ impl Stream for Events {
 
 impl Drop for Events {
     fn drop(&mut self) {
-        if let (false, Some(id)) = (self.done, &self.request) {
-            self.session.give_up(id);
-        }
+        self.session.touch();
     }
 }

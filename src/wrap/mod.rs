@@ -6,33 +6,38 @@
 //!
 //! It speaks the revisions with sessions (2025-03-26 to 2025-11-25); a gateway in front carries newer clients over.
 //!
+//! - `message`: what is read of a message.
 //! - `process`: one process and the lines that it reads and writes.
 //! - `session`: a session and what its client waits for.
 //! - `sessions`: all of them, bounded.
 //! - `http`: what clients see.
 
 mod http;
+mod message;
 mod process;
 mod session;
 mod sessions;
 
-use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 
+pub(crate) use self::process::Program;
 use self::sessions::Sessions;
 
 /// The longest message in either direction, in bytes.
 pub(crate) const MAX_MESSAGE: usize = 4 << 20;
 
+/// How long answers may still take when everything ends.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// What is wrapped, and how.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// The program and its arguments.
-    pub(crate) command: Vec<OsString>,
+    /// The program.
+    pub(crate) program: Arc<Program>,
     /// The path that clients call.
     pub(crate) path: String,
     /// What clients must bring as their bearer token.
@@ -57,17 +62,26 @@ pub(crate) async fn serve(
 ) -> std::io::Result<()> {
     let sessions = Arc::new(Sessions::new(settings));
     let sweep = tokio::spawn(Arc::clone(&sessions).sweep());
-    let outcome = axum::serve(listener, http::router(Arc::clone(&sessions)))
-        .with_graceful_shutdown({
-            let sessions = Arc::clone(&sessions);
-            async move {
-                stop.await;
-                // Streams end with their sessions; else nothing would ever be done.
-                sessions.end_all().await;
-            }
-        })
-        .await;
+    let closing = Arc::clone(&sessions);
+    let serving = axum::serve(listener, http::router(Arc::clone(&sessions))).with_graceful_shutdown({
+        let sessions = Arc::clone(&sessions);
+        async move {
+            stop.await;
+            // Streams end with their sessions, and nobody can begin another one.
+            sessions.close();
+        }
+    });
+    let late = async move {
+        closing.closed().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    let outcome = tokio::select! {
+        outcome = serving.into_future() => outcome,
+        // Whoever sends or reads too slowly.
+        () = late => Ok(()),
+    };
     sweep.abort();
-    sessions.end_all().await;
+    sessions.close();
+    sessions.gone().await;
     outcome
 }

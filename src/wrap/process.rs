@@ -6,13 +6,13 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 
 use super::MAX_MESSAGE;
+use super::message::Message;
 
 /// How long a process may take to end by itself when nobody writes to it any more.
 const LEAVE: Duration = Duration::from_secs(2);
@@ -20,12 +20,28 @@ const LEAVE: Duration = Duration::from_secs(2);
 /// How many messages wait for a process that does not read.
 const WAITING: usize = 64;
 
+/// What is started.
+#[derive(Debug, Clone)]
+pub(crate) struct Program {
+    /// The program and its arguments.
+    pub(crate) command: Vec<OsString>,
+    /// What it does not get of our environment.
+    pub(crate) without: Vec<OsString>,
+}
+
+/// A message on its way to a process, and the room that it takes.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) text: String,
+    pub(super) room: Option<OwnedSemaphorePermit>,
+}
+
 /// A running process. Dropped, it is killed with whatever it has started.
 #[derive(Debug)]
 pub(super) struct Process {
     child: Child,
     group: Option<Pid>,
-    input: Option<mpsc::Sender<String>>,
+    input: Option<mpsc::Sender<Line>>,
     writer: JoinHandle<()>,
 }
 
@@ -46,20 +62,24 @@ pub(super) enum Ended {
     Unreadable(#[from] io::Error),
 }
 
-impl Process {
-    /// Starts one. Its diagnostics go where ours go.
-    pub(super) fn start(command: &[OsString]) -> io::Result<(Self, Output)> {
+impl Program {
+    /// Starts it. Its diagnostics go where ours go.
+    pub(super) fn start(&self) -> io::Result<(Process, Output)> {
         let (program, arguments) =
-            command.split_first().ok_or_else(|| io::Error::other("there is no program to start"))?;
-        let mut child = Command::new(program)
+            self.command.split_first().ok_or_else(|| io::Error::other("there is no program to start"))?;
+        let mut command = Command::new(program);
+        command
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             // What it starts itself ends with it.
             .process_group(0)
-            .kill_on_drop(true)
-            .spawn()?;
+            .kill_on_drop(true);
+        for name in &self.without {
+            command.env_remove(name);
+        }
+        let mut child = command.spawn()?;
         let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(io::Error::other("the program has no pipes"));
@@ -67,13 +87,22 @@ impl Process {
         let (input, messages) = mpsc::channel(WAITING);
         let writer = tokio::spawn(write(stdin, messages));
         let lines = BufReader::new(stdout);
-        Ok((Self { child, group, input: Some(input), writer }, Output { lines }))
+        Ok((Process { child, group, input: Some(input), writer }, Output { lines }))
+    }
+}
+
+impl Process {
+    /// What takes messages for it.
+    pub(super) fn input(&self) -> Option<mpsc::Sender<Line>> {
+        self.input.clone()
     }
 
-    /// What takes messages for it. A message must not have line breaks, which JSON has none of outside of texts when it
-    /// is written in one line.
-    pub(super) fn input(&self) -> Option<mpsc::Sender<String>> {
-        self.input.clone()
+    /// Waits until it has ended, whoever has its output by then.
+    pub(super) async fn ended(&mut self) {
+        if self.child.wait().await.is_err() {
+            // It can't be waited for: its output tells.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Ends it: its input first, then by signals.
@@ -108,18 +137,19 @@ impl Drop for Process {
     }
 }
 
-async fn write(mut stdin: ChildStdin, mut messages: mpsc::Receiver<String>) {
-    while let Some(mut message) = messages.recv().await {
-        message.push('\n');
-        if stdin.write_all(message.as_bytes()).await.is_err() || stdin.flush().await.is_err() {
+async fn write(mut stdin: ChildStdin, mut messages: mpsc::Receiver<Line>) {
+    while let Some(Line { mut text, room }) = messages.recv().await {
+        text.push('\n');
+        if stdin.write_all(text.as_bytes()).await.is_err() || stdin.flush().await.is_err() {
             return;
         }
+        drop(room);
     }
 }
 
 impl Output {
-    /// The next message. What is no JSON is skipped: some programs greet.
-    pub(super) async fn next(&mut self) -> Result<Value, Ended> {
+    /// The next message. What is none is skipped: some programs greet.
+    pub(super) async fn next(&mut self) -> Result<Message, Ended> {
         loop {
             let mut line = Vec::new();
             let most = u64::try_from(MAX_MESSAGE).unwrap_or(u64::MAX) + 1;
@@ -130,9 +160,10 @@ impl Output {
             if line.last() != Some(&b'\n') && line.len() > MAX_MESSAGE {
                 return Err(Ended::TooLong);
             }
-            match serde_json::from_slice::<Value>(&line) {
-                Ok(message @ Value::Object(_)) => return Ok(message),
-                _ => eprintln!("portcullis: the server has said what is no message: {} bytes", line.len()),
+            let length = line.len();
+            match Message::read(line) {
+                Ok(message) => return Ok(message),
+                Err(_) => eprintln!("portcullis: the server has said what is no message: {length} bytes"),
             }
         }
     }

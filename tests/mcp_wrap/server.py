@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -21,6 +23,9 @@ def text(value):
 
 ready = False
 asked = {}
+cancelled = []
+waiting = []
+client = None
 print("hello, I am no message", flush=True)
 for line in sys.stdin:
     message = json.loads(line)
@@ -29,7 +34,9 @@ for line in sys.stdin:
     if method == "initialize":
         client = params["clientInfo"]["name"]
         if client == "slow":
-            time.sleep(20)
+            time.sleep(600)
+        if client == "stubborn":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         say({"id": id, "result": {"protocolVersion": params["protocolVersion"], "capabilities": {"tools": {}},
                                   "serverInfo": {"name": "by-hand", "version": "1"}}})
     elif method == "notifications/initialized":
@@ -50,13 +57,27 @@ for line in sys.stdin:
             say({"id": "q1", "method": "elicitation/create",
                  "params": {"message": "really?", "requestedSchema": {"type": "object", "properties": {}}}})
         elif name == "wait":
-            say({"method": "notifications/message", "params": {"level": "info", "data": "waiting"}})
+            waiting.append(id)
+            say({"method": "notifications/progress",
+                 "params": {"progressToken": params["_meta"]["progressToken"], "progress": 1}})
+        elif name == "release":
+            for one in waiting:
+                say({"id": one, "result": text("late")})
+            say({"id": id, "result": text(json.dumps(cancelled))})
+        elif name == "environment":
+            say({"id": id, "result": text(json.dumps(dict(os.environ)))})
+        elif name == "orphan":
+            # What is left behind has the output, and never writes to it.
+            subprocess.Popen(["sleep", "600"])
+            os._exit(3)
         elif name == "flood":
             sys.stdout.write("x" * (5 << 20))
             sys.stdout.flush()
         elif name == "die":
             os._exit(3)
     elif method == "notifications/cancelled":
-        say({"method": "notifications/message", "params": {"level": "info", "data": {"cancelled": params["requestId"]}}})
+        cancelled.append(params["requestId"])
     elif method is None and id in asked:
         say({"id": asked.pop(id), "result": text(message["result"]["action"])})
+if client == "stubborn":
+    time.sleep(600)
