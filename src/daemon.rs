@@ -22,7 +22,7 @@ use portcullis_services::mcp;
 use portcullis_services::mcp_tools::Recorder;
 use portcullis_services::mirror::Mirror;
 use portcullis_services::oauth::jwks::JwksFetcher;
-use portcullis_services::oauth::upstream_tokens::Sweep;
+use portcullis_services::oauth::upstream_tokens::{Follower, Sweep};
 use portcullis_services::oauth::{
     IdentitySigner, Judge, Revocations, RevokedFile, Rotation, Trust, endpoints, keys,
 };
@@ -348,6 +348,7 @@ async fn serve(
         workers: workers + 1,
         calls: Arc::new(writers.mcp.clone()),
         tools,
+        github_tokens: authorization.held_tokens(),
         sealed: Keys::new([vault.blob_key()]).expect("there is a key"),
         builtins: builtin::all(api.clone(), mcp.clone(), tokio::runtime::Handle::current(), &streams),
     }));
@@ -365,6 +366,7 @@ async fn serve(
     let trust = runtime.verifiers.trust.clone();
     live::judge_late(&tunnels, &live, trust.clone());
     let kept = Sweep::new(Arc::clone(&authorization));
+    let held = Follower::new(Arc::clone(&authorization));
     let rotation = Rotation::new(mirror.clone(), Arc::clone(&vault), settings.oauth.key_policy());
     let reconcile = Reconcile {
         mirror,
@@ -424,6 +426,7 @@ async fn serve(
     tokio::spawn(Arc::new(judge).run(demand, demanded, judged, background.clone()));
     tokio::spawn(rotation.run(reconcile.applied.subscribe(), background.clone()));
     tokio::spawn(kept.run(reconcile.applied.subscribe(), background.clone()));
+    tokio::spawn(held.run(reconcile.applied.subscribe(), background.clone()));
     tokio::spawn(Arc::clone(mcp.sessions()).run(background.clone()));
     tokio::spawn(recorder.run(background.clone()));
     tokio::spawn(reconcile.run(background.clone()));

@@ -15,6 +15,7 @@ use portcullis_services::config::access::Site;
 use portcullis_services::mcp_tools::Notes;
 use portcullis_services::mirror::Mirror;
 use portcullis_services::oauth::IdentitySigner;
+use portcullis_services::oauth::upstream_tokens::HeldTokens;
 use portcullis_services::vault::Vault;
 
 use crate::tool_memories::ToolMemories;
@@ -52,6 +53,8 @@ pub struct Runtime {
     pub tools: Notes,
     /// What was seen of tools here.
     pub pins: Arc<ToolMemories>,
+    /// GitHub's tokens that upstreams are called with.
+    pub github_tokens: HeldTokens,
     /// What all bridges between the eras of MCP share.
     pub bridge: McpBridge,
     /// What the limits of MCP calls count in.
@@ -89,6 +92,8 @@ pub struct Parts {
     pub sealed: Keys,
     /// See [`Runtime::tools`].
     pub tools: Notes,
+    /// See [`Runtime::github_tokens`].
+    pub github_tokens: HeldTokens,
     /// The built-in targets.
     pub builtins: HashMap<Builtin, HttpService>,
 }
@@ -121,6 +126,7 @@ impl Runtime {
             bridge: McpBridge::new(parts.sealed.clone(), Limits::default()),
             sealed: parts.sealed,
             tools: parts.tools,
+            github_tokens: parts.github_tokens,
             buckets: Arc::default(),
             pins: Arc::default(),
             builtins,

@@ -104,7 +104,8 @@ pub struct Credentials {
 
 struct Opened {
     view: Arc<View>,
-    kept: Arc<Kept>,
+    /// None: it can't be opened.
+    kept: Option<Arc<Kept>>,
 }
 
 impl fmt::Debug for Credentials {
@@ -135,22 +136,22 @@ impl Credentials {
         let before = self.opened.load();
         if let Some(before) = &*before {
             if Arc::ptr_eq(&before.view, &view) {
-                return Some(Arc::clone(&before.kept));
+                return before.kept.clone();
             }
             let key = Key::new(Kind::Secret, Kept::secret_id(&self.host));
             if view.has_same(&before.view, &key) {
-                let kept = Arc::clone(&before.kept);
-                self.opened.store(Some(Arc::new(Opened { view, kept: Arc::clone(&kept) })));
-                return Some(kept);
+                let kept = before.kept.clone();
+                self.opened.store(Some(Arc::new(Opened { view, kept: kept.clone() })));
+                return kept;
             }
         }
         let kept = Kept::open(&self.vault, &view, &self.host);
         let kept = kept.inspect_err(|error| {
             tracing::error!(host = %self.host, %error, "the credentials for the upstream can't be opened");
         });
-        let kept = Arc::new(kept.ok()?);
-        self.opened.store(Some(Arc::new(Opened { view, kept: Arc::clone(&kept) })));
-        Some(kept)
+        let kept = kept.ok().map(Arc::new);
+        self.opened.store(Some(Arc::new(Opened { view, kept: kept.clone() })));
+        kept
     }
 }
 
@@ -174,5 +175,44 @@ mod tests {
         assert!(Credential::new(&"a".repeat(MAX_CREDENTIAL + 1)).is_none());
         let credential = Credential::new("Bearer abc").expect("it fits");
         assert_eq!(format!("{credential:?} {:?}", credential.header()), "Credential Some(Sensitive)");
+    }
+
+    #[cfg(feature = "embedded")]
+    #[tokio::test]
+    async fn what_cannot_be_opened_is_tried_once_until_it_changes() {
+        use crate::store::embedded::Embedded;
+        use crate::store::{Expect, Store, Write};
+
+        let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().expect("a store"));
+        let mirror = Mirror::new(Arc::clone(&store));
+        let vault = |key: &str| Arc::new(Vault::new(&key.into()).expect("a key"));
+        let (vault, other) =
+            (vault("0123456789abcdef0123456789abcdef"), vault("fedcba9876543210fedcba9876543210"));
+        let host: HostPattern = "a.example".parse().expect("a host");
+        let id = Kept::secret_id(&host);
+        let content = br#"{"shared":"Bearer abc"}"#;
+        let credentials = Credentials::new(mirror.clone(), Arc::clone(&vault), host.clone());
+        let tried = || credentials.opened.load_full().map(|opened| Arc::as_ptr(&opened));
+        assert!(credentials.shared().is_none() && tried().is_none(), "nothing is known yet");
+
+        store.commit(vec![other.put(&id, content, Expect::Any).expect("sealed")]).await.expect("stored");
+        mirror.load().await.expect("read");
+        assert!(credentials.shared().is_none());
+        let first = tried();
+        assert!(
+            credentials.shared().is_none() && first.is_some() && tried() == first,
+            "it is not tried again"
+        );
+        // Another document changes: still not.
+        let key = Key::new(Kind::Setting, "other");
+        let value = serde_json::json!({});
+        store.commit(vec![Write::Put { key, value, expect: Expect::Any }]).await.expect("stored");
+        mirror.load().await.expect("read");
+        assert!(credentials.shared().is_none());
+        assert!(credentials.opened.load_full().is_some_and(|opened| opened.kept.is_none()));
+
+        store.commit(vec![vault.put(&id, content, Expect::Any).expect("sealed")]).await.expect("stored");
+        mirror.load().await.expect("read");
+        assert!(credentials.shared().is_some());
     }
 }

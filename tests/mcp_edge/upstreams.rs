@@ -3,6 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
+use super::support::client;
 use super::support::mcp_server::McpServer;
 use super::{HOST, IDP, Site, code};
 
@@ -63,6 +64,14 @@ async fn an_upstream_gets_the_credential_of_its_caller_and_never_the_clients_tok
     let seen = site.server.seen();
     assert_eq!(seen[0].0["x-api-key"], "key", "what the client has sent is not the upstream's");
     assert!(!seen[0].0.contains_key("authorization"));
+
+    // An open path is for everybody, and the credential is not.
+    site.daemon.change(HOST, json!({ "auth_excluded_paths": ["/mcp"] })).await;
+    let mut request = Site::request("", &[], ping().to_string());
+    request.headers_mut().remove("authorization");
+    let nobody = client::plain(site.daemon.http, request).await;
+    assert_eq!((nobody.status.as_u16(), site.server.seen().len()), (403, 0), "{nobody:?}");
+    assert_eq!(site.send(&alice, &[], &ping()).await.status, 200);
 }
 
 #[tokio::test]

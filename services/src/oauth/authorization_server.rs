@@ -29,7 +29,7 @@ use super::server::metadata::{self, Features, Issuer, ServerMetadata};
 use super::server::pages::Site as Pages;
 use super::sessions::{self, Sessions};
 use super::state::Filter;
-use super::upstream_tokens::UpstreamTokens;
+use super::upstream_tokens::{HeldTokens, UpstreamTokens};
 use super::verifier::Judge;
 use crate::config::Config;
 use crate::config::access::Site;
@@ -261,7 +261,8 @@ impl AuthorizationServer {
                 Arc::clone(store),
                 Arc::clone(&vault),
                 settings.tokens.absolute.max(settings.sessions.absolute),
-            ),
+            )
+            .held_in(HeldTokens::new(apps.global().ok().map(|app| app.client_id().into()))),
             authenticator: Authenticator::new(Arc::clone(&clients), Arc::clone(&assertions)),
             assertions,
             metadata: ServerMetadata::new(&issuer, &features),
@@ -299,6 +300,11 @@ impl AuthorizationServer {
             settings,
             writers,
         }
+    }
+
+    /// GitHub's tokens that upstreams are called with.
+    pub fn held_tokens(&self) -> HeldTokens {
+        self.upstream_tokens.held().clone()
     }
 
     /// Answers other proxies by the issuers that each host trusts. Otherwise they are told about our own tokens only.

@@ -3,6 +3,7 @@
 //!
 //! - this file: what is kept, and how it is read.
 //! - `ends.rs`: until when a token is wanted, and its end, which is an end at GitHub, too.
+//! - `held.rs`: those that upstreams are called with, in memory; `follow.rs`: how they come and go there.
 //! - `sweep.rs`: sees to those whose end nobody noticed.
 //!
 //! A token ends in two steps: first it is marked, so that nobody reads it again, then GitHub is told, and it is
@@ -10,6 +11,8 @@
 //! own, marked, by the very write that puts the other in its place. Nothing here decides who may use a host.
 
 mod ends;
+mod follow;
+mod held;
 mod sweep;
 
 use std::fmt;
@@ -24,6 +27,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::ends::UpstreamToken;
+pub use self::follow::Follower;
+pub use self::held::{Found, HeldTokens, HostTokens};
 #[cfg(test)]
 pub(crate) use self::sweep::Outcome;
 pub use self::sweep::Sweep;
@@ -132,6 +137,7 @@ pub struct UpstreamTokens {
     store: Arc<dyn Store>,
     vault: Arc<Vault>,
     lifetime: Duration,
+    held: HeldTokens,
 }
 
 impl fmt::Debug for UpstreamTokens {
@@ -143,7 +149,18 @@ impl fmt::Debug for UpstreamTokens {
 impl UpstreamTokens {
     /// The tokens in a store; none lives longer than this without a login.
     pub fn new(store: Arc<dyn Store>, vault: Arc<Vault>, lifetime: Duration) -> Self {
-        Self { store, vault, lifetime }
+        Self { store, vault, lifetime, held: HeldTokens::default() }
+    }
+
+    /// Holds those that upstreams are called with there.
+    #[must_use]
+    pub(crate) fn held_in(self, held: HeldTokens) -> Self {
+        Self { held, ..self }
+    }
+
+    /// Those that upstreams are called with.
+    pub const fn held(&self) -> &HeldTokens {
+        &self.held
     }
 
     /// Keeps a token in place of the one before, which is set aside and returned: it still has to end at GitHub,
@@ -178,7 +195,13 @@ impl UpstreamTokens {
                 writes.push(self.write(replaced, Expect::Absent)?);
             }
             match self.store.commit_records(writes).await {
-                Ok(()) => return Ok(replaced),
+                Ok(()) => {
+                    if let Some(token) = self.held_form(&kept) {
+                        self.held.put(&kept.host, &kept.id, token);
+                    }
+                    self.tell(&kept.id).await;
+                    return Ok(replaced);
+                }
                 Err(Error::RecordConflict { key }) if key.kind == RecordKind::Session => {
                     return Err(KeepError::SessionEnded);
                 }
@@ -247,7 +270,11 @@ impl UpstreamTokens {
         }
         let write = self.write(&Kept { ended: true, ..found }, Expect::Version(version))?;
         match self.store.commit_records(vec![write]).await {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                self.held.remove(&kept.id);
+                self.tell(&kept.id).await;
+                Ok(true)
+            }
             // Replaced, or marked by somebody else, who goes on with it.
             Err(Error::RecordConflict { .. }) => Ok(false),
             Err(error) => Err(error),

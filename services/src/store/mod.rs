@@ -254,11 +254,13 @@ pub enum Stream {
     Revocations,
     /// What nodes tell each other of MCP sessions; short-lived.
     McpSessions,
+    /// Which of GitHub's tokens that are kept have changed; short-lived.
+    UpstreamTokens,
 }
 
 impl Stream {
     /// All streams, in a fixed order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Requests,
         Self::Audit,
         Self::Oauth,
@@ -266,6 +268,7 @@ impl Stream {
         Self::Mcp,
         Self::Revocations,
         Self::McpSessions,
+        Self::UpstreamTokens,
     ];
 
     /// The name in keys.
@@ -278,6 +281,7 @@ impl Stream {
             Self::Mcp => "mcp",
             Self::Revocations => "revocations",
             Self::McpSessions => "mcp_sessions",
+            Self::UpstreamTokens => "upstream_tokens",
         }
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
+use portcullis_layers::HeaderPrefix;
 use portcullis_layers::glob::starts_path;
 use portcullis_layers::mcp::USUAL_BOUND;
 use portcullis_layers::mcp::arguments::{Condition, Scalar, Test};
@@ -16,6 +18,7 @@ use serde_json::Value;
 use smol_str::SmolStr;
 
 use super::{BUILTIN_MCP, Proxy};
+use crate::config::auth::AuthMode;
 use crate::config::field::FieldError;
 use crate::config::names::{Group, HeaderKey, Scope, UserPattern};
 
@@ -54,10 +57,12 @@ pub struct Mcp {
     pub list_attainable: bool,
     /// Whether requests for other paths reach the upstream, unread. Default: `false`, 404 unless a route is for them.
     pub other_paths: bool,
-    /// What the upstream gets of its own to know its callers by: `none`, `shared` (one credential for all of them) or
-    /// `user` (one of each user; who has none is refused). The credentials are kept sealed, elsewhere. Default: `none`.
+    /// What the upstream gets of its own to know its callers by: `none`, `shared` (one credential for all of them),
+    /// `user` (one of each user) or `github` (the token that GitHub gave when the user signed in). Who has none is
+    /// refused. The credentials are kept sealed, elsewhere; all but `none` need login. Default: `none`.
     pub credentials: McpCredentials,
-    /// The header that the credential stands in. Default: `authorization`.
+    /// The header that the credential stands in, none by which the gateway or the protocol says something itself. Default:
+    /// `authorization`.
     pub credential_header: HeaderKey,
     /// Whether clients of revisions with sessions (to 2025-11-25) reach an upstream of those without (from 2026-07-28),
     /// and the other way round. The upstream is asked once in ten minutes which it speaks. Default: `false`.
@@ -113,7 +118,40 @@ pub enum McpCredentials {
     Shared,
     /// The caller's own.
     User,
+    /// The caller's own for GitHub, which the host keeps from the login on (`oauth_vault_upstream_token`).
+    Github,
 }
+
+impl McpCredentials {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Shared => "shared",
+            Self::User => "user",
+            Self::Github => "github",
+        }
+    }
+}
+
+/// What headers begin with that no credential may stand in: the gateway writes them, or they say how a message is read.
+const SPOKEN: [&str; 16] = [
+    "accept",
+    "content-",
+    "expect",
+    "forwarded",
+    "last-event-id",
+    "mcp-",
+    "origin",
+    "range",
+    "trace",
+    "via",
+    "x-forwarded-",
+    "x-http-method",
+    "x-method-",
+    "x-original-",
+    "x-real-ip",
+    "x-request-id",
+];
 
 /// What a rule does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -476,6 +514,7 @@ impl Proxy {
                 return;
             }
         }
+        self.check_credentials(mcp, problems);
         let mut ids = BTreeSet::new();
         for (index, rule) in mcp.rules.iter().enumerate() {
             let at = format!("mcp.rules[{index}]");
@@ -501,6 +540,37 @@ impl Proxy {
                 problems.push(FieldError::new(field, bytes, detail));
             }
         }
+    }
+
+    /// A credential must not be everybody's, nor say more than who calls.
+    fn check_credentials(&self, mcp: &Mcp, problems: &mut Vec<FieldError>) {
+        let header = mcp.credential_header.as_str();
+        let is_ours = |prefix: &str| {
+            let prefix: Option<HeaderPrefix> = prefix.parse().ok();
+            let name: Option<HeaderName> = header.parse().ok();
+            prefix.zip(name).is_some_and(|(prefix, name)| prefix.matches(&name))
+        };
+        if SPOKEN.into_iter().chain([self.auth_header_prefix.as_str()]).any(is_ours) {
+            let detail = "is a header by which the gateway or the protocol says something itself: expected another one, \
+                          such as `authorization` or `x-api-key`";
+            problems.push(FieldError::new("mcp.credential_header", header, detail));
+        }
+        let detail = match mcp.credentials {
+            McpCredentials::None => return,
+            _ if !self.auth_enabled => {
+                "is for callers that are known, and nobody is here: expected `auth_enabled`, or `none`"
+            }
+            McpCredentials::Shared if self.auth_mode == AuthMode::Passthrough => {
+                "would be that of everybody: expected an `auth_mode` other than `passthrough`, or `user`, `github` or \
+                 `none`"
+            }
+            McpCredentials::Github if !self.oauth_vault_upstream_token => {
+                "needs GitHub's tokens, which are not kept here: expected `oauth_vault_upstream_token`, or `user`, \
+                 `shared` or `none`"
+            }
+            _ => return,
+        };
+        problems.push(FieldError::new("mcp.credentials", mcp.credentials.as_str(), detail));
     }
 }
 
@@ -571,6 +641,61 @@ mod tests {
         }
         assert_eq!(problems(rule(json!({ "users": ["alice"] })), false), ["mcp.rules[0]"]);
         assert!(serde_json::from_value::<Mcp>(json!({ "rule": [] })).is_err(), "unknown fields are refused");
+    }
+
+    #[test]
+    fn credentials_are_for_known_callers_and_in_headers_of_their_own() {
+        let of = |more: Value, credentials: &str| {
+            let mut fields = json!({
+                "proxy_hostname": "a.example.com", "target_url": "http://10.0.0.5", "auth_enabled": true,
+                "mcp": { "credentials": credentials },
+            });
+            fields.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+            let proxy: Proxy = serde_json::from_value(fields).expect("a proxy");
+            proxy.problems().into_iter().map(|problem| problem.to_string()).collect::<Vec<_>>()
+        };
+        let (open, passing) = (json!({ "auth_enabled": false }), json!({ "auth_mode": "passthrough" }));
+        let keeps = json!({ "oauth_vault_upstream_token": true });
+        for (more, credentials, said) in [
+            (&open, "none", ""),
+            (&open, "shared", "auth_enabled"),
+            (&open, "user", "auth_enabled"),
+            (&open, "github", "auth_enabled"),
+            (&passing, "user", ""),
+            (&passing, "shared", "passthrough"),
+            (&json!({}), "shared", ""),
+            (&json!({}), "user", ""),
+            (&json!({}), "github", "oauth_vault_upstream_token"),
+            (&keeps, "github", ""),
+        ] {
+            let problems = of(more.clone(), credentials);
+            if said.is_empty() {
+                assert_eq!(problems, [] as [&str; 0], "{more} {credentials}");
+                continue;
+            }
+            let [problem] = &problems[..] else { panic!("{more} {credentials}: {problems:?}") };
+            let begin = format!("mcp.credentials: \"{credentials}\": ");
+            assert!(problem.starts_with(&begin) && problem.contains(said), "{problem}");
+        }
+        for (header, fine) in [
+            ("authorization", true),
+            ("x-api-key", true),
+            ("cookie", true),
+            ("x-auth-key", true),
+            ("mcp-session-id", false),
+            ("MCP_Protocol_Version", false),
+            ("x-forwarded-for", false),
+            ("forwarded", false),
+            ("content-type", false),
+            ("x-http-method-override", false),
+            ("x-who-user", false),
+        ] {
+            let mcp = json!({ "credentials": "user", "credential_header": header });
+            let problems = of(json!({ "mcp": mcp, "auth_header_prefix": "X-Who-" }), "user");
+            assert_eq!(problems.is_empty(), fine, "{header}: {problems:?}");
+            assert!(fine || problems[0].starts_with("mcp.credential_header: "), "{problems:?}");
+        }
+        assert_eq!(of(json!({ "mcp": { "credential_header": "x-auth-user" } }), "none").len(), 1);
     }
 
     #[test]
