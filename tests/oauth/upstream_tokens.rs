@@ -188,7 +188,7 @@ async fn an_mcp_server_is_called_with_the_token_that_github_gave_its_user() {
             .then_some(())
     })
     .await;
-    hand_out(&world, json!({})).await;
+    hand_out(&world, json!({ "credential_header": "authorization" })).await;
     gets(&world, &world.daemon, &newest, &only(&world)).await;
 
     // It goes with whatever ends it.
