@@ -61,22 +61,22 @@ impl UpstreamCredentials {
                 request.headers_mut().insert(self.header.clone(), credential);
                 inner.call(request)
             }
-            Err(rejection) => Box::pin(std::future::ready(Err(rejection.into()))),
+            Err(rejection) => Box::pin(std::future::ready(Err((*rejection).into()))),
         }
     }
 
-    fn of(&self, context: &RequestContext) -> Result<HeaderValue, Rejection> {
+    fn of(&self, context: &RequestContext) -> Result<HeaderValue, Box<Rejection>> {
         // Open paths, and hosts that let pass whoever comes, lead here, too.
         let caller = context.principal.as_deref().ok_or_else(nobody)?;
         match &self.whose {
             Whose::Shared(kept) => kept.shared().ok_or_else(|| {
                 let detail = "There is no credential for this server: an admin can keep one for it.";
-                Rejection::new(StatusCode::BAD_GATEWAY, MISSING, detail)
+                Box::new(Rejection::new(StatusCode::BAD_GATEWAY, MISSING, detail))
             }),
             Whose::Users(kept) => kept.of(caller).ok_or_else(|| {
                 let detail =
                     "You have no credential for this server: keep one with `portcullis proxy credential set`.";
-                Rejection::new(StatusCode::FORBIDDEN, MISSING, detail)
+                Box::new(Rejection::new(StatusCode::FORBIDDEN, MISSING, detail))
             }),
             Whose::Github(tokens) => self.of_github(tokens, context, caller),
         }
@@ -87,20 +87,20 @@ impl UpstreamCredentials {
         tokens: &HostTokens,
         context: &RequestContext,
         caller: &Principal,
-    ) -> Result<HeaderValue, Rejection> {
+    ) -> Result<HeaderValue, Box<Rejection>> {
         let host = context.host.as_ref().ok_or_else(nobody)?;
         let token = match tokens.find(host, &caller.full_subject(), Timestamp::now()) {
             Found::Token(token) => token,
             Found::None => {
                 let detail = "No token of GitHub's is kept for you here: sign in again, by this client or with a browser.";
-                return Err(Rejection::new(StatusCode::FORBIDDEN, MISSING, detail));
+                return Err(Box::new(Rejection::new(StatusCode::FORBIDDEN, MISSING, detail)));
             }
             Found::Unread => {
                 let detail =
                     "GitHub's tokens for this server have not been read so far: try again in a moment.";
                 let rejection =
                     Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "upstream_credential_unread", detail);
-                return Err(rejection.with_header(RETRY_AFTER, HeaderValue::from_static("1")));
+                return Err(Box::new(rejection.with_header(RETRY_AFTER, HeaderValue::from_static("1"))));
             }
         };
         // RFC 6750, section 2.1. Other headers have no schemes.
@@ -109,7 +109,7 @@ impl UpstreamCredentials {
         } else {
             HeaderValue::try_from(token.expose_secret())
         };
-        let mut value = value.map_err(Rejection::of)?;
+        let mut value = value.map_err(|error| Box::new(Rejection::of(error)))?;
         value.set_sensitive(true);
         Ok(value)
     }
@@ -119,7 +119,7 @@ impl UpstreamCredentials {
 const MISSING: &str = "no_upstream_credential";
 
 /// A credential is nobody's who is not known.
-fn nobody() -> Rejection {
+fn nobody() -> Box<Rejection> {
     let detail = "This server gets a credential for each call, and it is not known who calls: sign in first.";
-    Rejection::new(StatusCode::FORBIDDEN, MISSING, detail)
+    Box::new(Rejection::new(StatusCode::FORBIDDEN, MISSING, detail))
 }

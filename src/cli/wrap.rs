@@ -139,7 +139,7 @@ impl Wrap {
         println!("serving http://{local}{}", self.path);
         match &self.host {
             Some(host) => {
-                self.publish(client, host, found, local, &token).await?;
+                self.publish(client, host, found.as_ref(), local, &token).await?;
                 println!("https://{host}{} leads here", self.path);
             }
             None if made => println!("token {}", token.expose_secret()),
@@ -188,14 +188,14 @@ impl Wrap {
         &self,
         client: &Client,
         host: &HostName,
-        found: Option<Value>,
+        found: Option<&Value>,
         local: SocketAddr,
         token: &SecretString,
     ) -> Result<(), Failure> {
         let target = self.advertise.clone().unwrap_or_else(|| format!("http://{local}"));
         let path = format!("/proxy/targets/{host}");
         // Rules that somebody has made for the host stay.
-        let mcp = found.as_ref().and_then(|found| found["mcp"].as_object());
+        let mcp = found.and_then(|found| found["mcp"].as_object());
         let mut mcp = mcp.cloned().unwrap_or_default();
         mcp.insert("credentials".to_owned(), "shared".into());
         mcp.insert("credential_header".to_owned(), "authorization".into());
