@@ -504,6 +504,7 @@ mod tests {
         }
         let kept: usize = session.state().kept.iter().map(|(_, text)| text.len()).sum();
         assert!(kept <= KEPT, "{kept}");
+        drop(heard);
         for _ in 0..3 {
             let news = json!({ "jsonrpc": "2.0", "method": "notifications/x", "params": { "a": "x".repeat(UNHEARD / 2) } });
             session.deliver(message(&news)).await;

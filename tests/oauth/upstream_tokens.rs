@@ -155,7 +155,7 @@ async fn lacks(node: &Daemon, token: &str) {
 fn only(world: &World) -> String {
     let tokens = world.github.tokens();
     let [token] = &tokens[..] else { panic!("{} tokens", tokens.len()) };
-    token.to_string()
+    token.clone()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
