@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http2::SendRequest;
 use serde_json::{Value, json};
 
 use super::PATIENCE;
@@ -31,6 +33,7 @@ pub struct Mcp {
     pub session: Option<String>,
     pub capabilities: Value,
     next: u64,
+    shared: Option<SendRequest<Full<Bytes>>>,
 }
 
 /// The events of an answer, one by one.
@@ -58,7 +61,25 @@ impl Mcp {
             session: None,
             capabilities: json!({}),
             next: 0,
+            shared: None,
         }
+    }
+
+    /// The same client at another node.
+    #[must_use]
+    pub fn at(&self, https: SocketAddr) -> Self {
+        Self { address: https, shared: None, ..self.clone() }
+    }
+
+    /// Sends over a connection of HTTP/2, and no longer each request over one of its own.
+    #[must_use]
+    pub fn over(mut self, connection: SendRequest<Full<Bytes>>) -> Self {
+        self.shared = Some(connection);
+        self
+    }
+
+    pub const fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// One that can do this.
@@ -183,7 +204,11 @@ impl Mcp {
         headers: &[(&str, String)],
         body: &str,
     ) -> http::Response<Incoming> {
-        let mut request = Request::builder().method(method).uri(&self.path).header("host", &self.host);
+        let mut request = Request::builder().method(method);
+        request = match self.shared {
+            Some(_) => request.uri(format!("https://{}{}", self.host, self.path)),
+            None => request.uri(&self.path).header("host", &self.host),
+        };
         for (name, value) in headers {
             request = request.header(*name, value);
         }
@@ -194,6 +219,10 @@ impl Mcp {
             request = request.header("mcp-session-id", session);
         }
         let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
+        if let Some(mut shared) = self.shared.clone() {
+            let answer = tokio::time::timeout(PATIENCE, shared.send_request(request)).await;
+            return answer.expect("an answer in time").unwrap();
+        }
         let name = self.host.split(':').next().unwrap();
         if !self.tls {
             let stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
@@ -238,16 +267,48 @@ impl Events {
             }
             let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("an event in time");
             match frame {
-                Some(frame) => {
-                    let frame = frame.unwrap();
-                    let data = frame.data_ref().map(|data| String::from_utf8_lossy(data).replace('\r', ""));
-                    self.rest.push_str(&data.unwrap_or_default());
-                }
+                Some(frame) => self.take(&frame.unwrap()),
                 // An answer that is no stream.
                 None => {
                     let rest = std::mem::take(&mut self.rest);
                     return Some((None, serde_json::from_str(&rest).ok()?));
                 }
+            }
+        }
+    }
+
+    fn take(&mut self, frame: &Frame<Bytes>) {
+        let data = frame.data_ref().map(|data| String::from_utf8_lossy(data).replace('\r', ""));
+        self.rest.push_str(&data.unwrap_or_default());
+    }
+
+    /// The id of the next event, which may have no data: the first one is there to come back with.
+    pub async fn id(&mut self) -> Option<String> {
+        loop {
+            while let Some(end) = self.rest.find("\n\n") {
+                let event: String = self.rest.drain(..end + 2).collect();
+                if let Some(id) = event.lines().find_map(|line| line.strip_prefix("id:")) {
+                    return Some(id.trim_start().to_owned());
+                }
+            }
+            let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("an event in time");
+            self.take(&frame?.unwrap());
+        }
+    }
+
+    /// Waits for the end of the stream, of whatever kind; what else comes is dropped.
+    pub async fn ended(&mut self) {
+        let end = async { while let Some(Ok(_)) = self.body.frame().await {} };
+        tokio::time::timeout(PATIENCE, end).await.expect("the end of the stream");
+    }
+
+    /// Whether the stream has not ended so far.
+    pub fn is_open(&mut self) -> bool {
+        loop {
+            match self.body.frame().now_or_never() {
+                None => return true,
+                Some(Some(Ok(frame))) => self.take(&frame),
+                Some(None | Some(Err(_))) => return false,
             }
         }
     }
