@@ -191,14 +191,16 @@ client-deps: test-deps
     npm ci --quiet --no-audit --no-fund
     echo "$wanted" > "$venv/wanted"
 
-# The pure parts under criterion; instructions and allocations per request (valgrind); and, where SHARED_BENCH names a
-# folder with a run.py that compares reverse proxies, that, with any arguments for it.
+# The pure parts under criterion; instructions and allocations per request (valgrind); what a policy adds to a host of
+# MCP (wrk, nginx); and, where SHARED_BENCH names a folder with a run.py that compares reverse proxies, that, with any
+# arguments for it.
 bench *args: dist
     #!/bin/sh
     set -eu
     cargo bench --package portcullis --bench pure
     export PORTCULLIS_BIN="${CARGO_TARGET_DIR:-$PWD/target}/dist/portcullis"
     benches/instructions.sh
+    benches/mcp.sh
     [ -n "${SHARED_BENCH:-}" ] || exit 0
     export OURS_HTTP=http://127.0.0.1:28080 OURS_VHOSTS=http://127.0.0.1:28080 OURS_HTTPS=https://127.0.0.1:28443
     export OURS_JWT=https://127.0.0.1:28443 OURS_JWT_HOST=jwt.bench.test
