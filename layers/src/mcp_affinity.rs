@@ -2,7 +2,7 @@
 //!
 //! Streamable HTTP names a session in the header `Mcp-Session-Id`. Of several upstreams only one knows it. So what a
 //! client gets as its session is sealed: the upstream's own id, which upstream it is, and whose it is. Whoever has the
-//! keys, any node, finds the upstream again, and nothing is kept. An id that does not open, is another person's, or
+//! keys, any node, finds the upstream again, and nothing has to be kept. An id that does not open, is another person's, or
 //! names an upstream that is no longer there is answered as an unknown session is (404): the client begins anew.
 //!
 //! Requests without a session, and those of revisions that have none, go to the upstreams in turn; the next one is asked
@@ -10,11 +10,13 @@
 //!
 //! It stands inside `auth`, whose principal is whom a session is for, and outside `forward`.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use ahash::RandomState;
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -42,6 +44,9 @@ const KIND: &str = "mcp affinity";
 /// Codes of refusals that mean that an upstream has not got the request.
 const UNSENT: [&str; 3] = ["upstream_connect", "upstream_dns", "upstream_connect_timeout"];
 
+/// Ids that are remembered as they were opened, to spare the work; then all of them are forgotten.
+const REMEMBERED: usize = 1024;
+
 /// A session as the client keeps it.
 #[derive(Serialize, Deserialize)]
 struct Sealed {
@@ -49,6 +54,16 @@ struct Sealed {
     at: SmolStr,
     /// What it calls the session.
     id: String,
+    /// Whose it is.
+    who: Option<(SmolStr, SmolStr)>,
+}
+
+/// A session that was opened.
+struct Opened {
+    /// Which upstream, by its place.
+    at: usize,
+    /// What it calls the session.
+    id: HeaderValue,
     /// Whose it is.
     who: Option<(SmolStr, SmolStr)>,
 }
@@ -65,6 +80,16 @@ struct Shared {
     resource: String,
     upstreams: Vec<(SmolStr, HttpService)>,
     next: AtomicUsize,
+    opened: Mutex<HashMap<Box<[u8]>, Opened, RandomState>>,
+}
+
+impl Opened {
+    /// Where it is, for whose it is.
+    fn of(&self, who: Option<&(SmolStr, SmolStr)>) -> Option<(usize, HeaderValue)> {
+        // What nobody has begun, whoever holds it may go on with: clients log in when a call asks them to.
+        let is_theirs = self.who.is_none() || self.who.as_ref() == who;
+        is_theirs.then(|| (self.at, self.id.clone()))
+    }
 }
 
 impl fmt::Debug for Affinity {
@@ -88,6 +113,7 @@ impl Affinity {
                 resource: resource.into(),
                 upstreams,
                 next: AtomicUsize::new(0),
+                opened: Mutex::default(),
             }),
         }
     }
@@ -137,13 +163,24 @@ impl Shared {
     fn open(&self, request: &Request, who: Option<&(SmolStr, SmolStr)>) -> Option<(usize, HeaderValue)> {
         let mut values = request.headers().get_all(SESSION_ID).iter();
         let (Some(value), None) = (values.next(), values.next()) else { return None };
-        let sealed: Sealed = self.keys.open(self.purpose(), value.to_str().ok()?)?;
-        // What nobody has begun, whoever holds it may go on with: clients log in when a call asks them to.
-        if sealed.who.is_some() && sealed.who.as_ref() != who {
-            return None;
+        let known = self.opened().get(value.as_bytes()).map(|opened| opened.of(who));
+        if let Some(known) = known {
+            return known;
         }
+        let sealed: Sealed = self.keys.open(self.purpose(), value.to_str().ok()?)?;
         let at = self.upstreams.iter().position(|(name, _)| *name == sealed.at)?;
-        Some((at, HeaderValue::try_from(sealed.id).ok()?))
+        let opened = Opened { at, id: HeaderValue::try_from(sealed.id).ok()?, who: sealed.who };
+        let found = opened.of(who);
+        let mut all = self.opened();
+        if all.len() >= REMEMBERED {
+            all.clear();
+        }
+        all.insert(value.as_bytes().into(), opened);
+        found
+    }
+
+    fn opened(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Opened, RandomState>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To the next upstream in turn that can be reached.
@@ -228,8 +265,6 @@ fn nowhere() -> Rejection {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
     use crate::context::Principal;
 
