@@ -54,7 +54,7 @@ mod entry;
 mod id;
 mod lines;
 mod queue;
-mod record;
+pub(crate) mod record;
 #[cfg(feature = "access-log-redis")]
 mod redis;
 mod sink;

@@ -194,7 +194,7 @@ fn flag<const N: usize>(out: &mut Vec<u8>, json: &[u8; N], set: bool) {
 }
 
 /// The length of a key is part of the type: a copy of known length is a few moves and no call.
-fn text<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&str>) {
+pub(crate) fn text<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&str>) {
     if let Some(value) = value {
         out.extend_from_slice(key);
         escape(out, value);
@@ -203,7 +203,7 @@ fn text<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&str>) {
 }
 
 /// Milliseconds with three digits behind the point: microseconds.
-fn milliseconds<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<Duration>) {
+pub(crate) fn milliseconds<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<Duration>) {
     let Some(value) = value else { return };
     let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
     out.extend_from_slice(key);
@@ -228,7 +228,7 @@ const PAIRS: [u8; 200] = {
     pairs
 };
 
-fn decimal(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn decimal(out: &mut Vec<u8>, mut value: u64) {
     if value < 10 {
         return out.push(digit(value));
     }
@@ -247,7 +247,7 @@ fn decimal(out: &mut Vec<u8>, mut value: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
-fn address(out: &mut Vec<u8>, ip: IpAddr) {
+pub(crate) fn address(out: &mut Vec<u8>, ip: IpAddr) {
     match ip {
         IpAddr::V4(ip) => {
             for (index, octet) in ip.octets().into_iter().enumerate() {

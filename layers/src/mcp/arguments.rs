@@ -200,7 +200,7 @@ pub enum Value {
 
 impl Value {
     /// Takes out of `wanted` what some value without parts, at any depth, is written like.
-    pub(super) fn take_written<T>(&self, wanted: &mut HashMap<String, T>) {
+    pub(super) fn take_written<T>(&self, wanted: &mut HashMap<Cow<'_, str>, T>) {
         if wanted.is_empty() {
             return;
         }

@@ -11,7 +11,8 @@ use http::StatusCode;
 use smol_str::SmolStr;
 use tokio::time::Instant;
 
-use crate::access_log::{Queue, escape};
+use crate::access_log::Queue;
+use crate::access_log::record::{address, decimal, milliseconds, text};
 use crate::context::{ClientAddr, Principal, RequestId};
 
 /// The longest name, in bytes, that a record holds.
@@ -117,30 +118,42 @@ pub struct Record<'a> {
 impl Record<'_> {
     /// Appends the record as one compact JSON object, without a line end. Absent values are left out.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(format!("{{\"timestamp\":{}", self.time).as_bytes());
-        let id = self.id.map(|id| id.to_string());
-        text(out, "trace_id", id.as_deref());
-        text(out, "traceparent", self.trace);
-        let client = self.client.map(|client| client.ip().to_string());
-        text(out, "client_ip", client.as_deref());
-        text(out, "proxy_hostname", self.host);
-        if let Some(principal) = self.principal {
-            text(out, "auth_user", Some(&principal.full_name()));
-            text(out, "auth_subject", Some(&principal.full_subject()));
-            text(out, "auth_client_id", principal.client_id.as_deref());
+        out.extend_from_slice(b"{\"timestamp\":");
+        decimal(out, self.time);
+        if let Some(id) = self.id {
+            out.extend_from_slice(b",\"trace_id\":\"");
+            out.extend_from_slice(&id.digits());
+            out.push(b'"');
         }
-        text(out, "mcp_session", self.session);
-        text(out, "mcp_protocol", self.protocol);
-        text(out, "mcp_method", Some(self.method).filter(|method| !method.is_empty()));
-        text(out, "mcp_name", self.name);
-        text(out, "mcp_call_id", self.call_id);
-        text(out, "decision", Some(self.verdict.as_str()));
-        text(out, "rule", self.rule);
+        text(out, b",\"traceparent\":\"", self.trace);
+        if let Some(client) = self.client {
+            out.extend_from_slice(b",\"client_ip\":\"");
+            address(out, client.ip());
+            out.push(b'"');
+        }
+        text(out, b",\"proxy_hostname\":\"", short(self.host));
+        if let Some(principal) = self.principal {
+            text(out, b",\"auth_user\":\"", short(Some(&principal.full_name())));
+            text(out, b",\"auth_subject\":\"", short(Some(&principal.full_subject())));
+            text(out, b",\"auth_client_id\":\"", short(principal.client_id.as_deref()));
+        }
+        text(out, b",\"mcp_session\":\"", self.session);
+        text(out, b",\"mcp_protocol\":\"", short(self.protocol));
+        text(out, b",\"mcp_method\":\"", short(Some(self.method)).filter(|method| !method.is_empty()));
+        text(out, b",\"mcp_name\":\"", short(self.name));
+        text(out, b",\"mcp_call_id\":\"", short(self.call_id));
+        text(out, b",\"decision\":\"", Some(self.verdict.as_str()));
+        text(out, b",\"rule\":\"", short(self.rule));
         if let Some(status) = self.status {
-            number(out, "status_code", i64::from(status));
+            out.extend_from_slice(b",\"status_code\":");
+            decimal(out, u64::from(status));
         }
         if let Some(code) = self.outcome.error {
-            number(out, "rpc_error", code);
+            out.extend_from_slice(b",\"rpc_error\":");
+            if code < 0 {
+                out.push(b'-');
+            }
+            decimal(out, code.unsigned_abs());
         }
         if self.outcome.is_error {
             out.extend_from_slice(b",\"is_error\":true");
@@ -148,25 +161,14 @@ impl Record<'_> {
         if self.verdict == Verdict::Allow && !self.outcome.answered {
             out.extend_from_slice(b",\"unanswered\":true");
         }
-        let micros = u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX);
-        out.extend_from_slice(
-            format!(",\"response_time_ms\":{}.{:03}}}", micros / 1000, micros % 1000).as_bytes(),
-        );
+        milliseconds(out, b",\"response_time_ms\":", Some(self.took));
+        out.push(b'}');
     }
 }
 
-fn text(out: &mut Vec<u8>, key: &str, value: Option<&str>) {
-    if let Some(value) = value {
-        out.extend_from_slice(b",\"");
-        out.extend_from_slice(key.as_bytes());
-        out.extend_from_slice(b"\":\"");
-        escape(out, &value[..value.floor_char_boundary(MAX_TEXT)]);
-        out.push(b'"');
-    }
-}
-
-fn number(out: &mut Vec<u8>, key: &str, value: i64) {
-    out.extend_from_slice(format!(",\"{key}\":{value}").as_bytes());
+/// As much of a text as a record holds.
+fn short(value: Option<&str>) -> Option<&str> {
+    value.map(|value| &value[..value.floor_char_boundary(MAX_TEXT)])
 }
 
 /// What all calls of a request have in common.
@@ -302,8 +304,11 @@ pub fn traceparent(text: &str) -> Option<SmolStr> {
 /// What a session is called in records.
 pub fn session_digest(id: &str) -> SmolStr {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, id.as_bytes());
-    digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    let digit = |half: u8| char::from(HEX[usize::from(half)]);
+    digest.as_ref().iter().take(8).flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
 
 #[cfg(test)]
 mod tests {

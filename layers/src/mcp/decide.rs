@@ -133,8 +133,10 @@ fn judge<'p>(
             Err(text) => return invalid(text),
         }
     }
-    let named = call.object.name().map_or_else(String::new, |name| format!(" of `{name}`"));
-    let denied = || Refusal::Denied(format!("The rules of this host do not allow `{}`{named}.", call.method));
+    let denied = || {
+        let named = call.object.name().map_or_else(String::new, |name| format!(" of `{name}`"));
+        Refusal::Denied(format!("The rules of this host do not allow `{}`{named}.", call.method))
+    };
     let refusal = match (decision, &policy.auth) {
         (Decision::Allow(_), _) => None,
         (Decision::Deny(_), Some(_)) if principal.is_none() => Some(Refusal::Anonymous(Vec::new())),
@@ -193,9 +195,11 @@ fn limited(policy: &Policy, calls: &Calls, message: &Message<'_>) -> Option<Refu
     }
     let call = Call::of(message).ok()?;
     let host = calls.caller.host.as_ref().map_or("", |host| host.as_str());
-    let address = calls.caller.client.map(|client| client.network().to_string());
-    let name = calls.caller.principal.as_ref().map(|who| who.full_subject());
-    let user = name.as_deref().or(address.as_deref()).unwrap_or_default();
+    let user = match (&calls.caller.principal, calls.caller.client) {
+        (Some(who), _) => who.full_subject(),
+        (None, Some(client)) => client.network().to_string().into(),
+        (None, None) => "".into(),
+    };
     let take = |method: &str, object: Object<'_>| {
         // Each resource has one bucket, however it is written.
         let normal = match object {
@@ -203,7 +207,7 @@ fn limited(policy: &Policy, calls: &Calls, message: &Message<'_>) -> Option<Refu
             _ => String::new(),
         };
         let object = if let Object::Resource(_) = object { Object::Resource(&normal) } else { object };
-        policy.buckets.take(host, user, &policy.limits, method, object).err().map(Refusal::TooMany)
+        policy.buckets.take(host, &user, &policy.limits, method, object).err().map(Refusal::TooMany)
     };
     if let Some(too_many) = take(call.method, call.object) {
         return Some(too_many);

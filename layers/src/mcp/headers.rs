@@ -6,9 +6,10 @@
 //! Which argument a `Mcp-Param-*` header is about only the tool's schema says, so it has to be the text of *some*
 //! argument; which one is for the server to check.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use super::message::{Message, Payload};
 use super::rules::{Call, Object};
@@ -20,12 +21,14 @@ pub(super) const FIRST_WITHOUT_SESSIONS: &str = FIRST_WITH_HEADERS;
 pub(super) const LAST_WITH_BATCHES: &str = "2025-03-26";
 
 /// The revision of a request; absent: the client has not said, or speaks one that had no such header.
-pub(super) const PROTOCOL_VERSION: &str = "mcp-protocol-version";
+pub(super) static PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 /// The session of a request.
-pub(super) const SESSION_ID: &str = "mcp-session-id";
+pub(super) static SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+/// What a request is traced by.
+pub(super) static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-const METHOD: &str = "mcp-method";
-const NAME: &str = "mcp-name";
+static METHOD: HeaderName = HeaderName::from_static("mcp-method");
+static NAME: HeaderName = HeaderName::from_static("mcp-name");
 const PARAM: &str = "mcp-param-";
 /// The most arguments that are repeated in headers.
 const MAX_PARAMS: usize = 32;
@@ -35,13 +38,13 @@ const MAX_PARAMS: usize = 32;
 pub(super) enum Disagreement {
     /// A header has to be there.
     #[error("the header {0} is missing")]
-    Missing(&'static str),
+    Missing(&'static HeaderName),
     /// A header is there more than once, or is no text.
     #[error("the header {0} is there more than once, or is not printable ASCII")]
-    Unreadable(String),
+    Unreadable(HeaderName),
     /// A header says something else than the body.
     #[error("the header {0} does not say what the body says")]
-    Other(String),
+    Other(HeaderName),
 }
 
 /// Compares the headers of a POST with its body.
@@ -50,16 +53,16 @@ pub(super) enum Disagreement {
 ///
 /// The first header that says something else, or is missing.
 pub(super) fn agree(headers: &HeaderMap, payload: &Payload<'_>) -> Result<(), Disagreement> {
-    let version = single(headers, PROTOCOL_VERSION)?;
+    let version = single(headers, &PROTOCOL_VERSION)?;
     let due = version.is_some_and(|version| version >= FIRST_WITH_HEADERS);
     for message in payload.messages() {
         let claimed = message.params.meta.as_ref().and_then(|meta| meta.version.as_deref());
         match (claimed, version) {
             (Some(claimed), Some(version)) if claimed != version => {
-                return Err(Disagreement::Other(PROTOCOL_VERSION.to_owned()));
+                return Err(Disagreement::Other(PROTOCOL_VERSION.clone()));
             }
             (Some(claimed), None) if claimed >= FIRST_WITH_HEADERS => {
-                return Err(Disagreement::Missing(PROTOCOL_VERSION));
+                return Err(Disagreement::Missing(&PROTOCOL_VERSION));
             }
             _ => {}
         }
@@ -71,20 +74,20 @@ pub(super) fn agree(headers: &HeaderMap, payload: &Payload<'_>) -> Result<(), Di
 }
 
 fn names(headers: &HeaderMap, message: &Message<'_>, due: bool) -> Result<(), Disagreement> {
-    match single(headers, METHOD)? {
-        Some(method) if method != message.method => return Err(Disagreement::Other(METHOD.to_owned())),
-        None if due => return Err(Disagreement::Missing(METHOD)),
+    match single(headers, &METHOD)? {
+        Some(method) if method != message.method => return Err(Disagreement::Other(METHOD.clone())),
+        None if due => return Err(Disagreement::Missing(&METHOD)),
         _ => {}
     }
     // A call without a name is refused elsewhere.
     let Ok(call) = Call::of(message) else { return Ok(()) };
     // A completion is about something that has a name, but is not named by it.
     let object = if message.method == "completion/complete" { Object::Nothing } else { call.object };
-    match (single(headers, NAME)?, object.name()) {
+    match (single(headers, &NAME)?, object.name()) {
         (Some(header), Some(name)) if decoded(header).as_deref() != Some(name) => {
-            return Err(Disagreement::Other(NAME.to_owned()));
+            return Err(Disagreement::Other(NAME.clone()));
         }
-        (None, Some(_)) if due => return Err(Disagreement::Missing(NAME)),
+        (None, Some(_)) if due => return Err(Disagreement::Missing(&NAME)),
         _ => {}
     }
     params(headers, &call)
@@ -92,11 +95,11 @@ fn names(headers: &HeaderMap, message: &Message<'_>, due: bool) -> Result<(), Di
 
 /// Whether each repeated argument is among the arguments, all of them found in one pass.
 fn params(headers: &HeaderMap, call: &Call<'_>) -> Result<(), Disagreement> {
-    let mut wanted: HashMap<String, &str> = HashMap::new();
+    let mut wanted: HashMap<Cow<'_, str>, &HeaderName> = HashMap::new();
     for name in headers.keys().filter(|name| name.as_str().starts_with(PARAM)) {
-        let other = || Disagreement::Other(name.as_str().to_owned());
-        let text = single(headers, name.as_str())?.and_then(decoded).ok_or_else(other)?;
-        wanted.insert(text, name.as_str());
+        let other = || Disagreement::Other(name.clone());
+        let text = single(headers, name)?.and_then(decoded).ok_or_else(other)?;
+        wanted.insert(text, name);
         if wanted.len() > MAX_PARAMS {
             return Err(other());
         }
@@ -108,32 +111,30 @@ fn params(headers: &HeaderMap, call: &Call<'_>) -> Result<(), Disagreement> {
         arguments.take_written(&mut wanted);
     }
     match wanted.into_values().next() {
-        Some(name) => Err(Disagreement::Other(name.to_owned())),
+        Some(name) => Err(Disagreement::Other(name.clone())),
         None => Ok(()),
     }
 }
 
 /// The only value of a header.
-fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Disagreement> {
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Disagreement> {
     let mut values = headers.get_all(name).iter();
-    let (Some(value), None) = (values.next(), values.next()) else {
-        return if headers.contains_key(name) {
-            Err(Disagreement::Unreadable(name.to_owned()))
-        } else {
-            Ok(None)
-        };
-    };
-    value.to_str().map(Some).map_err(|_| Disagreement::Unreadable(name.to_owned()))
+    let unreadable = || Disagreement::Unreadable(name.clone());
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => value.to_str().map(Some).map_err(|_| unreadable()),
+        (Some(_), Some(_)) => Err(unreadable()),
+    }
 }
 
 /// What a value stands for: `=?base64?…?=` is text that no header can hold.
-fn decoded(value: &str) -> Option<String> {
+fn decoded(value: &str) -> Option<Cow<'_, str>> {
     use base64::Engine;
     use base64::prelude::BASE64_STANDARD;
 
     match value.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) {
-        Some(inner) => String::from_utf8(BASE64_STANDARD.decode(inner).ok()?).ok(),
-        None => Some(value.to_owned()),
+        Some(inner) => String::from_utf8(BASE64_STANDARD.decode(inner).ok()?).ok().map(Cow::Owned),
+        None => Some(Cow::Borrowed(value)),
     }
 }
 
@@ -162,8 +163,8 @@ mod tests {
         let new = ("MCP-Protocol-Version", "2026-07-28");
         let old = ("MCP-Protocol-Version", "2025-11-25");
         let (call, name) = (("Mcp-Method", "tools/call"), ("Mcp-Name", "weather"));
-        let other = |header: &str| Err(Disagreement::Other(header.to_owned()));
-        let twice = |header: &str| Err(Disagreement::Unreadable(header.to_owned()));
+        let other = |header: &str| Err(Disagreement::Other(header.parse().expect("a name")));
+        let twice = |header: &str| Err(Disagreement::Unreadable(header.parse().expect("a name")));
         for (headers, body, expected) in [
             (vec![], OLD, Ok(())),
             (vec![old], OLD, Ok(())),
@@ -172,21 +173,21 @@ mod tests {
             (vec![new, call, name], OLD, Ok(())),
             (vec![new, ("Mcp-Method", "tools/list")], LIST, Ok(())),
             (vec![new], RESPONSE, Ok(())),
-            (vec![new, call], CALL, Err(Disagreement::Missing(NAME))),
-            (vec![new, name], CALL, Err(Disagreement::Missing(METHOD))),
-            (vec![call, name], CALL, Err(Disagreement::Missing(PROTOCOL_VERSION))),
-            (vec![old, call, name], CALL, other(PROTOCOL_VERSION)),
-            (vec![new, new, call, name], CALL, twice(PROTOCOL_VERSION)),
-            (vec![new, call, call, name], CALL, twice(METHOD)),
-            (vec![new, call, ("Mcp-Name", "other")], CALL, other(NAME)),
-            (vec![new, call, ("Mcp-Name", "Weather")], CALL, other(NAME)),
-            (vec![new, ("Mcp-Method", "TOOLS/CALL"), name], CALL, other(METHOD)),
+            (vec![new, call], CALL, Err(Disagreement::Missing(&NAME))),
+            (vec![new, name], CALL, Err(Disagreement::Missing(&METHOD))),
+            (vec![call, name], CALL, Err(Disagreement::Missing(&PROTOCOL_VERSION))),
+            (vec![old, call, name], CALL, other(PROTOCOL_VERSION.as_str())),
+            (vec![new, new, call, name], CALL, twice(PROTOCOL_VERSION.as_str())),
+            (vec![new, call, call, name], CALL, twice(METHOD.as_str())),
+            (vec![new, call, ("Mcp-Name", "other")], CALL, other(NAME.as_str())),
+            (vec![new, call, ("Mcp-Name", "Weather")], CALL, other(NAME.as_str())),
+            (vec![new, ("Mcp-Method", "TOOLS/CALL"), name], CALL, other(METHOD.as_str())),
             // Older revisions know none of them, but who stands behind might believe them.
-            (vec![("Mcp-Method", "tools/list")], OLD, other(METHOD)),
-            (vec![("Mcp-Name", "other")], OLD, other(NAME)),
+            (vec![("Mcp-Method", "tools/list")], OLD, other(METHOD.as_str())),
+            (vec![("Mcp-Name", "other")], OLD, other(NAME.as_str())),
             // Base64 for what no header can hold.
             (vec![new, call, ("Mcp-Name", "=?base64?d2VhdGhlcg==?=")], CALL, Ok(())),
-            (vec![new, call, ("Mcp-Name", "=?base64?d2VhdGhlcg?=")], CALL, other(NAME)),
+            (vec![new, call, ("Mcp-Name", "=?base64?d2VhdGhlcg?=")], CALL, other(NAME.as_str())),
             (
                 vec![new, ("Mcp-Method", "resources/read"), ("Mcp-Name", "=?base64?ZmlsZTovLy/DqQ==?=")],
                 READ,

@@ -424,29 +424,27 @@ pub fn check_shape(bytes: &[u8]) -> Result<(), Unwieldy> {
 }
 
 fn shape_within(bytes: &[u8], deepest: usize, most: usize) -> Result<(), Unwieldy> {
-    let (mut depth, mut values, mut in_string, mut at) = (0_usize, 0_usize, false, 0);
-    while let Some(byte) = bytes.get(at) {
-        at += 1;
-        if in_string {
-            match byte {
-                b'\\' => at += 1,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
+    let (mut depth, mut values, mut bytes) = (0_usize, 0_usize, bytes.iter());
+    while let Some(byte) = bytes.next() {
         match byte {
-            b'"' => in_string = true,
+            // To the end of the string.
+            b'"' => loop {
+                match bytes.next() {
+                    Some(b'\\') => drop(bytes.next()),
+                    Some(b'"') | None => break,
+                    Some(_) => {}
+                }
+            },
             b'[' | b'{' => {
                 depth += 1;
                 values += 8;
+                if depth > deepest {
+                    return Err(Unwieldy::Deep);
+                }
             }
             b',' => values += 1,
             b']' | b'}' => depth = depth.saturating_sub(1),
             _ => {}
-        }
-        if depth > deepest {
-            return Err(Unwieldy::Deep);
         }
         if values > most {
             return Err(Unwieldy::Many);

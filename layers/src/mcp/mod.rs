@@ -54,7 +54,7 @@ use std::task::{Context, Poll};
 
 use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body::Body as _;
 use smol_str::SmolStr;
 use tokio::time::Instant;
@@ -314,7 +314,7 @@ fn review(policy: &Policy, calls: &Calls) -> Option<Review> {
 }
 
 fn caller(policy: &Policy, headers: &HeaderMap, context: Option<&RequestContext>) -> Caller {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     Caller {
         sink: Arc::clone(&policy.sink),
         begun: Instant::now(),
@@ -322,9 +322,9 @@ fn caller(policy: &Policy, headers: &HeaderMap, context: Option<&RequestContext>
         client: context.and_then(RequestContext::client_addr),
         host: context.and_then(|context| context.host.clone()),
         principal: context.and_then(|context| context.principal.clone()),
-        session: text(headers::SESSION_ID).map(call::session_digest),
-        protocol: text(headers::PROTOCOL_VERSION).map(Into::into),
-        trace: text("traceparent").and_then(call::traceparent),
+        session: text(&headers::SESSION_ID).map(call::session_digest),
+        protocol: text(&headers::PROTOCOL_VERSION).map(Into::into),
+        trace: text(&headers::TRACEPARENT).and_then(call::traceparent),
     }
 }
 

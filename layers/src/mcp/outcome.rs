@@ -60,6 +60,14 @@ impl Word {
         self.length = self.length.saturating_add(1);
     }
 
+    fn extend(&mut self, bytes: &[u8]) {
+        let end = self.length.saturating_add(bytes.len());
+        if let Some(places) = self.bytes.get_mut(self.length..end) {
+            places.copy_from_slice(bytes);
+        }
+        self.length = end;
+    }
+
     fn text(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
     }
@@ -88,9 +96,22 @@ impl Watch {
                             self.named();
                         }
                     }
-                    byte if self.naming && self.depth <= 2 => self.word.push(*byte),
-                    // Nobody looks at this one: images are such strings.
-                    _ => at += memchr2(b'"', b'\\', &bytes[at..]).unwrap_or(bytes.len() - at),
+                    _ => {
+                        let rest = &bytes[at..];
+                        let length = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+                        // Nobody looks at the others: images are such strings.
+                        if self.naming && self.depth <= 2 {
+                            self.word.extend(&bytes[at - 1..at + length]);
+                        }
+                        at += length;
+                    }
+                },
+                // Nothing so deep matters, but where it ends.
+                None if self.depth > 2 => match byte {
+                    b'"' => (self.string, self.naming) = (Some(false), false),
+                    b'{' | b'[' => self.depth += 1,
+                    b'}' | b']' => (self.depth, self.naming) = (self.depth - 1, false),
+                    _ => {}
                 },
                 None => self.mark(*byte),
             }
