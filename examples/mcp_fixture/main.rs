@@ -66,7 +66,8 @@ async fn main() -> Outcome<()> {
     let shared = Shared::new(era)?;
     let store = Arc::new(Embedded::in_memory()?);
     let options = Options { sessions: era != Era::Stateless, hosts };
-    let service = serve(store, move || Fixture::new(&shared), options);
+    // Nobody else sees the store.
+    let service = serve(store, &[0; 32], move || Fixture::new(&shared), options);
     tokio::spawn(Arc::clone(service.sessions()).run(CancellationToken::new()));
     let listener = TcpListener::bind(&listen).await?;
     let address = listener.local_addr()?;

@@ -22,12 +22,14 @@ pub mod tools;
 
 use std::sync::Arc;
 
+use portcullis_layers::RequestContext;
 use rmcp::ServerHandler;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 
 pub use self::server::Server;
+pub use self::sessions::guard::has_sessions;
 use self::sessions::{Guard, Sessions};
-use crate::control::Control;
+use crate::control::{Caller, Control};
 use crate::store::Store;
 
 /// Larger requests are refused: the largest input of an operation, and what the protocol adds.
@@ -51,18 +53,30 @@ impl Default for Options {
     }
 }
 
+/// Who makes a request: what a layer in front has noted, never what headers say. Who brings a token has what that
+/// allows, and no more because of the machine that the request comes from.
+fn caller(extensions: &http::Extensions) -> Caller {
+    let known = extensions.get::<RequestContext>().and_then(|known| known.principal.clone());
+    match (extensions.get::<Caller>(), known) {
+        (None | Some(Caller::Local), Some(principal)) => Caller::Principal(principal),
+        (Some(caller), _) => caller.clone(),
+        (None, None) => Caller::Anonymous,
+    }
+}
+
 /// The service of a control, at `/mcp`. Which host and origin a request is for is checked in front of it. The
 /// [`run`](Sessions::run) of its [`sessions`](Guard::sessions) must run beside it.
 pub fn service(control: Arc<Control>) -> Service {
-    let store = Arc::clone(&control.store);
+    let (store, key) = (Arc::clone(&control.store), *control.vault.blob_key());
     let server = Server::new(control);
-    serve(store, move || server.clone(), Options::default())
+    serve(store, &key, move || server.clone(), Options::default())
 }
 
-/// The service of any server, with its sessions in a store. Each session has a handler of its own at each node. The
+/// The service of any server, with its sessions in a store, where the key seals what they leave. Each session has a handler of its own at each node. The
 /// [`run`](Sessions::run) of its [`sessions`](Guard::sessions) must run beside it.
 pub fn serve<H: ServerHandler>(
     store: Arc<dyn Store>,
+    key: &[u8; 32],
     server: impl Fn() -> H + Send + Sync + 'static,
     options: Options,
 ) -> Service<H> {
@@ -71,5 +85,5 @@ pub fn serve<H: ServerHandler>(
         .with_legacy_session_mode(options.sessions)
         .with_stateless_protocol_metadata_required(!options.sessions);
     config.max_request_body_bytes = MAX_BODY;
-    Sessions::new(store, sessions::Options::default()).serve(move || Ok(server()), config)
+    Sessions::new(store, key, sessions::Options::default()).serve(move || Ok(server()), config)
 }

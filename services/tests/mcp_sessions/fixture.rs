@@ -6,7 +6,8 @@ use std::time::Duration;
 use rmcp::ServerHandler;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, ElicitRequestParams,
-    ElicitationSchema, ErrorData, ProgressNotificationParam, ServerCapabilities, ServerConfig,
+    ElicitationSchema, ErrorData, InitializeRequestParams, InitializeResult, ProgressNotificationParam,
+    ServerCapabilities, ServerConfig,
 };
 use rmcp::service::{RequestContext, RoleServer};
 use tokio::sync::{Semaphore, watch};
@@ -20,6 +21,12 @@ pub(crate) struct Gate {
     pub(crate) cancelled: watch::Sender<usize>,
     /// How many clients have initialized, or were brought back.
     pub(crate) greeted: watch::Sender<usize>,
+    /// How many requests have come to the node.
+    pub(crate) asked: watch::Sender<usize>,
+    /// How many handlers have been told who comes.
+    pub(crate) arrived: watch::Sender<usize>,
+    /// Whether handlers wait before they greet.
+    pub(crate) hold: watch::Sender<bool>,
     /// What lets them go on.
     go: Semaphore,
 }
@@ -30,6 +37,9 @@ impl Gate {
             waiting: watch::Sender::new(0),
             cancelled: watch::Sender::new(0),
             greeted: watch::Sender::new(0),
+            asked: watch::Sender::new(0),
+            arrived: watch::Sender::new(0),
+            hold: watch::Sender::new(false),
             go: Semaphore::new(0),
         })
     }
@@ -53,6 +63,17 @@ pub(crate) struct Fixture(pub(crate) Arc<Gate>);
 impl ServerHandler for Fixture {
     fn get_info(&self) -> ServerConfig {
         ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
+    }
+
+    async fn initialize(
+        &self,
+        request: InitializeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<InitializeResult, ErrorData> {
+        self.0.arrived.send_modify(|count| *count += 1);
+        self.0.hold.subscribe().wait_for(|held| !held).await.expect("the gate is there");
+        context.peer.set_peer_info(request.clone());
+        self.negotiate_initialize(&request)
     }
 
     async fn on_initialized(&self, _context: rmcp::service::NotificationContext<RoleServer>) {

@@ -4,6 +4,7 @@ mod balanced;
 mod bounds;
 mod client;
 mod fixture;
+mod kept;
 mod many;
 mod nodes;
 mod outage;

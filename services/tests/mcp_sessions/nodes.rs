@@ -13,6 +13,7 @@ use portcullis_services::store::embedded::Embedded;
 use portcullis_services::store::redis::{Options as RedisOptions, RedisStore};
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -94,7 +95,7 @@ impl Node {
     /// A node on the test's own runtime, for tests with a clock of their own.
     pub(crate) fn start_on(on: Handle, store: Arc<dyn Store>, options: Options) -> Self {
         let gate = Gate::new();
-        let sessions = Sessions::new(store, options);
+        let sessions = Sessions::new(store, &[7; 32], options);
         let stop = CancellationToken::new();
         on.spawn(Arc::clone(&sessions).run(stop.clone()));
         let fixture = Fixture(Arc::clone(&gate));
@@ -111,9 +112,20 @@ impl Node {
         &self,
         request: Request<Full<Bytes>>,
     ) -> Response<BoxBody<Bytes, std::convert::Infallible>> {
+        self.open(request).await.expect("no panic")
+    }
+
+    /// The same as a task, which a test can end.
+    pub(crate) fn open(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> JoinHandle<Response<BoxBody<Bytes, std::convert::Infallible>>> {
         let service = self.service.clone().expect("alive");
-        let answer = self.on.spawn(service.oneshot(request)).await.expect("no panic");
-        answer.unwrap_or_else(|never| match never {})
+        let gate = Arc::clone(&self.gate);
+        self.on.spawn(async move {
+            gate.asked.send_modify(|count| *count += 1);
+            service.oneshot(request).await.unwrap_or_else(|never| match never {})
+        })
     }
 
     pub(crate) const fn is_alive(&self) -> bool {

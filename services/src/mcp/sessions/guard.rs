@@ -93,7 +93,7 @@ where
         }
     }
     let ends = id.is_some() && request.method() == Method::DELETE;
-    let begins = id.is_none();
+    let (begins, is_kept) = (id.is_none(), kept.is_some());
     let (response, trouble) = Asking::new(owner, kept, ends).within(inner.call(request)).await;
     let Ok(mut response) = response;
     if response.status() == StatusCode::INTERNAL_SERVER_ERROR
@@ -106,6 +106,10 @@ where
                 refusal(StatusCode::PAYLOAD_TOO_LARGE, -32600, "the message is too large for this session")
             }
         };
+    }
+    if is_kept && response.status() == StatusCode::NOT_FOUND {
+        // Another request was about to bring it back, and could not, or has gone. The session is there all the same.
+        return unavailable();
     }
     if begins && let Some(id) = response.headers().get(SESSION).and_then(|id| id.to_str().ok()) {
         match sessions.settle(id).await {
@@ -125,7 +129,7 @@ where
 }
 
 /// Whether the version that a request names has sessions. Without one, or with one that is not ours, rmcp decides.
-fn has_sessions(headers: &HeaderMap) -> bool {
+pub fn has_sessions(headers: &HeaderMap) -> bool {
     let version = headers.get(VERSION).and_then(|version| version.to_str().ok());
     version.is_none_or(|version| version < ProtocolVersion::V_2026_07_28.as_str())
 }

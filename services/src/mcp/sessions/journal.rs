@@ -1,19 +1,22 @@
 //! Events in the store: each stands there before it is sent, so that any node can repeat it.
 //!
 //! Each event is a record with a life time, under an index for its stream. The node that wrote it bounds what it keeps
-//! for a session: the oldest events go in the same step that adds a new one.
+//! for a session: the oldest events go in the same step that adds a new one. What stands there is sealed.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::id::SessionKey;
 use super::message::Stored;
 use super::options::Options;
-use crate::store::{Expect, MAX_PAGE, RecordCursor, RecordKey, RecordKind, RecordWrite, Result, Store};
+use super::seal::Seal;
+use crate::store::{
+    Expect, MAX_PAGE, Record, RecordCursor, RecordKey, RecordKind, RecordWrite, Result, Store,
+};
+use crate::vault;
 
 /// The name of the stream that belongs to no request.
 pub(super) const STANDING: &str = "s";
@@ -25,6 +28,7 @@ const MAX_REPEATED: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Journal {
     store: Arc<dyn Store>,
+    seal: Seal,
     events: usize,
     bytes: usize,
     age: Duration,
@@ -57,9 +61,9 @@ pub(super) struct Found {
 }
 
 impl Journal {
-    pub(super) fn new(store: Arc<dyn Store>, options: &Options) -> Self {
+    pub(super) fn new(store: Arc<dyn Store>, seal: Seal, options: &Options) -> Self {
         let Options { events, event_bytes: bytes, event_age: age, .. } = *options;
-        Self { store, events, bytes, age }
+        Self { store, seal, events, bytes, age }
     }
 
     /// Whether an event of so many bytes is kept at all.
@@ -76,9 +80,9 @@ impl Journal {
         event: &Stored,
     ) -> Result<()> {
         let index = index(session, stream);
-        let key = RecordKey::new(RecordKind::McpEvent, format!("{index}.{}", event.id));
-        let write = RecordWrite::put(key, event, Some(self.age), Expect::Any, vec![index])?;
-        self.commit(written, write).await
+        let name = format!("{index}.{}", event.id);
+        let content = serde_json::to_vec(event).expect("texts and numbers serialise");
+        self.commit(written, name, content, self.age, vec![index]).await
     }
 
     /// Leaves a message for another node, which [takes](Self::take) it by this name.
@@ -86,34 +90,37 @@ impl Journal {
         &self,
         written: &Written,
         name: &str,
-        message: Bytes,
+        message: Vec<u8>,
         life: Duration,
     ) -> Result<()> {
-        let key = RecordKey::new(RecordKind::McpEvent, name);
-        let write = RecordWrite::Put {
-            key,
-            value: message,
-            ttl: Some(life),
-            expect: Expect::Any,
-            indexes: Vec::new(),
-        };
-        self.commit(written, write).await
+        self.commit(written, name.to_owned(), message, life, Vec::new()).await
     }
 
     /// What was left by this name.
-    pub(super) async fn take(&self, name: &str) -> Result<Option<Bytes>> {
+    pub(super) async fn take(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let key = RecordKey::new(RecordKind::McpEvent, name);
-        Ok(self.store.get_record(&key).await?.map(|record| record.value))
+        Ok(self.store.get_record(&key).await?.and_then(|record| self.seal.open(name, &record.value)))
     }
 
-    async fn commit(&self, written: &Written, write: RecordWrite) -> Result<()> {
-        let bytes = match &write {
-            RecordWrite::Put { value, .. } => value.len(),
-            RecordWrite::Delete { .. } | RecordWrite::Check { .. } => 0,
-        };
-        let mut writes = written.make_room(self, write.key().id.clone(), bytes);
-        writes.push(write);
+    async fn commit(
+        &self,
+        written: &Written,
+        name: String,
+        content: Vec<u8>,
+        life: Duration,
+        indexes: Vec<String>,
+    ) -> Result<()> {
+        let unsealed = || vault::Error::Seal { name: name.clone() };
+        let value = self.seal.seal(&name, content).ok_or_else(unsealed)?;
+        let key = RecordKey::new(RecordKind::McpEvent, name.as_str());
+        let mut writes = written.make_room(self, name, value.len());
+        writes.push(RecordWrite::Put { key, value, ttl: Some(life), expect: Expect::Any, indexes });
         self.store.commit_records(writes).await
+    }
+
+    /// An event from its record; None for one that was sealed by another key, or is of another version.
+    fn event(&self, record: &Record) -> Option<Stored> {
+        serde_json::from_slice(&self.seal.open(&record.key.id, &record.value)?).ok()
     }
 
     /// The events of a stream that stand behind `after`, oldest first.
@@ -132,7 +139,7 @@ impl Journal {
                 if after.is_some_and(|after| record.cursor <= after) {
                     break 'pages;
                 }
-                if let Ok(event) = record.read() {
+                if let Some(event) = self.event(&record) {
                     found.push(Found { cursor: record.cursor, event });
                 }
             }
@@ -150,7 +157,7 @@ impl Journal {
         let index = index(session, stream);
         let page = self.store.list_records(RecordKind::McpEvent, Some(&index), None, 1).await?;
         let found = page.records.into_iter().next();
-        Ok(found.and_then(|record| Some(Found { cursor: record.cursor, event: record.read().ok()? })))
+        Ok(found.and_then(|record| Some(Found { cursor: record.cursor, event: self.event(&record)? })))
     }
 
     /// Forgets what this node has written for a session.

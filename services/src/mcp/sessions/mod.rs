@@ -17,7 +17,7 @@
 //!
 //! - [`guard`]: the service in front of rmcp's, which lets nobody at another's session.
 //! - `session`: a session at a node; `answer` and `standing` are its two kinds of streams, `line` its handler's end.
-//! - `shelf`, `journal`, `notice`: sessions, events and hints in the store.
+//! - `shelf`, `journal`, `notice`: sessions, events and hints in the store; events are sealed by `seal`.
 //! - `node`: what a node does for all its sessions: hear, renew, forget.
 
 mod answer;
@@ -32,6 +32,7 @@ mod node;
 mod notice;
 mod options;
 mod owner;
+mod seal;
 mod session;
 mod shared;
 mod shelf;
@@ -109,10 +110,11 @@ enum Found {
 }
 
 impl Sessions {
-    /// The sessions of a node that shares this store. [`Self::run`] must run.
-    pub fn new(store: Arc<dyn Store>, options: Options) -> Arc<Self> {
+    /// The sessions of a node that shares this store, and the key by which events are sealed there. [`Self::run`] must
+    /// run.
+    pub fn new(store: Arc<dyn Store>, key: &[u8; 32], options: Options) -> Arc<Self> {
         Arc::new(Self {
-            shared: Arc::new(Shared::new(store, options)),
+            shared: Arc::new(Shared::new(store, key, options)),
             here: Mutex::default(),
             woken: Notify::new(),
         })
@@ -170,8 +172,11 @@ impl Sessions {
             Ok(gone) => {
                 session.is_kept(kept);
                 for key in gone {
-                    self.drop_here(&key);
+                    let session = self.drop_here(&key);
                     self.shared.tell(&key, What::Ended).await;
+                    if let Some(session) = session {
+                        self.shared.told(session.forget().await);
+                    }
                 }
                 Ok(true)
             }

@@ -30,17 +30,15 @@ impl Owner {
     pub fn of(extensions: &http::Extensions) -> Self {
         let known = extensions.get::<RequestContext>();
         let host = known.and_then(|known| known.host.as_ref()).map(|host| host.as_str().into());
-        let principal = match extensions.get::<Caller>() {
-            Some(Caller::Local) => return Self { who: Who::Local, host },
-            Some(Caller::Principal(principal)) => Some(principal),
-            Some(Caller::Anonymous) => None,
-            None => known.and_then(|known| known.principal.as_ref()),
+        let who = match crate::mcp::caller(extensions) {
+            Caller::Anonymous => Who::Anonymous,
+            Caller::Local => Who::Local,
+            Caller::Principal(principal) => Who::Principal {
+                issuer: principal.issuer.clone(),
+                subject: principal.subject.clone(),
+                client: principal.client_id.clone(),
+            },
         };
-        let who = principal.map_or(Who::Anonymous, |principal| Who::Principal {
-            issuer: principal.issuer.clone(),
-            subject: principal.subject.clone(),
-            client: principal.client_id.clone(),
-        });
         Self { who, host }
     }
 
@@ -134,11 +132,12 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_goes_before_what_the_edge_has_noted() {
+    fn a_token_goes_before_the_machine_and_nobody_before_both() {
         let mut extensions = http::Extensions::new();
-        RequestContext::of(&mut extensions).principal = Some(Arc::default());
         extensions.insert(Caller::Local);
         assert_eq!(Owner::of(&extensions), Owner { who: Who::Local, host: None });
+        RequestContext::of(&mut extensions).principal = Some(Arc::default());
+        assert!(matches!(Owner::of(&extensions).who, Who::Principal { .. }));
         extensions.insert(Caller::Anonymous);
         assert_eq!(Owner::of(&extensions), Owner { who: Who::Anonymous, host: None });
     }

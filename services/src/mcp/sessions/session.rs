@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rmcp::model::{
-    ClientJsonRpcMessage, ClientNotification, ClientRequest, ErrorData, GetExtensions, GetMeta,
-    InitializeRequestParams, JsonRpcNotification, JsonRpcRequest, NumberOrString, ProgressToken, RequestId,
-    ServerJsonRpcMessage, ServerNotification, ServerRequest, ServerResult,
+    CancelledNotification, CancelledNotificationParam, ClientJsonRpcMessage, ClientNotification,
+    ClientRequest, ErrorData, GetExtensions, GetMeta, InitializeRequestParams, JsonRpcNotification,
+    JsonRpcRequest, NumberOrString, ProgressToken, RequestId, ServerJsonRpcMessage, ServerNotification,
+    ServerRequest, ServerResult,
 };
 use rmcp::service::OriginatingRequestId;
 use rmcp::transport::streamable_http_server::session::{ServerSseMessage, SessionId};
@@ -100,6 +101,8 @@ impl Session {
         let age = kept.as_ref().map_or(0, |kept| shelf::now().saturating_sub(kept.created));
         let life = shared.options.life.saturating_sub(Duration::from_secs(age));
         let now = shared.clock();
+        // What the store knows of its last use may be old: then it is told of this one.
+        let unused = kept.as_ref().map_or(0, |kept| shelf::now().saturating_sub(kept.seen));
         let session = Self {
             key: SessionKey::of(id),
             owner,
@@ -114,7 +117,7 @@ impl Session {
             ready: AtomicBool::new(false),
             orphaned: AtomicBool::new(false),
             seen: AtomicU64::new(now),
-            renewed: AtomicU64::new(now),
+            renewed: AtomicU64::new(now.saturating_sub(unused.saturating_mul(1000))),
             ends: Instant::now() + life,
             shared,
         };
@@ -286,8 +289,9 @@ impl Session {
                     ClientNotification::CancelledNotification(cancelled) => {
                         match &cancelled.params.request_id {
                             Some(id) if self.routes().answers.contains_key(id) => Waits::Here,
-                            Some(_) => Waits::Somebody,
-                            None => Waits::Nobody,
+                            // Nothing longer is passed on: it would cost others more than whoever makes it up.
+                            Some(id) if short(id).is_some() => Waits::Somebody(id.clone()),
+                            Some(_) | None => Waits::Nobody,
                         }
                     }
                     ClientNotification::ProgressNotification(progress) => {
@@ -300,9 +304,15 @@ impl Session {
         };
         match to {
             Waits::Here => self.take(message).await,
-            Waits::There(node) => self.pass_on(Some(node), &message).await,
-            Waits::Somebody => self.pass_on(None, &message).await,
-            Waits::Nobody => {
+            Waits::There(node) if self.shared.is_alive(&node).await? => {
+                self.pass_on(Some(node), &message).await
+            }
+            Waits::Somebody(id) => {
+                let about = CancelledNotificationParam::new(Some(id), None);
+                let short = ClientNotification::CancelledNotification(CancelledNotification::new(about));
+                self.pass_on(None, &ClientJsonRpcMessage::notification(short)).await
+            }
+            Waits::There(_) | Waits::Nobody => {
                 debug!("a client's message that nobody waits for");
                 Ok(())
             }
@@ -390,7 +400,7 @@ impl Session {
             return Err(Error::TooLarge);
         }
         let name = random::name("passed.");
-        self.shared.journal.leave(&self.written, &name, json.into(), PASSING).await?;
+        self.shared.journal.leave(&self.written, &name, json, PASSING).await?;
         let to = to.map(|node| node.as_str().to_owned());
         Ok(self.shared.board.tell(&self.key, What::Message { to, name }).await?)
     }
@@ -686,7 +696,7 @@ impl Session {
 enum Waits {
     Here,
     There(NodeName),
-    /// Whichever node has the request.
-    Somebody,
+    /// Whichever node has this request.
+    Somebody(RequestId),
     Nobody,
 }

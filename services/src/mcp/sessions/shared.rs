@@ -13,6 +13,7 @@ use super::journal::Journal;
 use super::message::Stored;
 use super::notice::{Board, What};
 use super::options::Options;
+use super::seal::Seal;
 use super::shelf::Shelf;
 use crate::store::{ItemKey, Result, Store};
 
@@ -33,14 +34,16 @@ pub(super) struct Shared {
     /// When the node last said that it is alive, in milliseconds since its start; 0 for never.
     spoken: AtomicU64,
     away: AtomicBool,
+    /// When the store was there again after an outage; 0 for never.
+    back: AtomicU64,
 }
 
 impl Shared {
-    pub(super) fn new(store: Arc<dyn Store>, options: Options) -> Self {
+    pub(super) fn new(store: Arc<dyn Store>, key: &[u8; 32], options: Options) -> Self {
         let name = NodeName::new();
         Self {
             shelf: Shelf::new(Arc::clone(&store), &options),
-            journal: Journal::new(Arc::clone(&store), &options),
+            journal: Journal::new(Arc::clone(&store), Seal::new(key), &options),
             board: Board::new(Arc::clone(&store), name.clone()),
             store,
             name,
@@ -49,6 +52,7 @@ impl Shared {
             count: AtomicU64::new(0),
             spoken: AtomicU64::new(0),
             away: AtomicBool::new(false),
+            back: AtomicU64::new(0),
         }
     }
 
@@ -85,9 +89,12 @@ impl Shared {
         self.told(result);
     }
 
-    /// Whether a node is alive.
+    /// Whether a node is alive. Right after an outage of the store any may be: none could say so.
     pub(super) async fn is_alive(&self, node: &NodeName) -> Result<bool> {
-        Ok(self.store.get_item(&alive(node)).await?.is_some())
+        let heard = self.store.get_item(&alive(node)).await;
+        let back = self.back.load(Ordering::Relaxed);
+        let was_away = self.away.load(Ordering::Relaxed) || back > 0 && self.since(back) < self.options.alive;
+        Ok(heard?.is_some() || was_away)
     }
 
     /// Tells the other nodes, if that is possible.
@@ -101,6 +108,7 @@ impl Shared {
         match result {
             Ok(value) => {
                 if self.away.swap(false, Ordering::Relaxed) {
+                    self.back.store(self.clock(), Ordering::Relaxed);
                     info!("MCP sessions have their store again");
                 }
                 Some(value)
@@ -143,4 +151,26 @@ impl Shared {
 
 fn alive(node: &NodeName) -> ItemKey {
     ItemKey { kind: ALIVE, id: node.as_str().to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Error;
+    use crate::store::embedded::Embedded;
+
+    #[tokio::test(start_paused = true)]
+    async fn after_an_outage_nobody_is_dead_for_a_while() {
+        let store = Arc::new(Embedded::in_memory().expect("a store"));
+        let shared = Shared::new(store, &[1; 32], Options::default());
+        let other = NodeName::new();
+        assert!(!shared.is_alive(&other).await.expect("a store"));
+        let outage = Error::Corrupt { place: "here".to_owned(), source: "away".into() };
+        shared.told::<()>(Err(outage));
+        assert!(shared.is_alive(&other).await.expect("a store"), "it may be there, and can't say so");
+        shared.told(Ok(()));
+        assert!(shared.is_alive(&other).await.expect("a store"), "it has had no time to say so");
+        tokio::time::advance(shared.options.alive).await;
+        assert!(!shared.is_alive(&other).await.expect("a store"));
+    }
 }

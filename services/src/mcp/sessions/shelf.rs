@@ -90,10 +90,10 @@ impl Shelf {
         Ok(held.into_iter().map(|(_, key)| key).collect())
     }
 
-    /// A session, if there is one.
+    /// A session, if there is one. One that can't be read is none: it is of another version, and its client begins anew.
     pub(super) async fn get(&self, key: &SessionKey) -> Result<Option<Kept>> {
         let found = self.store.get_record(&record(key)).await?;
-        found.map(|found| found.read()).transpose()
+        Ok(found.and_then(|found| found.read().ok()))
     }
 
     /// Says that a session is used. `false`: it has ended elsewhere.
