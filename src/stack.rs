@@ -26,6 +26,7 @@ use portcullis_services::config::origins::origins;
 use portcullis_services::config::proxy::OUR_COOKIES;
 use portcullis_services::config::proxy::mcp::{Mcp, McpPinning};
 use portcullis_services::config::resolve::{Destination, EffectiveHost, EffectiveRoute, Globals, header_ops};
+use portcullis_services::config::route::RESERVED;
 use portcullis_services::config::{Proxy, Route};
 use portcullis_services::control::Caller;
 use tokio_util::sync::CancellationToken;
@@ -166,6 +167,10 @@ impl HostStack {
     pub fn allows(&self, stream: &LiveStream, host: &HostName) -> bool {
         let proxy = &self.effective.proxy;
         if !proxy.enabled {
+            return false;
+        }
+        // Its route is in no document, and the host's own rules say nothing of it.
+        if stream.route.as_deref() == Some(RESERVED) && !proxy.has_builtin_mcp() {
             return false;
         }
         let auth = stream.route.as_deref().and_then(|route| self.route(route)).and_then(Route::own_auth);

@@ -24,6 +24,9 @@ pub struct Priority(u16);
 pub struct PriorityError(u16);
 
 impl Priority {
+    /// Before each that can be asked for.
+    pub const FIRST: Self = Self(u16::MAX);
+
     /// The number.
     pub const fn get(self) -> u16 {
         self.0

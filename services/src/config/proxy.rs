@@ -510,6 +510,7 @@ impl Entity for Proxy {
         self.check_auth(&mut problems);
         self.check_published(&mut problems);
         self.check_mcp(&mut problems);
+        self.check_builtin_mcp(&mut problems);
         problems
     }
 

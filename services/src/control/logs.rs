@@ -13,7 +13,7 @@ use super::changes::Form;
 use super::operation::{delete, get, post, put};
 use super::{Access, Context, Control, Endpoint, Error, Operation, Surface};
 use crate::config::FieldError;
-use crate::logs::{self, Bounds, LevelSettings, Page, Search, Stats, parse_level};
+use crate::logs::{self, Bounds, LevelSettings, Page, SILENT, Search, Stats, parse_level};
 use crate::store::{Expect, Key, Kind, Stream, Write};
 
 /// The setting that holds the levels of diagnostics, shared by all nodes.
@@ -369,6 +369,10 @@ impl Operation for SetLogLevel {
         let level = self.level.trim().to_ascii_uppercase();
         if let Some(component) = &self.component {
             check_component("component", component).map_err(Error::invalid)?;
+            if component == SILENT {
+                let detail = "says what clients and servers say, and is silent at every level";
+                return Err(Error::invalid(FieldError::new("component", component.as_str(), detail)));
+            }
         }
         change_levels(control, |settings| match &self.component {
             Some(component) => drop(settings.components.insert(component.clone(), level.clone())),

@@ -72,6 +72,9 @@ fn name(level: LevelFilter) -> String {
     }
 }
 
+/// A component that nobody can make talk.
+pub const SILENT: &str = "rmcp";
+
 /// The component of a target.
 pub fn component(target: &str) -> &str {
     let mut segments = target.split("::");
@@ -86,7 +89,7 @@ fn is_ours(krate: &str) -> bool {
 impl Table {
     fn level(&self, target: &str) -> LevelFilter {
         // It tells ids of sessions, and what clients and servers say, at every level.
-        if component(target) == "rmcp" {
+        if component(target) == SILENT {
             return LevelFilter::OFF;
         }
         if let Some(level) = self.components.get(component(target)) {

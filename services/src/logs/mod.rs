@@ -25,7 +25,7 @@ mod memory;
 
 pub use self::follow::follow;
 pub use self::histogram::Histogram;
-pub use self::levels::{LevelError, LevelSettings, Levels, component, parse_level};
+pub use self::levels::{LevelError, LevelSettings, Levels, SILENT, component, parse_level};
 pub use self::query::{Filter, Search, SearchError};
 pub use self::scan::{Bounds, Error, Hit, Page, Truncated, entry_id, parse_entry_id, search};
 pub use self::stats::{HostStats, PathCount, Stats, stats};

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use http::HeaderName;
 use portcullis_layers::HeaderPrefix;
-use portcullis_layers::glob::starts_path;
 use portcullis_layers::mcp::USUAL_BOUND;
 use portcullis_layers::mcp::arguments::{Condition, Scalar, Test};
 use portcullis_layers::mcp::rates::Limit;
@@ -17,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use smol_str::SmolStr;
 
-use super::{BUILTIN_MCP, Proxy};
+use super::Proxy;
 use crate::config::auth::AuthMode;
 use crate::config::field::FieldError;
 use crate::config::names::{Group, HeaderKey, Scope, UserPattern};
@@ -499,13 +498,6 @@ impl Proxy {
 
     pub(super) fn check_mcp(&self, problems: &mut Vec<FieldError>) {
         let Some(mcp) = &self.mcp else { return };
-        if self.has_builtin_mcp()
-            && starts_path(&self.mcp_endpoint().trim_end_matches('/').to_ascii_lowercase(), BUILTIN_MCP)
-        {
-            let detail = "the gateway's own server is at `/mcp` here: expected `resource_endpoint` to be another path, \
-                          or no `builtin_mcp`";
-            problems.push(FieldError::bare("mcp", detail));
-        }
         for (field, length, most) in
             [("mcp.rules", mcp.rules.len(), MAX_RULES), ("mcp.limits", mcp.limits.len(), MAX_LIMITS)]
         {
