@@ -38,7 +38,10 @@ pub(crate) fn all(
     let nothing = HttpService::from_fn(async |_| {
         Err(Rejection::new(StatusCode::NOT_FOUND, "not_found", "There is nothing at this address.").into())
     });
-    let mcp = elsewhere(Router::new().route_service(BUILTIN_MCP, mcp), control.clone(), streams.clone());
+    let mcp = Router::new().route_service(BUILTIN_MCP, mcp);
+    // Where there are no sessions, to go is to cancel (2026-07-28); its tools finish what they have begun to change.
+    let finishes = |request: &Request| changes(request) && mcp::has_sessions(request.headers());
+    let mcp = elsewhere_finishing(mcp, control.clone(), streams.clone(), finishes);
     let api = elsewhere(api, control, streams.clone());
     HashMap::from([
         (Builtin::Api, api),
@@ -51,15 +54,28 @@ pub(crate) fn all(
 /// How many changes may go on whose clients have gone. What comes on top ends with its client.
 const FINISHING: usize = 1024;
 
-/// A router that works with the store: it runs on the control plane's runtime.
+/// A router that works with the store: it runs on the control plane's runtime. Who only reads may go. What changes
+/// something is finished, so that nothing is left half done.
 pub(crate) fn elsewhere(router: Router, runtime: Handle, streams: Streams) -> HttpService {
+    elsewhere_finishing(router, runtime, streams, changes)
+}
+
+fn changes(request: &Request) -> bool {
+    !request.method().is_safe()
+}
+
+/// The same, where a function says what is finished when its client has gone.
+fn elsewhere_finishing(
+    router: Router,
+    runtime: Handle,
+    streams: Streams,
+    finishes: impl Fn(&Request) -> bool + Send + Sync + 'static,
+) -> HttpService {
     let finishing = Arc::new(Semaphore::new(FINISHING));
     HttpService::from_fn(move |mut request: Request| {
         let (router, streams) = (router.clone(), streams.clone());
         let context = RequestContext::of(request.extensions_mut()).clone();
-        // Who only reads may go. What changes something is finished, so that nothing is left half done.
-        let finishes = !request.method().is_safe();
-        let finishes = finishes.then(|| Arc::clone(&finishing).try_acquire_owned().ok()).flatten();
+        let finishes = finishes(&request).then(|| Arc::clone(&finishing).try_acquire_owned().ok()).flatten();
         let aborts = finishes.is_none();
         let task = runtime.spawn(async move {
             let _finishes = finishes;

@@ -4,7 +4,7 @@ use http::StatusCode;
 use serde_json::json;
 
 use crate::support::client;
-use crate::support::mcp::{Mcp, STATEFUL, STATELESS};
+use crate::support::mcp::{Events, Mcp, STATEFUL, STATELESS};
 use crate::support::upstream::Upstream;
 use crate::{HOST, Site};
 
@@ -68,4 +68,40 @@ async fn a_host_has_it_when_it_says_so_and_asks_for_a_token_whatever_it_is() {
     assert_eq!(only.asked(&message).await.status, StatusCode::UNAUTHORIZED);
     let other = client::secure(site.daemon.https, client::get("tools.localhost", "/")).await;
     assert_eq!(other.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_token_is_what_counts_also_on_the_machine_itself() {
+    let daemon = crate::support::daemon::Daemon::start_with(|command| {
+        command.env("PORTCULLIS_LOCAL_ADMIN", "loopback");
+    });
+    let site = Site { daemon };
+    for version in [STATEFUL, STATELESS] {
+        let mut client = site.client("only", "mcp", version);
+        client.hello().await;
+        let names: Vec<_> = client.tools().await.iter().map(|tool| tool["name"].clone()).collect();
+        assert!(names.contains(&json!("echo")) && !names.contains(&json!("list_proxies")), "{names:?}");
+        assert_eq!(client.fails("list_proxies", json!({})).await["code"], "insufficient_scope");
+    }
+}
+
+#[tokio::test]
+async fn its_streams_end_when_it_is_switched_off() {
+    let site = Site::start();
+    let admin = site.admin(STATEFUL).await;
+    let mut stream = Events::of(admin.listen(None).await);
+    site.daemon.change(HOST, json!({ "builtin_mcp": false })).await;
+    assert!(stream.next().await.is_none());
+}
+
+#[tokio::test]
+async fn its_host_is_a_resource_that_covers_it() {
+    let site = Site::start();
+    let fields = json!({
+        "proxy_hostname": "tools.localhost", "target_url": "http://127.0.0.1:9", "builtin_mcp": true,
+        "resource_endpoint": "/tools",
+    });
+    let mut admin = site.admin(STATELESS).await;
+    let refused = admin.fails("create_proxy", fields).await;
+    assert_eq!(refused["fields"][0]["field"], "resource_endpoint", "{refused}");
 }

@@ -39,6 +39,61 @@ async fn an_older_client_is_asked_in_the_middle_of_a_call() {
 }
 
 #[tokio::test]
+async fn who_takes_a_call_back_has_not_agreed() {
+    let site = site_with("e.localhost").await;
+    site.daemon.host("f.localhost", "http://127.0.0.1:9", json!({})).await;
+    let mut admin = site.client("root", "mcp,admin", STATEFUL).able_to(json!({ "elicitation": {} }));
+    admin.hello().await;
+    let wanted = |host: &str| json!({ "name": "delete_proxy", "arguments": { "proxy_hostname": host } });
+    let (id, mut events) = admin.begin("tools/call", wanted("e.localhost")).await;
+    let (_, late) = events.next().await.expect("a question");
+    let cancel =
+        json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": id } });
+    assert_eq!(admin.post(&cancel).await.status(), 202);
+    let yes = json!({ "action": "accept", "content": { "confirm": true } });
+    let agreed = |question: &Value| json!({ "jsonrpc": "2.0", "id": question["id"], "result": yes });
+    assert_eq!(admin.post(&agreed(&late)).await.status(), 202);
+    // What was asked later is done by now, and so would be what was asked before.
+    let (id, mut events) = admin.begin("tools/call", wanted("f.localhost")).await;
+    let (_, question) = events.next().await.expect("a question");
+    assert_eq!(admin.post(&agreed(&question)).await.status(), 202);
+    assert_ne!(events.answer(&id).await["result"]["isError"], true);
+    assert!(!exists(&mut admin, "f.localhost").await);
+    assert!(exists(&mut admin, "e.localhost").await, "its call was taken back");
+}
+
+#[tokio::test]
+async fn people_are_asked_before_what_is_there_is_changed() {
+    let site = site_with("g.localhost").await;
+    let mut admin = site.client("root", "mcp,admin", STATELESS).able_to(json!({ "elicitation": {} }));
+    let host = |more: Value| {
+        let mut fields = json!({ "proxy_hostname": "g.localhost" });
+        fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        fields
+    };
+    for (name, arguments) in [
+        ("update_proxy", host(json!({ "auth_enabled": false }))),
+        ("disable_proxy", host(json!({}))),
+        ("set_mcp_policy", host(json!({ "default": "allow" }))),
+        ("rotate_signing_keys", json!({})),
+        ("approve_mcp_tools", host(json!({}))),
+        // What is meant counts, not how it is called.
+        ("run_command", json!({ "command": "proxy delete g.localhost" })),
+        ("run_command", json!({ "command": "proxy update g.localhost --enabled=false" })),
+    ] {
+        let asked = admin.tool(name, arguments).await;
+        assert_eq!(asked["resultType"], "input_required", "{name}: {asked}");
+    }
+    for (name, arguments) in [
+        ("create_proxy", json!({ "proxy_hostname": "h.localhost", "target_url": "http://127.0.0.1:9" })),
+        ("run_command", json!({ "command": "proxy show g.localhost" })),
+        ("set_log_level", json!({ "level": "INFO" })),
+    ] {
+        admin.ok(name, arguments).await;
+    }
+}
+
+#[tokio::test]
 async fn a_newer_client_calls_again_with_the_answer() {
     let site = site_with("b.localhost").await;
     site.daemon.host("c.localhost", "http://127.0.0.1:9", json!({})).await;
@@ -63,9 +118,14 @@ async fn a_newer_client_calls_again_with_the_answer() {
     let forged = admin.request("tools/call", call("b.localhost", forged)).await["result"].clone();
     assert_eq!(forged["resultType"], "input_required", "{forged}");
     assert!(exists(&mut admin, "b.localhost").await && exists(&mut admin, "c.localhost").await);
-    let done = admin.request("tools/call", call("b.localhost", again)).await["result"].clone();
+    let done = admin.request("tools/call", call("b.localhost", again.clone())).await["result"].clone();
     assert_eq!(done["resultType"], "complete", "{done}");
     assert!(!exists(&mut admin, "b.localhost").await);
+    // And once only.
+    site.daemon.host("b.localhost", "http://127.0.0.1:9", json!({})).await;
+    let twice = admin.request("tools/call", call("b.localhost", again)).await["result"].clone();
+    assert_eq!(twice["resultType"], "input_required", "{twice}");
+    assert!(exists(&mut admin, "b.localhost").await);
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@
 mod support;
 
 mod access;
+mod answers;
+mod cancelling;
 mod conversations;
 mod reading;
 mod tools;

@@ -131,6 +131,19 @@ async fn a_command_is_one_of_our_operations() {
     admin.ok("run_command", command("proxy create cmd.localhost http://127.0.0.1:9")).await;
     let listed = admin.ok("run_command", command("portcullis proxy show cmd.localhost")).await;
     assert_eq!(listed["proxy_hostname"], "cmd.localhost", "{listed}");
+    admin
+        .ok(
+            "run_command",
+            command("proxy update cmd.localhost --cors '{\"origins\":[\"https://a.example\"]}'"),
+        )
+        .await;
+    let shown = admin.ok("show_proxy", json!({ "proxy_hostname": "cmd.localhost" })).await;
+    assert!(shown["cors"].is_object(), "{shown}");
+    admin.ok("run_command", command("proxy update cmd.localhost --cors null")).await;
+    let shown = admin.ok("show_proxy", json!({ "proxy_hostname": "cmd.localhost" })).await;
+    assert!(shown["cors"].is_null(), "null brings back the default: {shown}");
+    let silent = admin.fails("set_log_level", json!({ "level": "TRACE", "component": "rmcp" })).await;
+    assert_eq!(silent["fields"][0]["field"], "component", "{silent}");
     for (words, expected) in
         [("sh -c id", "unrecognized"), ("serve", "unrecognized"), ("proxy delete", "required")]
     {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::Command;
 use clap::error::ErrorKind;
+use http::Method;
 use rmcp::model::{JsonObject, Tool, ToolAnnotations};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -50,7 +51,7 @@ impl RunCommand {
             .no_binary_name(true)
             .subcommand_required(true)
             .disable_help_subcommand(true)
-            .subcommands(commands.subcommands());
+            .subcommands(commands.subcommands().map(without_environment));
         Self { commands, grammar }
     }
 
@@ -99,13 +100,20 @@ impl RunCommand {
         let asked = asked.ok_or_else(|| wrong("names no operation: see `--help`".to_owned()))?;
         match asked.input {
             Value::Object(mut input) => {
-                // A flag that was not given is no wish for nothing.
-                input.retain(|_, value| !value.is_null());
+                // What was not given is no wish for nothing; a change to the default is.
+                let changes = asked.endpoint.method == Method::PUT || asked.endpoint.method == Method::PATCH;
+                input.retain(|_, value| changes || !value.is_null());
                 Ok((asked.name, input))
             }
             _ => Ok((asked.name, JsonObject::new())),
         }
     }
+}
+
+/// A command without values from the environment: that is the daemon's, not the caller's.
+fn without_environment(command: Command) -> Command {
+    let command = command.mut_args(|argument| argument.env(None::<&'static str>));
+    command.mut_subcommands(without_environment)
 }
 
 /// Whether the command line would read a file in place of this: `@file`, `--flag=@file` or `-f@file`.
@@ -133,6 +141,31 @@ mod tests {
         assert_eq!((name, &input["proxy_hostname"]), ("delete_proxy", &json!("app.example.com")));
         let (name, input) = read("proxy create 'app.example.com' http://10.0.0.5").expect("a command");
         assert_eq!((name, &input["target_url"]), ("create_proxy", &json!("http://10.0.0.5")));
+    }
+
+    #[test]
+    fn null_brings_back_the_default() {
+        let (name, input) =
+            read("proxy update a.example.com --cors null --allowed-networks null").expect("read");
+        assert_eq!(name, "update_proxy");
+        assert_eq!(
+            input,
+            json!({ "proxy_hostname": "a.example.com", "cors": null, "allowed_networks": null })
+        );
+        let (_, input) = read("proxy create a.example.com http://10.0.0.5 --cors null").expect("a command");
+        assert_eq!(input.get("cors"), None, "there is nothing yet to bring back");
+    }
+
+    #[test]
+    fn the_environment_of_the_daemon_is_not_the_callers() {
+        let grammar = RunCommand::new().grammar;
+        let mut left = vec![&grammar];
+        while let Some(command) = left.pop() {
+            for argument in command.get_arguments() {
+                assert!(argument.get_env().is_none(), "{} {}", command.get_name(), argument.get_id());
+            }
+            left.extend(command.get_subcommands());
+        }
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! Asks the person behind a client before something is taken away, where the client can ask.
+//! Asks the person behind a client before something that is there is changed or taken away, where the client can ask.
 //!
 //! Older clients are asked in the middle of the call; since 2026-07-28 the call is answered with the question, and made
 //! again with the answer. What is asked then is sealed into the request state, so that an answer is good for the same
-//! caller, tool and arguments only, and for a while.
+//! caller, client, tool and arguments only, once, and for a while.
+
+use std::time::Duration;
 
 use aws_lc_rs::digest;
 use base64::Engine;
@@ -18,8 +20,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::effects::Effect;
 use super::tools::Chosen;
-use crate::control::Caller;
+use crate::control::{Caller, Control};
+use crate::random;
+use crate::store::{ItemKey, Store};
 use crate::vault::Vault;
 
 /// What the request state is sealed as.
@@ -28,11 +33,17 @@ const SEALED_AS: &str = "mcp/request-state";
 /// The name of our only question.
 const QUESTION: &str = "confirm";
 
-/// How long a person may take to answer, in seconds.
-const PATIENCE: u64 = 600;
+/// The items by which questions are answered once only.
+const ASKED: &str = "mcp-asked";
 
-/// Longer arguments are cut in the question.
-const SHOWN: usize = 400;
+/// How long a person may take to answer; the tests here have nobody who could.
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 600 });
+
+/// A longer value of an argument is cut in the question,
+const SHOWN: usize = 120;
+
+/// and so are all of them together: a dialog is not longer than people read.
+const SHOWN_IN_ALL: usize = 4000;
 
 /// What a person answers.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -58,13 +69,24 @@ struct Asked {
     tool: String,
     input: String,
     until: i64,
+    /// The item that is there until the question is answered.
+    once: String,
 }
 
 impl Asked {
-    fn about(caller: &Caller, tool: &str, input: &JsonObject, until: i64) -> Self {
+    fn about(caller: &Caller, tool: &str, input: &JsonObject, until: i64, once: String) -> Self {
         let input = Value::Object(input.clone()).to_string();
         let input = BASE64_URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, input.as_bytes()));
-        Self { who: who(caller), tool: tool.to_owned(), input, until }
+        Self { who: who(caller), tool: tool.to_owned(), input, until, once }
+    }
+
+    fn item(&self) -> ItemKey {
+        ItemKey { kind: ASKED, id: self.once.clone() }
+    }
+
+    /// Whether it has not been answered before; it has been then.
+    async fn is_open(&self, store: &dyn Store) -> bool {
+        store.take_item(&self.item()).await.is_ok_and(|item| item.is_some())
     }
 
     fn seal(&self, vault: &Vault) -> Option<String> {
@@ -83,45 +105,60 @@ fn who(caller: &Caller) -> String {
     match caller {
         Caller::Anonymous => String::new(),
         Caller::Local => "local".to_owned(),
-        Caller::Principal(principal) => format!("{} {}", principal.issuer, principal.subject),
+        Caller::Principal(principal) => {
+            let client = principal.client_id.as_deref().unwrap_or_default();
+            format!("{} {} {client}", principal.issuer, principal.subject)
+        }
     }
 }
 
-/// Asks before a destructive tool runs, if the client can ask a person.
+/// Asks before a tool changes what is there, if the client can ask a person.
 pub(super) async fn before(
-    vault: &Vault,
+    control: &Control,
     caller: &Caller,
     chosen: Chosen<'_>,
     input: &JsonObject,
     request: &CallToolRequestParams,
     context: &RequestContext<RoleServer>,
 ) -> Outcome {
-    if !chosen.is_destructive() || !can_ask(context) {
+    if !chosen.effect().is_asked_about() || !can_ask(context) {
         return Outcome::Go;
     }
-    let Some(form) = form(chosen, input) else { return Outcome::Go };
+    let Some(form) = form(chosen, input) else {
+        return Outcome::Stop(stopped("the question whether to go on can't be asked"));
+    };
     let is_newer = |version: ProtocolVersion| version.as_str() >= ProtocolVersion::V_2026_07_28.as_str();
     if !context.protocol_version().is_some_and(is_newer) {
-        // Whoever does not answer has not agreed.
-        return match context.peer.create_elicitation(form).await {
+        // Whoever does not answer has not agreed, and nor has who takes the call back meanwhile.
+        let answer = tokio::select! {
+            biased;
+            () = context.ct.cancelled() => return Outcome::Stop(stopped("the call was cancelled")),
+            answer = context.peer.create_elicitation_with_timeout(form, Some(PATIENCE)) => answer,
+        };
+        return match answer {
             Ok(answer) => judged(&answer),
             Err(_) => Outcome::Stop(stopped("the question whether to go on was not answered")),
         };
     }
     let now = Timestamp::now().as_second();
-    let until = now.saturating_add_unsigned(PATIENCE);
+    let vault = &control.vault;
     if let Some(asked) = request.request_state.as_deref().and_then(|state| Asked::open(vault, state)) {
         let answer = request.input_responses.as_ref().and_then(|answers| answers.get(QUESTION));
         let answer = answer.and_then(|answer| serde_json::from_value::<ElicitResult>(answer.clone()).ok());
+        let same = Asked::about(caller, chosen.name(), input, asked.until, asked.once.clone());
         if let Some(answer) = answer
             && asked.until >= now
-            && asked == Asked::about(caller, chosen.name(), input, asked.until)
+            && asked == same
+            && asked.is_open(&*control.store).await
         {
             return judged(&answer);
         }
     }
-    let Some(state) = Asked::about(caller, chosen.name(), input, until).seal(vault) else {
-        return Outcome::Stop(stopped("the question whether to go on can't be sealed"));
+    let until = now.saturating_add_unsigned(PATIENCE.as_secs());
+    let asked = Asked::about(caller, chosen.name(), input, until, random::name(""));
+    let kept = control.store.put_item(&asked.item(), b"1", PATIENCE).await;
+    let Some(state) = kept.ok().and_then(|()| asked.seal(vault)) else {
+        return Outcome::Stop(stopped("the question whether to go on can't be kept: try again later"));
     };
     let question = InputRequest::Elicitation(ElicitRequest::new(form));
     Outcome::Ask(InputRequiredResult::new(
@@ -137,16 +174,35 @@ fn can_ask(context: &RequestContext<RoleServer>) -> bool {
 }
 
 fn form(chosen: Chosen<'_>, input: &JsonObject) -> Option<ElicitRequestParams> {
-    let mut arguments = Value::Object(input.clone()).to_string();
-    if let Some((end, _)) = arguments.char_indices().nth(SHOWN) {
-        arguments.truncate(end);
-        arguments.push('…');
-    }
+    let what = match chosen.effect() {
+        Effect::TakesAway => "This can't be taken back",
+        Effect::Changes | Effect::Adds | Effect::Looks => "This changes what is there",
+    };
     Some(ElicitRequestParams::FormElicitationParams {
         meta: None,
-        message: format!("{}: {arguments}. This can't be taken back. Go on?", chosen.title()),
+        message: format!("{}: {}. {what}. Go on?", chosen.title(), shown(input)),
         requested_schema: ElicitationSchema::from_type::<Confirmation>().ok()?,
     })
+}
+
+/// The arguments as people read them: each of them, so that none hides behind another one's length.
+fn shown(input: &JsonObject) -> String {
+    let values = input.iter().map(|(name, value)| {
+        let value = match value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        format!("{name} = {}", cut(value, SHOWN))
+    });
+    cut(values.collect::<Vec<_>>().join(", "), SHOWN_IN_ALL)
+}
+
+fn cut(mut text: String, most: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(most) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 fn judged(answer: &ElicitResult) -> Outcome {
@@ -164,6 +220,7 @@ fn stopped(why: &str) -> CallToolResult {
 
 #[cfg(test)]
 mod tests {
+    use portcullis_layers::Principal;
     use serde_json::json;
 
     use super::*;
@@ -176,15 +233,33 @@ mod tests {
     fn an_answer_is_good_for_what_was_asked() {
         let dir = tempfile::tempdir().expect("a folder");
         let vault = Vault::open_or_create(dir.path()).expect("a vault");
-        let asked = Asked::about(&Caller::Local, "delete_proxy", &input("a.example"), 7);
+        let about = |caller: &Caller, tool: &str, host: &str| {
+            Asked::about(caller, tool, &input(host), 7, "once".to_owned())
+        };
+        let asked = about(&Caller::Local, "delete_proxy", "a.example");
         let state = asked.seal(&vault).expect("sealed");
         assert!(!state.contains("a.example"));
         assert_eq!(Asked::open(&vault, &state).as_ref(), Some(&asked));
-        assert_ne!(asked, Asked::about(&Caller::Local, "delete_proxy", &input("b.example"), 7));
-        assert_ne!(asked, Asked::about(&Caller::Anonymous, "delete_proxy", &input("a.example"), 7));
-        assert_ne!(asked, Asked::about(&Caller::Local, "clear_logs", &input("a.example"), 7));
+        assert_ne!(asked, about(&Caller::Local, "delete_proxy", "b.example"));
+        assert_ne!(asked, about(&Caller::Anonymous, "delete_proxy", "a.example"));
+        assert_ne!(asked, about(&Caller::Local, "clear_logs", "a.example"));
+        let client = |id: &str| {
+            let client_id = Some(id.into());
+            Caller::Principal(Principal { subject: "1".into(), client_id, ..Principal::default() }.into())
+        };
+        let theirs = about(&client("one"), "delete_proxy", "a.example");
+        assert_ne!(theirs, about(&client("two"), "delete_proxy", "a.example"));
         assert!(Asked::open(&vault, &format!("A{}", &state[1..])).is_none());
         assert!(Asked::open(&vault, "").is_none());
+    }
+
+    #[test]
+    fn no_argument_hides_behind_another() {
+        let long = json!({ "a": "x".repeat(5000), "target_url": "http://evil.example", "z": [1] });
+        let shown = shown(long.as_object().expect("an object"));
+        assert!(shown.contains("target_url = http://evil.example") && shown.ends_with("z = [1]"), "{shown}");
+        let many = (0..200).map(|at| (format!("field{at}"), Value::from("y".repeat(100)))).collect();
+        assert_eq!(super::shown(&many).chars().count(), SHOWN_IN_ALL + 1);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 mod command;
 mod confirm;
 mod echo;
+mod effects;
 mod progress;
 mod prompts;
 mod resources;

@@ -66,12 +66,19 @@ struct OfHost {
     field: &'static str,
 }
 
-const OF_HOST: [OfHost; 2] = [
+const OF_HOST: [OfHost; 3] = [
     OfHost {
         end: "",
         title: "A host",
         about: "A host's document.",
         operation: "show_proxy",
+        field: "proxy_hostname",
+    },
+    OfHost {
+        end: "/auth",
+        title: "A host's login",
+        about: "Whether a host needs a token, and whose.",
+        operation: "show_proxy_auth",
         field: "proxy_hostname",
     },
     OfHost {
@@ -82,6 +89,17 @@ const OF_HOST: [OfHost; 2] = [
         field: "proxy",
     },
 ];
+
+/// Where the answer of an operation can be read; `host` is the one that it is about, if it is about one.
+pub(super) fn uri_of(operation: &str, host: Option<&str>) -> Option<String> {
+    if let Some(host) = host {
+        let known = OF_HOST.iter().find(|known| known.operation == operation)?;
+        return Some(format!("{SCHEME}hosts/{host}{}", known.end));
+    }
+    let known =
+        KNOWN.iter().find(|known| matches!(known.source, Source::Operation(name) if name == operation))?;
+    Some(format!("{SCHEME}{}", known.path))
+}
 
 /// The resources.
 #[derive(Debug)]

@@ -28,7 +28,7 @@ const INSTRUCTIONS: &str = "Runs a portcullis gateway: hosts, routes, certificat
                             changes take effect at once, without a restart. Names of hosts are fields `proxy_hostname`. \
                             The first page of tools has what is needed most; `run_command` takes any operation.";
 
-/// The largest result that anybody's model could read, in bytes.
+/// The largest result, or resource, that anybody's model could read, in bytes.
 const MAX_RESULT: usize = 1 << 20;
 
 /// The server. A clone is a few reference counts.
@@ -77,7 +77,7 @@ impl Server {
             None => work.await,
         };
         match outcome {
-            Ok(output) => told(output),
+            Ok(output) => told(output, writes),
             Err(error) => failed(&error),
         }
     }
@@ -125,12 +125,14 @@ impl ServerHandler for Server {
         };
         // Nobody is asked about what is refused in any case.
         if ctx.caller.may(chosen.access()) {
-            let vault = &self.control.vault;
-            match confirm::before(vault, &ctx.caller, chosen, &input, &request, &context).await {
+            match confirm::before(&self.control, &ctx.caller, chosen, &input, &request, &context).await {
                 Outcome::Go => {}
                 Outcome::Stop(result) => return Ok(result.into()),
                 Outcome::Ask(question) => return Ok(question.into()),
             }
+        }
+        if ctx.cancel.is_cancelled() {
+            return Ok(failed(&Error::Cancelled).into());
         }
         Ok(self.run(chosen, ctx, input, &context).await.into())
     }
@@ -163,10 +165,7 @@ impl ServerHandler for Server {
     ) -> Result<ReadResourceResponse, ErrorData> {
         let read = self.resources.read(&request.uri, &self.control, circumstances(&context)).await;
         match read {
-            Some(Ok(text)) => {
-                let contents = ResourceContents::text(text, request.uri).with_mime_type(JSON);
-                Ok(ReadResourceResult::new(vec![contents]).into())
-            }
+            Some(Ok(text)) => Ok(contents(text, request.uri)?.into()),
             None | Some(Err(Error::NotFound { .. })) => Err(ErrorData::resource_not_found(
                 "there is no such resource",
                 Some(json!({ "uri": request.uri })),
@@ -222,10 +221,7 @@ impl ServerHandler for Server {
 fn circumstances(context: &RequestContext<RoleServer>) -> Context {
     let parts = context.extensions.get::<http::request::Parts>();
     let known = parts.and_then(|parts| parts.extensions.get::<Known>());
-    let caller = match parts.and_then(|parts| parts.extensions.get::<Caller>()) {
-        Some(caller) => caller.clone(),
-        None => known.and_then(|known| known.principal.clone()).map_or(Caller::Anonymous, Caller::Principal),
-    };
+    let caller = parts.map_or(Caller::Anonymous, |parts| super::caller(&parts.extensions));
     Context {
         client: known.and_then(Known::client_addr).map(|client| client.ip()),
         request_id: known.and_then(|known| known.id).map(|id| id.to_string()),
@@ -235,14 +231,31 @@ fn circumstances(context: &RequestContext<RoleServer>) -> Context {
 }
 
 /// A result for programs and, as text, for those that read only that.
-fn told(output: Value) -> CallToolResult {
+fn told(output: Value, done: bool) -> CallToolResult {
     let output = schema::wrapped(output);
     if output.to_string().len() > MAX_RESULT {
-        let error =
-            format!("the answer is larger than {MAX_RESULT} bytes: ask for less, by a filter or one by one");
+        let error = too_large(done);
         return refused(&json!({ "code": "too_large", "error": error }));
     }
     CallToolResult::structured(output)
+}
+
+/// A resource as it is read.
+fn contents(text: String, uri: String) -> Result<ReadResourceResult, ErrorData> {
+    if text.len() > MAX_RESULT {
+        return Err(ErrorData::invalid_request(too_large(false), None));
+    }
+    Ok(ReadResourceResult::new(vec![ResourceContents::text(text, uri).with_mime_type(JSON)]))
+}
+
+/// What whoever reads too much is told.
+fn too_large(done: bool) -> String {
+    let what = if done {
+        "it is done, and only the answer is too large: look at what you need of it"
+    } else {
+        "the answer is too large: ask for less, by a filter or one by one"
+    };
+    format!("{what} (the bound is {MAX_RESULT} bytes)")
 }
 
 /// What went wrong and what to do, for the model to read. Nothing of what is inside.
@@ -257,4 +270,67 @@ fn failed(error: &Error) -> CallToolResult {
 /// An error is text only: what is structured has to be what the tool's schema promises, and clients check that.
 fn refused(told: &Value) -> CallToolResult {
     CallToolResult::error(vec![ContentBlock::text(told.to_string())])
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::Request;
+    use http_body_util::{BodyExt, Full};
+    use tokio_util::sync::CancellationToken;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::control::testing::control;
+    use crate::mcp::{Service, service};
+
+    /// Posts a message as an admin; the session of the answer, and all of it as text.
+    async fn post(service: &Service, session: Option<&str>, message: &Value) -> (String, String) {
+        let mut request = Request::post("/mcp")
+            .header("host", "localhost")
+            .header("accept", "application/json, text/event-stream")
+            .header("content-type", "application/json");
+        if let Some(session) = session {
+            request = request.header("mcp-session-id", session);
+        }
+        let body = Full::new(Bytes::from(message.to_string()));
+        let request = request.extension(Caller::Local).body(body).expect("a request");
+        let answer = service.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+        let id = answer.headers().get("mcp-session-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+        let id = id.to_owned();
+        let body = answer.into_body().collect().await.expect("a body").to_bytes();
+        (id, String::from_utf8(body.to_vec()).expect("text"))
+    }
+
+    // Pauses of event streams go by the machine's clock, so it can't be paused.
+    #[tokio::test]
+    async fn a_question_that_nobody_answers_ends() {
+        let service = service(control().0);
+        tokio::spawn(Arc::clone(service.sessions()).run(CancellationToken::new()));
+        let about = json!({
+            "protocolVersion": "2025-06-18", "capabilities": { "elicitation": {} },
+            "clientInfo": { "name": "silent", "version": "1" },
+        });
+        let hello = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": about });
+        let (session, _) = post(&service, None, &hello).await;
+        let initialized = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+        post(&service, Some(&session), &initialized).await;
+        let wanted = json!({ "name": "delete_proxy", "arguments": { "proxy_hostname": "a.example.com" } });
+        let call = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": wanted });
+        let (_, told) = post(&service, Some(&session), &call).await;
+        assert!(told.contains("elicitation/create") && told.contains("was not answered"), "{told}");
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_told_and_what_was_done_is() {
+        let large = || Value::from("x".repeat(MAX_RESULT));
+        for (done, says) in [(true, "it is done"), (false, "ask for less")] {
+            let result = told(large(), done);
+            let text = serde_json::to_string(&result.content).expect("JSON");
+            assert!(result.is_error == Some(true) && text.contains(says), "{text}");
+        }
+        assert_eq!(told(json!({}), true).is_error, Some(false));
+        assert!(contents("x".repeat(MAX_RESULT + 1), "portcullis://config".to_owned()).is_err());
+        assert!(contents("{}".to_owned(), "portcullis://config".to_owned()).is_ok());
+    }
 }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::Method;
-use rmcp::model::{JsonObject, Tool, ToolAnnotations};
+use rmcp::model::{JsonObject, Tool};
 use schemars::JsonSchema;
 use serde_json::Value;
 
 use super::command::RunCommand;
 use super::echo::Echo;
+use super::effects::Effect;
 use super::schema;
 use crate::config::field;
 use crate::control::{Access, Caller, Context, Control, Error, Operation, Surface, register};
@@ -50,7 +50,7 @@ const FIRST: [&str; 24] = [
 ];
 
 /// How many tools stand on one page of the list: clients give it little time.
-const PAGE: usize = 20;
+const PAGE: usize = FIRST.len();
 
 type Run =
     dyn Fn(Arc<Control>, Context, JsonObject) -> BoxFuture<'static, Result<Value, Error>> + Send + Sync;
@@ -70,6 +70,7 @@ struct Entry {
     tool: Tool,
     access: Access,
     writes: bool,
+    effect: Effect,
     does: Does,
 }
 
@@ -111,9 +112,9 @@ impl Chosen<'_> {
         self.entry.tool.title.as_deref().unwrap_or_else(|| self.name())
     }
 
-    /// Whether it takes something away that doesn't come back.
-    pub(super) fn is_destructive(&self) -> bool {
-        self.entry.tool.annotations.as_ref().is_some_and(|hints| hints.destructive_hint == Some(true))
+    /// What it does to what is there.
+    pub(super) const fn effect(&self) -> Effect {
+        self.entry.effect
     }
 
     /// Whether it may change something.
@@ -136,7 +137,10 @@ impl Chosen<'_> {
         match &self.entry.does {
             Does::Operation(run) => run(control, ctx, input),
             // A command is resolved to its operation before anything runs.
-            Does::Echo | Does::Command => async move { Echo::run(&input) }.boxed(),
+            Does::Echo | Does::Command => {
+                let allowed = ctx.caller.check(self.entry.access);
+                async move { allowed.and_then(|()| Echo::run(&input)) }.boxed()
+            }
         }
     }
 }
@@ -151,14 +155,22 @@ impl Tools {
             command: RunCommand::new(),
         };
         register(&mut tools);
-        tools.push(Echo::tool(), Access::Anyone, false, Does::Echo);
-        tools.push(RunCommand::tool(), Access::Admin, true, Does::Command);
+        tools.entries.push(Entry {
+            tool: Echo::tool(),
+            access: Access::Anyone,
+            writes: false,
+            effect: Effect::Looks,
+            does: Does::Echo,
+        });
+        tools.entries.push(Entry {
+            tool: RunCommand::tool(),
+            access: Access::Admin,
+            writes: true,
+            effect: Effect::TakesAway,
+            does: Does::Command,
+        });
         tools.sort();
         tools
-    }
-
-    fn push(&mut self, tool: Tool, access: Access, writes: bool, does: Does) {
-        self.entries.push(Entry { tool, access, writes, does });
     }
 
     fn sort(&mut self) {
@@ -239,7 +251,8 @@ impl Surface for Tools {
         let mut tool = Tool::new(name, description::<O>(), Arc::new(schema::compact::<O>()));
         let output = schema::of_result::<O::Output>();
         tool = tool.with_raw_output_schema(Arc::new(output));
-        let tool = tool.with_title(title(name)).with_annotations(hints::<O>());
+        let effect = Effect::of(O::NAME, &O::HTTP);
+        let tool = tool.with_title(title(name)).with_annotations(effect.hints(&O::HTTP));
         let run = |control: Arc<Control>, ctx: Context, input: JsonObject| {
             async move {
                 let input: O = field::read(&Value::Object(input)).map_err(Error::invalid)?;
@@ -249,7 +262,8 @@ impl Surface for Tools {
             .boxed()
         };
         self.by_operation.insert(O::NAME, self.entries.len());
-        self.push(tool, O::SCOPE, O::HTTP.writes(), Does::Operation(Box::new(run)));
+        let (access, writes) = (O::SCOPE, O::HTTP.writes());
+        self.entries.push(Entry { tool, access, writes, effect, does: Does::Operation(Box::new(run)) });
     }
 }
 
@@ -265,21 +279,6 @@ pub(super) fn title(name: &str) -> String {
     let words = name.replace('_', " ");
     let mut letters = words.chars();
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
-}
-
-/// Verbs of operations that take something away, whatever their method is.
-const TAKES_AWAY: [&str; 10] =
-    ["delete", "clear", "revoke", "remove", "retire", "withdraw", "end", "import", "disable", "unregister"];
-
-/// What a tool does to the world, as far as its method says (RFC 9110, section 9.2).
-fn hints<O: Operation>() -> ToolAnnotations {
-    let method = &O::HTTP.method;
-    let verb = O::NAME.split('_').next().unwrap_or_default();
-    ToolAnnotations::new()
-        .read_only(!O::HTTP.writes())
-        .destructive(O::HTTP.writes() && (*method == Method::DELETE || TAKES_AWAY.contains(&verb)))
-        .idempotent(matches!(*method, Method::GET | Method::PUT | Method::DELETE))
-        .open_world(false)
 }
 
 #[cfg(test)]
@@ -301,8 +300,11 @@ mod tests {
         for name in FIRST {
             assert!(tools.get(name).is_some(), "{name}");
         }
-        let destructive = |name| tools.of_operation(name).expect("an operation").is_destructive();
-        assert!(destructive("delete_proxy") && destructive("import_config"));
+        let destructive = |name| {
+            let hints = tools.get(name).expect("a tool").annotations.as_ref().expect("hints");
+            hints.destructive_hint == Some(true)
+        };
+        assert!(destructive("delete_proxy") && destructive("update_proxy") && destructive(RunCommand::NAME));
         assert!(!destructive("create_proxy") && !destructive("list_proxies"));
     }
 
@@ -321,11 +323,24 @@ mod tests {
             }
         }
         assert_eq!(all.len(), tools.entries.len());
-        let first: Vec<_> = all[..FIRST.len()].iter().map(|tool| &*tool.name).collect();
+        let (first, _) = tools.page(&Caller::Local, None).expect("a page");
+        let first: Vec<_> = first.iter().map(|tool| &*tool.name).collect();
         assert_eq!(first, FIRST);
         let (public, next) = tools.page(&Caller::Anonymous, None).expect("a page");
         assert!(next.is_none());
         assert!(public.iter().all(|tool| tool.name != "create_proxy"));
         assert!(tools.page(&Caller::Local, Some("no_such_tool")).is_err());
+    }
+
+    #[tokio::test]
+    async fn nobody_unknown_gets_an_echo() {
+        let tools = Tools::new();
+        let (control, _) = crate::control::testing::control();
+        let input = || serde_json::json!({ "message": "hi" }).as_object().cloned().expect("an object");
+        for (caller, may) in [(Caller::Anonymous, false), (Caller::Local, true)] {
+            let chosen = tools.choose(Echo::NAME, &caller, input()).expect("a tool").expect("allowed");
+            let ran = chosen.0.run(Arc::clone(&control), Context::of(caller), chosen.1).await;
+            assert_eq!(ran.is_ok(), may);
+        }
     }
 }
