@@ -1,6 +1,6 @@
 """The MCP SDK for Python runs a gateway by its tools: `python_gateway.py MCP_URL legacy|REVISION UPSTREAM GATEWAY`.
 
-Makes a host, protects it, reads its log and deletes it. The person is asked before the host is deleted, and agrees.
+Makes a host, protects it, reads its log and deletes it. The person is asked before the host is changed and deleted, and agrees.
 """
 
 import asyncio
