@@ -17,14 +17,14 @@
 //! use std::sync::Arc;
 //! use portcullis_layers::mcp::rules::{Effect, Rule, Rules, Selector};
 //! use portcullis_layers::mcp::{McpLayer, Policy};
-//! use portcullis_layers::{Body, BoxError, Rejection, Request, Response};
-//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//! use portcullis_layers::{Body, BoxError, HttpService, Rejection, Request, Response};
+//! use tower::{ServiceBuilder, ServiceExt};
 //!
 //! # tokio_test::block_on(async {
 //! let what = Selector { tools: vec!["delete_*".into()], ..Selector::default() };
 //! let rules = Rules { rules: vec![Rule { what, effect: Effect::Deny, ..Rule::default() }], ..Rules::default() };
 //! let layer = McpLayer::new(Policy { rules: Arc::new(rules), ..Policy::new("/mcp") });
-//! let server = service_fn(|_: Request| async { Ok::<_, BoxError>(Response::new(Body::from("{}"))) });
+//! let server = HttpService::from_fn(|_: Request| async { Ok(Response::new(Body::from("{}"))) });
 //! let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"delete_all"}}"#;
 //! let request = http::Request::post("/mcp").header("content-type", "application/json").body(Body::from(body))?;
 //! let refusal = ServiceBuilder::new().layer(layer).service(server).oneshot(request).await.expect_err("denied");
