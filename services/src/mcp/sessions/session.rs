@@ -514,7 +514,7 @@ impl Session {
     /// Goes on with a stream behind an event.
     pub(super) async fn resume(&self, last: &str) -> Result<Events, Error> {
         match last.parse().map_err(|_| Error::UnknownEvent)? {
-            EventId::Standing { time, .. } => Ok(self.standing.listen(self, Some((last, time))).await?),
+            last @ EventId::Standing { .. } => Ok(self.standing.listen(self, Some(&last)).await?),
             EventId::Answer(name, seen) => self.go_on(name, seen).await,
         }
     }

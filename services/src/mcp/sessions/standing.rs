@@ -69,7 +69,7 @@ impl Standing {
     }
 
     /// Opens the stream for a client, behind the last event that it has.
-    pub(super) async fn listen(&self, session: &Session, after: Option<(&str, u64)>) -> Result<Events> {
+    pub(super) async fn listen(&self, session: &Session, after: Option<&EventId>) -> Result<Events> {
         let mut sent = self.sent.lock().await;
         // What a new session's client could not hear yet is for its first stream.
         let all = after.is_some() || session.is_new() && !sent.listened;
@@ -81,8 +81,8 @@ impl Standing {
             // Who comes back for something is told to try again; who comes for the first time needs no store.
             let mut found = if after.is_some() { found? } else { session.told(found).unwrap_or_default() };
             seen = found.last().map(|last| last.cursor);
-            if let Some((id, time)) = after {
-                found = behind(found, id, time);
+            if let Some(after) = after {
+                found = behind(found, after);
             }
             ready.extend(found.iter().filter_map(|found| found.event.event()));
         } else if let Some(found) = session.last_standing().await {
@@ -187,13 +187,48 @@ impl Listeners {
     }
 }
 
-/// The events behind one of them; when it is no longer kept, those that are later.
-fn behind(mut found: Vec<Found>, id: &str, time: u64) -> Vec<Found> {
-    if let Some(place) = found.iter().rposition(|found| found.event.id == id) {
+/// The events behind one of them. When that is not kept, those that may be later: clocks count milliseconds only, and
+/// one event twice is better than one that is missing.
+fn behind(mut found: Vec<Found>, last: &EventId) -> Vec<Found> {
+    let ids = || found.iter().map(|found| found.event.id.parse::<EventId>());
+    if let Some(place) = ids().rposition(|id| id.as_ref() == Ok(last)) {
         return found.split_off(place + 1);
     }
-    found.retain(
-        |found| matches!(found.event.id.parse(), Ok(EventId::Standing { time: at, .. }) if at > time),
-    );
+    found.retain(|found| found.event.id.parse().is_ok_and(|id| may_follow(&id, last)));
     found
+}
+
+fn may_follow(one: &EventId, last: &EventId) -> bool {
+    match (one, last) {
+        (
+            EventId::Standing { node, time, number },
+            EventId::Standing { node: there, time: then, number: before },
+        ) => time > then || time == then && (node != there || number > before),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mcp::sessions::id::NodeName;
+
+    #[test]
+    fn what_comes_in_the_same_millisecond_is_not_lost() {
+        let (here, there) = (NodeName::new(), NodeName::new());
+        let at = |node: &NodeName, time, number| EventId::Standing { node: node.clone(), time, number };
+        // What a stream begins with is in no store: the first event has to be found by its time.
+        let first = at(&here, 1000, 5);
+        for (id, follows) in [
+            (at(&here, 1000, 6), true),
+            (at(&here, 1001, 6), true),
+            (at(&there, 1000, 1), true),
+            (at(&here, 1000, 4), false),
+            (at(&here, 1000, 5), false),
+            (at(&here, 999, 9), false),
+            (at(&there, 999, 9), false),
+        ] {
+            assert_eq!(may_follow(&id, &first), follows, "{id}");
+        }
+    }
 }
