@@ -4,8 +4,8 @@
 # server, a stream of events; clients have sessions (2025-11-25) or none (2026-07-28).
 #
 #   PORTCULLIS_BIN  the binary (default: target/dist/portcullis)
-#   ROUNDS          measurements of each (default 7)
-#   SECONDS_EACH    of each measurement (default 3)
+#   ROUNDS          measurements of each (default 21)
+#   SECONDS_EACH    of each measurement (default 1)
 #   KINDS           of json-2025, sse-2025, json-2026 and sse-2026 those that are measured
 #   TLS             0: over plain HTTP, which no client sends a token over
 set -eu

@@ -28,7 +28,7 @@ pub(crate) fn service(
                 Ok((upstream.label(), forward.into_service()))
             });
             let each = each.collect::<Result<Vec<_>, BoxError>>()?;
-            HttpService::new(Affinity::new(runtime.sealed.clone(), resource, each))
+            HttpService::flat(Affinity::new(runtime.sealed.clone(), resource, each))
         }
         _ => forward.into_service(),
     };

@@ -12,7 +12,15 @@
 /// assert!(!matches("*.example", "app.example.com"));
 /// ```
 pub fn matches(pattern: &str, text: &str) -> bool {
-    search(pattern.as_bytes(), text.as_bytes(), Stars::Alike, |a, b| a == b)
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    // Most differ in their first letter.
+    if let (Some(first), Some(other)) = (pattern.first(), text.first())
+        && first != other
+        && *first != b'*'
+    {
+        return false;
+    }
+    search(pattern, text, Stars::Alike, |a, b| a == b)
 }
 
 /// The same, but ASCII letters match in either case.

@@ -12,19 +12,20 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::future::ready;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use ahash::RandomState;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, Entry};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 use tower_service::Service;
 
 use crate::body::{Body, BoxError, BoxFuture, HttpService, Request, Response};
-use crate::context::RequestContext;
+use crate::context::{Principal, RequestContext};
 use crate::rejection::Rejection;
 use crate::sealed::{Keys, Purpose};
 
@@ -85,9 +86,14 @@ struct Shared {
 
 impl Opened {
     /// Where it is, for whose it is.
-    fn of(&self, who: Option<&(SmolStr, SmolStr)>) -> Option<(usize, HeaderValue)> {
-        // What nobody has begun, whoever holds it may go on with: clients log in when a call asks them to.
-        let is_theirs = self.who.is_none() || self.who.as_ref() == who;
+    fn of(&self, who: Option<&Principal>) -> Option<(usize, HeaderValue)> {
+        let is_theirs = match (&self.who, who) {
+            // A subject is unique with its issuer only.
+            (Some((issuer, subject)), Some(who)) => *issuer == who.issuer && *subject == who.subject,
+            (Some(_), None) => false,
+            // What nobody has begun, whoever holds it may go on with: clients log in when a call asks them to.
+            (None, _) => true,
+        };
         is_theirs.then(|| (self.at, self.id.clone()))
     }
 }
@@ -128,41 +134,47 @@ impl Service<Request> for Affinity {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, mut request: Request) -> Self::Future {
         let shared = Arc::clone(&self.shared);
-        Box::pin(async move {
-            let (who, mut request) = (who(&request), request);
-            // Revisions without sessions have no use for one (2026-07-28); revisions compare as texts.
-            let version = request.headers().get(PROTOCOL_VERSION);
-            if version.is_some_and(|version| version.as_bytes() >= FIRST_WITHOUT_SESSIONS) {
-                request.headers_mut().remove(SESSION_ID);
+        let who = principal(&request);
+        // Revisions without sessions have no use for one (2026-07-28); revisions compare as texts.
+        let version = request.headers().get(PROTOCOL_VERSION);
+        let without_sessions = version.is_some_and(|version| version.as_bytes() >= FIRST_WITHOUT_SESSIONS);
+        let at = match request.headers_mut().entry(SESSION_ID) {
+            Entry::Occupied(entry) if without_sessions => {
+                entry.remove_entry_mult();
+                None
             }
-            let known = request.headers().contains_key(SESSION_ID);
-            let (at, response) = if known {
-                shared.follow(request, who.as_ref()).await?
-            } else {
-                shared.begin(request).await?
-            };
-            shared.seal(at, who, response)
-        })
+            Entry::Occupied(mut entry) => {
+                let single = entry.iter().nth(1).is_none();
+                let opened = single.then(|| shared.open(entry.get(), who.as_deref())).flatten();
+                let Some((at, id)) = opened else { return Box::pin(ready(Err(unknown().into()))) };
+                entry.insert(id);
+                Some(at)
+            }
+            Entry::Vacant(_) => None,
+        };
+        match at {
+            // To the upstream of the session.
+            Some(at) => {
+                let answer = shared.upstreams[at].1.call(request);
+                Box::pin(async move { shared.seal(at, who.as_deref(), answer.await?) })
+            }
+            None => Box::pin(async move {
+                let (at, mut response) = shared.begin(request).await?;
+                if without_sessions {
+                    response.headers_mut().remove(SESSION_ID);
+                    return Ok(response);
+                }
+                shared.seal(at, who.as_deref(), response)
+            }),
+        }
     }
 }
 
 impl Shared {
-    /// To the upstream of a session.
-    async fn follow(
-        &self,
-        mut request: Request,
-        who: Option<&(SmolStr, SmolStr)>,
-    ) -> Result<(usize, Response), BoxError> {
-        let Some((at, id)) = self.open(&request, who) else { return Err(unknown().into()) };
-        request.headers_mut().insert(SESSION_ID, id);
-        Ok((at, self.upstreams[at].1.call(request).await?))
-    }
-
-    fn open(&self, request: &Request, who: Option<&(SmolStr, SmolStr)>) -> Option<(usize, HeaderValue)> {
-        let mut values = request.headers().get_all(SESSION_ID).iter();
-        let (Some(value), None) = (values.next(), values.next()) else { return None };
+    /// Where the session of a header is, if it is this caller's.
+    fn open(&self, value: &HeaderValue, who: Option<&Principal>) -> Option<(usize, HeaderValue)> {
         let known = self.opened().get(value.as_bytes()).map(|opened| opened.of(who));
         if let Some(known) = known {
             return known;
@@ -186,6 +198,9 @@ impl Shared {
     /// To the next upstream in turn that can be reached.
     async fn begin(&self, request: Request) -> Result<(usize, Response), BoxError> {
         let count = self.upstreams.len().max(1);
+        if count == 1 {
+            return Ok((0, self.upstream(0)?.call(request).await?));
+        }
         let first = self.next.fetch_add(1, Ordering::Relaxed) % count;
         let (parts, body) = request.into_parts();
         // What the edge has read can be sent to another one; a stream can't.
@@ -218,15 +233,11 @@ impl Shared {
     }
 
     /// Gives the client something to keep in place of the upstream's own id.
-    fn seal(
-        &self,
-        at: usize,
-        who: Option<(SmolStr, SmolStr)>,
-        mut response: Response,
-    ) -> Result<Response, BoxError> {
+    fn seal(&self, at: usize, who: Option<&Principal>, mut response: Response) -> Result<Response, BoxError> {
         let Some(id) = response.headers_mut().remove(SESSION_ID) else { return Ok(response) };
         let id = id.to_str().ok().filter(|id| id.len() <= MAX_ID);
         let sealed = id.and_then(|id| {
+            let who = who.map(|who| (who.issuer.clone(), who.subject.clone()));
             let sealed = Sealed { at: self.upstreams[at].0.clone(), id: id.to_owned(), who };
             HeaderValue::try_from(self.keys.seal(self.purpose(), &sealed)?).ok()
         });
@@ -243,11 +254,8 @@ impl Shared {
     }
 }
 
-/// Whom a session is for: a subject is unique with its issuer only.
-fn who(request: &Request) -> Option<(SmolStr, SmolStr)> {
-    let context = request.extensions().get::<RequestContext>()?;
-    let principal = context.principal.as_ref()?;
-    Some((principal.issuer.clone(), principal.subject.clone()))
+fn principal(request: &Request) -> Option<Arc<Principal>> {
+    request.extensions().get::<RequestContext>()?.principal.clone()
 }
 
 /// What servers say of a session that they don't know; clients begin anew then.
@@ -266,7 +274,6 @@ fn nowhere() -> Rejection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::context::Principal;
 
     type Seen = Arc<Mutex<Vec<String>>>;
 

@@ -8,8 +8,9 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::response::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 
@@ -17,9 +18,9 @@ use super::call::Calls;
 use super::error;
 use super::lists::{BadList, Review, members, messages};
 use super::message::gather;
-use super::outcome::Watch;
-use super::sse::{Event, Events, EventsError, Outgoing};
-use crate::body::{Body, BoxError, Response};
+use super::outcome::{Seen, Watch};
+use super::sse::{Event, Events, EventsError, Outgoing, Reader, TooLong};
+use crate::body::{Body, BoxError, BoxFuture, Response};
 use crate::rejection::Rejection;
 
 /// What to do with an answer.
@@ -90,65 +91,103 @@ fn kind(headers: &HeaderMap, body: &Body) -> Kind {
     }
 }
 
+/// An answer as the client gets it, now or when all of it has come.
+pub(super) enum Passed {
+    Now(Result<Response, BoxError>),
+    Later(BoxFuture<Result<Response, BoxError>>),
+}
+
 /// Passes an answer on.
-pub(super) async fn pass(
-    response: Response,
-    treatment: Treatment,
-    mut calls: Calls,
-) -> Result<Response, BoxError> {
+pub(super) fn pass(response: Response, treatment: Treatment, mut calls: Calls) -> Passed {
     calls.status = Some(response.status().as_u16());
     let (mut parts, body) = response.into_parts();
     let encoding = parts.headers.get(CONTENT_ENCODING).filter(|value| !is_identity(value));
     if let Some(encoding) = encoding.filter(|_| !body.is_end_stream()) {
-        return Err(refused(&BadAnswer::Encoding(encoding.clone()), calls));
+        return Passed::Now(Err(refused(&BadAnswer::Encoding(encoding.clone()), calls)));
     }
     let limit = treatment.limit;
-    match kind(&parts.headers, &body) {
+    let body = match kind(&parts.headers, &body) {
         Kind::Events => {
             // Lists may become shorter, and an error may become the last event.
             parts.headers.remove(CONTENT_LENGTH);
-            let events = Events::new(body, limit);
-            Ok(Response::from_parts(parts, Body::new(EventsBody { events, treatment, calls, ended: false })))
+            let stream = Stream { treatment, calls };
+            match body.into_whole() {
+                Ok(whole) => stream.all(whole),
+                Err(body) => {
+                    let events = Events::new(body, limit);
+                    Ok(Body::new(EventsBody { events, stream, ended: false }))
+                }
+            }
+        }
+        Kind::Json if body.size_hint().lower() > limit as u64 => {
+            Err(refused(&BadAnswer::TooLong(limit), calls))
         }
         Kind::Json => {
-            if body.size_hint().lower() > limit as u64 {
-                return Err(refused(&BadAnswer::TooLong(limit), calls));
-            }
             let is_list = treatment.lists && treatment.review.is_some();
-            if !is_list && !treatment.batch {
-                let listless = treatment.review.is_some();
-                let body = JsonBody { body, left: limit, limit, listless, watch: Watch::default(), calls };
-                return Ok(Response::from_parts(parts, Body::new(body)));
-            }
-            let whole = match gather(body, limit).await {
-                Ok(whole) => whole,
-                Err(cause) => return Err(refused(&broken(cause, limit), calls)),
-            };
-            let review = treatment.review.as_ref().filter(|_| is_list);
-            let edited = match review.map_or(Ok(None), |review| review.edit(&whole)) {
-                Ok(edited) => edited,
-                // It says with its status what it means; who can't be shown why reads that.
-                Err(error) if !parts.status.is_success() => {
-                    Some(error::document(None, error::INTERNAL, &error.to_string()).into_bytes())
+            let listless = treatment.review.is_some();
+            match body.into_whole() {
+                Ok(whole) if is_list || treatment.batch => {
+                    return Passed::Now(list(parts, whole, &treatment, calls));
                 }
-                Err(error) => return Err(refused(&error.into(), calls)),
-            };
-            note(&mut calls, &whole, treatment.batch);
-            let whole = edited.map_or(whole, Bytes::from);
-            parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
-            Ok(Response::from_parts(parts, Body::from(whole)))
+                Ok(whole) => json(whole, listless, calls),
+                Err(body) if is_list || treatment.batch => {
+                    return Passed::Later(Box::pin(async move {
+                        match gather(body, limit).await {
+                            Ok(whole) => list(parts, whole, &treatment, calls),
+                            Err(cause) => Err(refused(&broken(cause, limit), calls)),
+                        }
+                    }));
+                }
+                Err(body) => {
+                    let watch = Watch::default();
+                    Ok(Body::new(JsonBody { body, left: limit, limit, listless, watch, calls }))
+                }
+            }
         }
         // An acknowledgment needs no words.
         Kind::Other if treatment.acknowledges(parts.status) => {
             for name in [CONTENT_LENGTH, CONTENT_TYPE] {
                 parts.headers.remove(name);
             }
-            Ok(Response::from_parts(parts, Body::empty()))
+            Ok(Body::empty())
         }
         Kind::Other if parts.status.is_success() => Err(refused(&BadAnswer::Type, calls)),
         // What a server says of its own refusal is for the client, whatever it is.
-        Kind::Other | Kind::Nothing => Ok(Response::from_parts(parts, body)),
+        Kind::Other | Kind::Nothing => Ok(body),
+    };
+    Passed::Now(body.map(|body| Response::from_parts(parts, body)))
+}
+
+/// JSON without lists that is here already.
+fn json(whole: Bytes, listless: bool, mut calls: Calls) -> Result<Body, BoxError> {
+    let seen = Seen::of(&whole);
+    if listless && seen.lists {
+        return Err(refused(&BadAnswer::Unasked, calls));
     }
+    calls.note_only(seen.outcome);
+    Ok(whole.into())
+}
+
+/// JSON with lists, or for a batch.
+fn list(
+    mut parts: Parts,
+    whole: Bytes,
+    treatment: &Treatment,
+    mut calls: Calls,
+) -> Result<Response, BoxError> {
+    let review = treatment.review.as_ref().filter(|_| treatment.lists);
+    let edited = match review.map_or(Ok(None), |review| review.edit(&whole)) {
+        Ok(edited) => edited,
+        // It says with its status what it means; who can't be shown why reads that.
+        Err(error) if !parts.status.is_success() => {
+            Some(error::document(None, error::INTERNAL, &error.to_string()).into_bytes())
+        }
+        Err(error) => return Err(refused(&error.into(), calls)),
+    };
+    note(&mut calls, &whole, treatment.batch);
+    let whole = edited.map_or(whole, Bytes::from);
+    parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
+    Ok(Response::from_parts(parts, Body::from(whole)))
 }
 
 fn broken(cause: BoxError, limit: usize) -> BadAnswer {
@@ -184,21 +223,16 @@ fn refused(bad: &BadAnswer, mut calls: Calls) -> BoxError {
 /// Notes how the calls went that a message answers.
 fn note(calls: &mut Calls, message: &[u8], batch: bool) {
     if !batch {
-        let mut watch = Watch::default();
-        watch.feed(message);
-        if watch.outcome().answered {
-            calls.note(None, watch.outcome());
-        }
+        calls.note_only(Seen::of(message).outcome);
         return;
     }
     let Ok(text) = std::str::from_utf8(message) else { return };
     let Ok(all) = messages(text) else { return };
     for one in all {
         let id = members(one).ok().and_then(|all| all.into_iter().find(|(name, _)| name == "id"));
-        let mut watch = Watch::default();
-        watch.feed(one.as_bytes());
-        if let (Some((_, id)), true) = (id, watch.outcome().answered) {
-            calls.note(Some(id.get()), watch.outcome());
+        let outcome = Seen::of(one.as_bytes()).outcome;
+        if let (Some((_, id)), true) = (id, outcome.answered) {
+            calls.note(Some(id), outcome);
         }
     }
 }
@@ -236,9 +270,7 @@ impl http_body::Body for JsonBody {
                 return Poll::Ready(Some(Err(BadAnswer::Unasked.into())));
             }
             let outcome = self.watch.outcome();
-            if outcome.answered {
-                self.calls.note(None, outcome);
-            }
+            self.calls.note_only(outcome);
         }
         Poll::Ready(frame)
     }
@@ -255,12 +287,17 @@ impl http_body::Body for JsonBody {
 /// A stream that passes event by event.
 struct EventsBody {
     events: Events<Body>,
-    treatment: Treatment,
-    calls: Calls,
+    stream: Stream,
     ended: bool,
 }
 
-impl EventsBody {
+/// What is done with the events of a stream.
+struct Stream {
+    treatment: Treatment,
+    calls: Calls,
+}
+
+impl Stream {
     /// An event as the client gets it.
     fn treat(&mut self, event: &Event) -> Result<Bytes, BadAnswer> {
         let Some(data) = event.data().filter(|data| !data.is_empty()) else { return Ok(event.raw().clone()) };
@@ -269,24 +306,50 @@ impl EventsBody {
         if !is_json && event.name().is_some_and(|name| name != "message") {
             return Ok(event.raw().clone());
         }
-        let edited = self.treatment.review.as_ref().map_or(Ok(None), |review| review.edit(data))?;
+        let seen = Seen::of(data);
+        // Only what may have lists has to be looked through.
+        let review = self.treatment.review.as_ref().filter(|_| seen.lists || !seen.whole);
+        let edited = review.map_or(Ok(None), |review| review.edit(data))?;
         // What can't be read is no answer.
-        if !self.calls.pending.is_empty() {
-            note(&mut self.calls, data, self.treatment.batch);
+        if self.treatment.batch {
+            note(&mut self.calls, data, true);
+        } else {
+            self.calls.note_only(seen.outcome);
         }
         Ok(edited.map_or_else(|| event.raw().clone(), |data| event.with_data(&data)))
     }
 
+    /// All of a stream that is here already.
+    fn all(mut self, whole: Bytes) -> Result<Body, BoxError> {
+        let mut all = BytesMut::with_capacity(whole.len());
+        let mut reader = Reader::new(self.treatment.limit);
+        reader.push(whole);
+        loop {
+            let treated = match reader.next() {
+                Ok(None) => return Ok(all.freeze().into()),
+                Ok(Some(event)) => self.treat(&event),
+                Err(TooLong { limit }) => Err(BadAnswer::TooLong(limit)),
+            };
+            match treated {
+                Ok(event) => all.extend_from_slice(&event),
+                Err(bad) if all.is_empty() => return Err(refused(&bad, self.calls)),
+                Err(bad) => {
+                    all.extend_from_slice(&self.errors(&bad));
+                    return Ok(all.freeze().into());
+                }
+            }
+        }
+    }
+
     /// The end of a stream that goes on as nobody may read it: an error for each call without an answer.
-    fn end(&mut self, bad: BadAnswer) -> Result<Frame<Bytes>, BoxError> {
-        self.ended = true;
+    fn errors(&self, bad: &BadAnswer) -> Bytes {
         let text = bad.to_string();
         let mut out = Vec::new();
         for call in self.calls.pending.iter().filter(|call| !call.outcome.answered) {
             let document = error::document(call.call_id.as_deref(), error::INTERNAL, &text);
             Outgoing { data: Some(document.as_bytes()), ..Outgoing::default() }.write(&mut out);
         }
-        if out.is_empty() { Err(bad.into()) } else { Ok(Frame::data(out.into())) }
+        out.into()
     }
 }
 
@@ -310,12 +373,14 @@ impl http_body::Body for EventsBody {
                 self.ended = true;
                 return Poll::Ready(Some(Err(error)));
             }
-            Some(Err(EventsError::TooLong(_))) => Err(BadAnswer::TooLong(self.treatment.limit)),
-            Some(Ok(event)) => self.treat(&event),
+            Some(Err(EventsError::TooLong(TooLong { limit }))) => Err(BadAnswer::TooLong(limit)),
+            Some(Ok(event)) => self.stream.treat(&event),
         };
-        Poll::Ready(Some(match treated {
-            Ok(bytes) => Ok(Frame::data(bytes)),
-            Err(bad) => self.end(bad),
-        }))
+        let event = treated.or_else(|bad| {
+            self.ended = true;
+            let errors = self.stream.errors(&bad);
+            if errors.is_empty() { Err(bad.into()) } else { Ok(errors) }
+        });
+        Poll::Ready(Some(event.map(Frame::data)))
     }
 }

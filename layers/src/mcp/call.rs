@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
-use smol_str::SmolStr;
+use smol_str::{SmolStr, format_smolstr};
 use tokio::time::Instant;
 
 use crate::access_log::Queue;
@@ -249,6 +249,15 @@ impl Calls {
         });
     }
 
+    /// Notes how the only call there is went, if that is known.
+    pub(super) fn note_only(&mut self, outcome: Outcome) {
+        if outcome.answered
+            && let [only] = &mut self.pending[..]
+        {
+            only.outcome = outcome;
+        }
+    }
+
     /// Notes how a call went: that of this id, or the only one there is.
     pub fn note(&mut self, id: Option<&str>, outcome: Outcome) {
         let pending = match &mut self.pending[..] {
@@ -304,11 +313,9 @@ pub fn traceparent(text: &str) -> Option<SmolStr> {
 /// What a session is called in records.
 pub fn session_digest(id: &str) -> SmolStr {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, id.as_bytes());
-    let digit = |half: u8| char::from(HEX[usize::from(half)]);
-    digest.as_ref().iter().take(8).flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+    let first = digest.as_ref().first_chunk().map_or(0, |eight| u64::from_be_bytes(*eight));
+    format_smolstr!("{first:016x}")
 }
-
-const HEX: &[u8; 16] = b"0123456789abcdef";
 
 #[cfg(test)]
 mod tests {

@@ -7,17 +7,17 @@ use std::time::Duration;
 use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
-use serde_json::value::RawValue;
+use smallvec::SmallVec;
 use smol_str::SmolStr;
 
 use super::arguments::Arguments;
 use super::call::{Calls, Outcome, Pending, Verdict, traceparent};
 use super::error;
-use super::headers::{self, LAST_WITH_BATCHES};
+use super::headers::{self, Fields, LAST_WITH_BATCHES};
 use super::lists::has_lists;
 use super::message::{Kind, Message, Payload};
 use super::rates::TooMany;
-use super::rules::{Call, Decision, Object, Rule};
+use super::rules::{Call, Decision, Object, Rule, Unnamed};
 use super::{Policy, path, resources};
 use crate::body::BoxError;
 use crate::check::Check;
@@ -52,10 +52,18 @@ enum Refusal {
     TooMany(TooMany),
 }
 
+/// A message, and what was decided.
+struct Judged<'a> {
+    message: &'a Message<'a>,
+    call: Result<Call<'a>, Unnamed>,
+    refusal: Option<Refusal>,
+}
+
 /// Decides on what a client has posted, and notes the calls.
 pub(super) fn decide(
     policy: &Policy,
     parts: &Parts,
+    fields: &Fields<'_>,
     body: &[u8],
     calls: &mut Calls,
 ) -> Result<Plan, BoxError> {
@@ -65,31 +73,32 @@ pub(super) fn decide(
     };
     let batch = matches!(payload, Payload::Batch(_));
     let only = match &payload {
-        Payload::Single(message) => message.id.map(RawValue::get),
+        Payload::Single(message) => message.id,
         Payload::Batch(_) => None,
     };
     if batch && calls.caller.protocol.as_ref().is_some_and(|version| version.as_str() > LAST_WITH_BATCHES) {
         let text = "this revision of the protocol has no batches";
         return Err(malformed(calls, None, error::INVALID_REQUEST, text.to_owned()).into());
     }
-    if let Err(disagreement) = headers::agree(&parts.headers, &payload) {
+    if let Err(disagreement) = headers::agree(fields, &payload) {
         return Err(malformed(calls, only, error::HEADER_MISMATCH, disagreement.to_string()).into());
     }
     let messages = payload.messages();
-    let mut refusals = Vec::with_capacity(messages.len());
+    let mut judged: SmallVec<[Judged<'_>; 1]> = SmallVec::with_capacity(messages.len());
     for message in messages {
-        let (refusal, rule) = judge(policy, message, calls.caller.principal.as_deref());
-        refusals.push(refusal);
-        note(calls, message, rule.map(|rule| rule.id.clone()));
+        let call = Call::of(message);
+        let (refusal, rule) = judge(policy, message, &call, calls.caller.principal.as_deref());
+        note(calls, message, &call, rule.map(|rule| rule.id.clone()));
+        judged.push(Judged { message, call, refusal });
     }
     // Only what is not refused anyway counts.
-    if refusals.iter().all(Option::is_none) && !policy.limits.is_empty() {
-        for (message, refusal) in messages.iter().zip(&mut refusals) {
-            *refusal = limited(policy, calls, message);
+    if judged.iter().all(|one| one.refusal.is_none()) && !policy.limits.is_empty() {
+        for one in &mut judged {
+            one.refusal = limited(policy, calls, one);
         }
     }
-    if refusals.iter().any(Option::is_some) {
-        return Err(refuse(policy, parts, messages, &refusals, calls).into());
+    if judged.iter().any(|one| one.refusal.is_some()) {
+        return Err(refuse(policy, parts, &judged, calls).into());
     }
     calls.pending.retain(|call| call.call_id.is_some());
     let requests = || messages.iter().filter(|message| message.kind == Kind::Request);
@@ -104,6 +113,7 @@ pub(super) fn decide(
 fn judge<'p>(
     policy: &'p Policy,
     message: &Message<'_>,
+    call: &Result<Call<'_>, Unnamed>,
     principal: Option<&Principal>,
 ) -> (Option<Refusal>, Option<&'p Rule>) {
     if message.kind == Kind::Response {
@@ -115,7 +125,7 @@ fn judge<'p>(
         return (Some(Refusal::Invalid(error::INVALID_REQUEST, text)), None);
     }
     let invalid = |text: String| (Some(Refusal::Invalid(error::INVALID_PARAMS, text)), None);
-    let call = match Call::of(message) {
+    let call = match call {
         Ok(call) => call,
         Err(_) if is_gone(message) => {
             let text = format!("there is no `{}` in this revision of the protocol", message.method);
@@ -123,7 +133,7 @@ fn judge<'p>(
         }
         Err(unnamed) => return invalid(unnamed.to_string()),
     };
-    let mut decision = match policy.rules.decide(&call, principal) {
+    let mut decision = match policy.rules.decide(call, principal) {
         Ok(decision) => decision,
         Err(unreadable) => return invalid(unreadable.to_string()),
     };
@@ -189,11 +199,9 @@ fn listened<'p>(
     Ok(decision)
 }
 
-fn limited(policy: &Policy, calls: &Calls, message: &Message<'_>) -> Option<Refusal> {
-    if message.kind != Kind::Request {
-        return None;
-    }
-    let call = Call::of(message).ok()?;
+fn limited(policy: &Policy, calls: &Calls, judged: &Judged<'_>) -> Option<Refusal> {
+    let Judged { message, call, .. } = judged;
+    let call = call.as_ref().ok().filter(|_| message.kind == Kind::Request)?;
     let host = calls.caller.host.as_ref().map_or("", |host| host.as_str());
     let user = match (&calls.caller.principal, calls.caller.client) {
         (Some(who), _) => who.full_subject(),
@@ -221,14 +229,14 @@ fn limited(policy: &Policy, calls: &Calls, message: &Message<'_>) -> Option<Refu
 }
 
 /// Notes a call, or what would be one if it is refused.
-fn note(calls: &mut Calls, message: &Message<'_>, rule: Option<SmolStr>) {
-    let name = Call::of(message).ok().and_then(|call| call.object.name().map(SmolStr::new));
+fn note(calls: &mut Calls, message: &Message<'_>, call: &Result<Call<'_>, Unnamed>, rule: Option<SmolStr>) {
+    let name = call.as_ref().ok().and_then(|call| call.object.name().map(SmolStr::new));
     let meta = message.params.meta.as_ref();
     if calls.caller.protocol.is_none() {
         calls.caller.protocol = meta.and_then(|meta| meta.version.as_deref()).map(SmolStr::new);
     }
     calls.pending.push(Pending {
-        call_id: message.id.filter(|_| message.kind == Kind::Request).map(|id| id.get().into()),
+        call_id: message.id.filter(|_| message.kind == Kind::Request).map(SmolStr::new),
         method: SmolStr::new(&message.method),
         name,
         verdict: Verdict::Allow,
@@ -288,16 +296,11 @@ impl Refusal {
 }
 
 /// Refuses everything that was posted.
-fn refuse(
-    policy: &Policy,
-    parts: &Parts,
-    messages: &[Message<'_>],
-    refusals: &[Option<Refusal>],
-    calls: &mut Calls,
-) -> Rejection {
-    let scopes = scopes(policy, parts, refusals);
+fn refuse(policy: &Policy, parts: &Parts, judged: &[Judged<'_>], calls: &mut Calls) -> Rejection {
+    let refusals = || judged.iter().filter_map(|one| one.refusal.as_ref());
+    let scopes = scopes(policy, parts, refusals());
     let mut documents = Vec::new();
-    for ((message, refusal), pending) in messages.iter().zip(refusals).zip(&mut calls.pending) {
+    for (Judged { message, refusal, .. }, pending) in judged.iter().zip(&mut calls.pending) {
         let (verdict, code, text) = match refusal {
             Some(refusal) => (refusal.verdict(), refusal.code(), refusal.text(&scopes)),
             None => {
@@ -308,14 +311,14 @@ fn refuse(
         pending.verdict = verdict;
         pending.outcome = Outcome { answered: true, error: Some(code), is_error: false };
         if message.kind == Kind::Request || refusal.is_some() {
-            documents.push(error::document(message.id.map(RawValue::get), code, &text));
+            documents.push(error::document(message.id, code, &text));
         }
     }
     let body = match &documents[..] {
-        [one] if messages.len() == 1 => one.clone(),
+        [one] if judged.len() == 1 => one.clone(),
         all => format!("[{}]", all.join(",")),
     };
-    let Some(chosen) = refusals.iter().flatten().min_by_key(|refusal| refusal.rank()) else {
+    let Some(chosen) = refusals().min_by_key(|refusal| refusal.rank()) else {
         return Rejection::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "Nothing was refused.");
     };
     let detail = chosen.text(&scopes);
@@ -349,11 +352,11 @@ fn seconds(after: Duration) -> HeaderValue {
 
 /// All scopes that the messages need, with those that the host needs anyway: a client replaces its token by one that
 /// has exactly these.
-fn scopes(policy: &Policy, parts: &Parts, refusals: &[Option<Refusal>]) -> String {
+fn scopes<'a>(policy: &Policy, parts: &Parts, refusals: impl Iterator<Item = &'a Refusal>) -> String {
     let demanded =
         policy.auth.as_ref().map(|auth| auth.required(&Method::POST, path(parts))).unwrap_or_default();
     let mut all: Vec<&str> = demanded.split_ascii_whitespace().collect();
-    for refusal in refusals.iter().flatten() {
+    for refusal in refusals {
         if let Refusal::Scopes(scopes) | Refusal::Anonymous(scopes) = refusal {
             for scope in scopes {
                 if !all.contains(&scope.as_str()) {

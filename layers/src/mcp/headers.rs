@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::message::{Message, Payload};
 use super::rules::{Call, Object};
@@ -21,24 +21,109 @@ pub(super) const FIRST_WITHOUT_SESSIONS: &str = FIRST_WITH_HEADERS;
 pub(super) const LAST_WITH_BATCHES: &str = "2025-03-26";
 
 /// The revision of a request; absent: the client has not said, or speaks one that had no such header.
-pub(super) static PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
-/// The session of a request.
-pub(super) static SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
-/// What a request is traced by.
-pub(super) static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-
-static METHOD: HeaderName = HeaderName::from_static("mcp-method");
-static NAME: HeaderName = HeaderName::from_static("mcp-name");
+const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+const METHOD: HeaderName = HeaderName::from_static("mcp-method");
+const NAME: HeaderName = HeaderName::from_static("mcp-name");
 const PARAM: &str = "mcp-param-";
 /// The most arguments that are repeated in headers.
 const MAX_PARAMS: usize = 32;
+
+/// A header.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) enum Field<'a> {
+    /// It is not there.
+    #[default]
+    Absent,
+    /// It is there once.
+    Once(&'a HeaderValue),
+    /// It is there more than once.
+    Often(&'a HeaderValue),
+}
+
+/// The headers of a request that matter here, found in one pass.
+#[derive(Debug, Default)]
+pub(super) struct Fields<'a> {
+    pub(super) content_type: Field<'a>,
+    pub(super) content_encoding: Field<'a>,
+    /// What a request is traced by.
+    pub(super) traceparent: Field<'a>,
+    /// The session of a request.
+    pub(super) session: Field<'a>,
+    pub(super) version: Field<'a>,
+    method: Field<'a>,
+    name: Field<'a>,
+    params: Vec<(&'a HeaderName, &'a HeaderValue)>,
+}
+
+impl<'a> Field<'a> {
+    fn add(&mut self, value: &'a HeaderValue) {
+        *self = match self {
+            Self::Absent => Self::Once(value),
+            Self::Once(first) | Self::Often(first) => Self::Often(first),
+        };
+    }
+
+    /// The first value, if it is text.
+    pub(super) fn first(self) -> Option<&'a str> {
+        match self {
+            Self::Absent => None,
+            Self::Once(value) | Self::Often(value) => value.to_str().ok(),
+        }
+    }
+
+    /// The only value.
+    pub(super) const fn only(self) -> Option<&'a HeaderValue> {
+        match self {
+            Self::Once(value) => Some(value),
+            Self::Absent | Self::Often(_) => None,
+        }
+    }
+
+    pub(super) const fn is_absent(self) -> bool {
+        matches!(self, Self::Absent)
+    }
+
+    /// The text of the only value there may be.
+    fn single(self, name: HeaderName) -> Result<Option<&'a str>, Disagreement> {
+        match self {
+            Self::Absent => Ok(None),
+            Self::Once(value) => value.to_str().map(Some).map_err(|_| Disagreement::Unreadable(name)),
+            Self::Often(_) => Err(Disagreement::Unreadable(name)),
+        }
+    }
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn of(headers: &'a HeaderMap) -> Self {
+        let mut all = Self::default();
+        for (name, value) in headers {
+            let field = match name.as_str() {
+                "content-type" => &mut all.content_type,
+                "content-encoding" => &mut all.content_encoding,
+                "traceparent" => &mut all.traceparent,
+                "mcp-session-id" => &mut all.session,
+                "mcp-protocol-version" => &mut all.version,
+                "mcp-method" => &mut all.method,
+                "mcp-name" => &mut all.name,
+                other => {
+                    if other.starts_with(PARAM) {
+                        all.params.push((name, value));
+                    }
+                    continue;
+                }
+            };
+            field.add(value);
+        }
+        all
+    }
+}
 
 /// Headers and body disagree (`-32020`).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Disagreement {
     /// A header has to be there.
     #[error("the header {0} is missing")]
-    Missing(&'static HeaderName),
+    Missing(HeaderName),
     /// A header is there more than once, or is no text.
     #[error("the header {0} is there more than once, or is not printable ASCII")]
     Unreadable(HeaderName),
@@ -52,60 +137,64 @@ pub(super) enum Disagreement {
 /// # Errors
 ///
 /// The first header that says something else, or is missing.
-pub(super) fn agree(headers: &HeaderMap, payload: &Payload<'_>) -> Result<(), Disagreement> {
-    let version = single(headers, &PROTOCOL_VERSION)?;
+pub(super) fn agree(fields: &Fields<'_>, payload: &Payload<'_>) -> Result<(), Disagreement> {
+    let version = fields.version.single(PROTOCOL_VERSION)?;
     let due = version.is_some_and(|version| version >= FIRST_WITH_HEADERS);
+    let given = !fields.method.is_absent() || !fields.name.is_absent() || !fields.params.is_empty();
     for message in payload.messages() {
         let claimed = message.params.meta.as_ref().and_then(|meta| meta.version.as_deref());
         match (claimed, version) {
             (Some(claimed), Some(version)) if claimed != version => {
-                return Err(Disagreement::Other(PROTOCOL_VERSION.clone()));
+                return Err(Disagreement::Other(PROTOCOL_VERSION));
             }
             (Some(claimed), None) if claimed >= FIRST_WITH_HEADERS => {
-                return Err(Disagreement::Missing(&PROTOCOL_VERSION));
+                return Err(Disagreement::Missing(PROTOCOL_VERSION));
             }
             _ => {}
         }
-        if !message.method.is_empty() {
-            names(headers, message, due)?;
+        if (due || given) && !message.method.is_empty() {
+            names(fields, message, due)?;
         }
     }
     Ok(())
 }
 
-fn names(headers: &HeaderMap, message: &Message<'_>, due: bool) -> Result<(), Disagreement> {
-    match single(headers, &METHOD)? {
-        Some(method) if method != message.method => return Err(Disagreement::Other(METHOD.clone())),
-        None if due => return Err(Disagreement::Missing(&METHOD)),
+fn names(fields: &Fields<'_>, message: &Message<'_>, due: bool) -> Result<(), Disagreement> {
+    match fields.method.single(METHOD)? {
+        Some(method) if method != message.method => return Err(Disagreement::Other(METHOD)),
+        None if due => return Err(Disagreement::Missing(METHOD)),
         _ => {}
     }
     // A call without a name is refused elsewhere.
     let Ok(call) = Call::of(message) else { return Ok(()) };
     // A completion is about something that has a name, but is not named by it.
     let object = if message.method == "completion/complete" { Object::Nothing } else { call.object };
-    match (single(headers, &NAME)?, object.name()) {
+    match (fields.name.single(NAME)?, object.name()) {
         (Some(header), Some(name)) if decoded(header).as_deref() != Some(name) => {
-            return Err(Disagreement::Other(NAME.clone()));
+            return Err(Disagreement::Other(NAME));
         }
-        (None, Some(_)) if due => return Err(Disagreement::Missing(&NAME)),
+        (None, Some(_)) if due => return Err(Disagreement::Missing(NAME)),
         _ => {}
     }
-    params(headers, &call)
+    params(&fields.params, &call)
 }
 
 /// Whether each repeated argument is among the arguments, all of them found in one pass.
-fn params(headers: &HeaderMap, call: &Call<'_>) -> Result<(), Disagreement> {
+fn params(fields: &[(&HeaderName, &HeaderValue)], call: &Call<'_>) -> Result<(), Disagreement> {
+    if fields.is_empty() {
+        return Ok(());
+    }
     let mut wanted: HashMap<Cow<'_, str>, &HeaderName> = HashMap::new();
-    for name in headers.keys().filter(|name| name.as_str().starts_with(PARAM)) {
-        let other = || Disagreement::Other(name.clone());
-        let text = single(headers, name)?.and_then(decoded).ok_or_else(other)?;
-        wanted.insert(text, name);
-        if wanted.len() > MAX_PARAMS {
+    for (at, (name, value)) in fields.iter().enumerate() {
+        let other = || Disagreement::Other((*name).clone());
+        if at == MAX_PARAMS {
             return Err(other());
         }
-    }
-    if wanted.is_empty() {
-        return Ok(());
+        if fields[..at].iter().any(|(before, _)| before == name) {
+            return Err(Disagreement::Unreadable((*name).clone()));
+        }
+        let text = value.to_str().map_err(|_| Disagreement::Unreadable((*name).clone()))?;
+        wanted.insert(decoded(text).ok_or_else(other)?, name);
     }
     if let Some(arguments) = call.arguments.as_ref().and_then(|arguments| arguments.read().ok().flatten()) {
         arguments.take_written(&mut wanted);
@@ -113,17 +202,6 @@ fn params(headers: &HeaderMap, call: &Call<'_>) -> Result<(), Disagreement> {
     match wanted.into_values().next() {
         Some(name) => Err(Disagreement::Other(name.clone())),
         None => Ok(()),
-    }
-}
-
-/// The only value of a header.
-fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Disagreement> {
-    let mut values = headers.get_all(name).iter();
-    let unreadable = || Disagreement::Unreadable(name.clone());
-    match (values.next(), values.next()) {
-        (None, _) => Ok(None),
-        (Some(value), None) => value.to_str().map(Some).map_err(|_| unreadable()),
-        (Some(_), Some(_)) => Err(unreadable()),
     }
 }
 
@@ -148,7 +226,7 @@ mod tests {
             let name = http::HeaderName::from_bytes(name.as_bytes()).expect("a name");
             map.append(name, http::HeaderValue::from_bytes(value.as_bytes()).expect("a value"));
         }
-        agree(&map, &Payload::read(body.as_bytes()).expect("a message"))
+        agree(&Fields::of(&map), &Payload::read(body.as_bytes()).expect("a message"))
     }
 
     #[test]
@@ -173,9 +251,9 @@ mod tests {
             (vec![new, call, name], OLD, Ok(())),
             (vec![new, ("Mcp-Method", "tools/list")], LIST, Ok(())),
             (vec![new], RESPONSE, Ok(())),
-            (vec![new, call], CALL, Err(Disagreement::Missing(&NAME))),
-            (vec![new, name], CALL, Err(Disagreement::Missing(&METHOD))),
-            (vec![call, name], CALL, Err(Disagreement::Missing(&PROTOCOL_VERSION))),
+            (vec![new, call], CALL, Err(Disagreement::Missing(NAME))),
+            (vec![new, name], CALL, Err(Disagreement::Missing(METHOD))),
+            (vec![call, name], CALL, Err(Disagreement::Missing(PROTOCOL_VERSION))),
             (vec![old, call, name], CALL, other(PROTOCOL_VERSION.as_str())),
             (vec![new, new, call, name], CALL, twice(PROTOCOL_VERSION.as_str())),
             (vec![new, call, call, name], CALL, twice(METHOD.as_str())),

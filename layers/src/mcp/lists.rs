@@ -4,13 +4,11 @@
 //! blanks.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
 
+use super::json::{BadJson, Reader};
 use super::message::looks_like;
 use super::pins::Pins;
 use super::rules::{Call, Decision, Object, Rules};
@@ -33,8 +31,8 @@ impl BadList {
     }
 }
 
-impl From<serde_json::Error> for BadList {
-    fn from(error: serde_json::Error) -> Self {
+impl From<BadJson> for BadList {
+    fn from(error: BadJson) -> Self {
         Self(error.to_string())
     }
 }
@@ -113,36 +111,36 @@ impl Review {
     /// Finds the lists of one message.
     fn cut<'a>(&self, whole: &'a str, message: &'a str, cuts: &mut Vec<Cut<'a>>) -> Result<(), BadList> {
         let Some((_, result)) = one_of(members(message)?, &["result"])?.pop() else { return Ok(()) };
-        if !result.get().starts_with('{') {
+        if !result.starts_with('{') {
             return Ok(());
         }
-        for (name, list) in one_of(members(result.get())?, &KNOWN)? {
+        for (name, list) in one_of(members(result)?, &KNOWN)? {
             // What depends on who asks is nobody else's (revision 2026-07-28).
-            if name == "cacheScope" && list.get() != PRIVATE {
-                let begin = list.get().as_ptr() as usize - whole.as_ptr() as usize;
-                cuts.push(Cut { begin, end: begin + list.get().len(), left: Left::Text(PRIVATE) });
+            if name == "cacheScope" && list != PRIVATE {
+                let begin = list.as_ptr() as usize - whole.as_ptr() as usize;
+                cuts.push(Cut { begin, end: begin + list.len(), left: Left::Text(PRIVATE) });
                 continue;
             }
             let Some(kind) = Listed::of(&name) else { continue };
-            if !list.get().starts_with('[') {
+            if !list.starts_with('[') {
                 return Err(BadList(format!("`{name}` is no list")));
             }
-            let all = elements(list.get(), MAX_ENTRIES)?;
+            let all = elements(list, MAX_ENTRIES)?;
             let count = all.len();
             let kept: Vec<_> = all
                 .into_iter()
-                .filter(|entry| match text_of(entry.get(), kind.key()) {
-                    Some(name) => self.keeps(kind.object(&name), entry.get()),
+                .filter(|entry| match text_of(entry, kind.key()) {
+                    Some(name) => self.keeps(kind.object(&name), entry),
                     // An entry that does not say what it is has no place in a list.
                     None => {
-                        self.look_closer(entry.get());
+                        self.look_closer(entry);
                         false
                     }
                 })
                 .collect();
             if kept.len() < count {
-                let begin = list.get().as_ptr() as usize - whole.as_ptr() as usize;
-                cuts.push(Cut { begin, end: begin + list.get().len(), left: Left::Entries(kept) });
+                let begin = list.as_ptr() as usize - whole.as_ptr() as usize;
+                cuts.push(Cut { begin, end: begin + list.len(), left: Left::Entries(kept) });
             }
         }
         Ok(())
@@ -164,8 +162,8 @@ fn one_of<'a>(mut all: Members<'a>, known: &[&str]) -> Result<Members<'a>, BadLi
 }
 
 /// Whether a member of a result is a list that has to be looked through, in whatever case its name is written.
-pub(super) fn is_list(name: &[u8]) -> bool {
-    KNOWN[..4].iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+pub(super) fn is_list(name: &str) -> bool {
+    KNOWN[..4].iter().any(|known| looks_like(name, known))
 }
 
 /// What a list is of.
@@ -218,7 +216,7 @@ struct Cut<'a> {
 
 enum Left<'a> {
     /// Of a list: these.
-    Entries(Vec<&'a RawValue>),
+    Entries(Vec<&'a str>),
     /// Another text.
     Text(&'static str),
 }
@@ -236,7 +234,7 @@ fn spliced(text: &str, cuts: &[Cut<'_>]) -> Vec<u8> {
                     if index > 0 {
                         out.push(b',');
                     }
-                    out.extend_from_slice(entry.get().as_bytes());
+                    out.extend_from_slice(entry.as_bytes());
                 }
                 out.push(b']');
             }
@@ -251,72 +249,30 @@ fn spliced(text: &str, cuts: &[Cut<'_>]) -> Vec<u8> {
 fn text_of<'a>(entry: &'a str, key: &str) -> Option<Cow<'a, str>> {
     let all = members(entry).ok()?;
     let (_, value) = all.into_iter().find(|(name, _)| name == key)?;
-    string(value.get())
+    string(value)
 }
 
 /// The text that JSON is, if it is one.
 pub(super) fn string(json: &str) -> Option<Cow<'_, str>> {
-    #[derive(Deserialize)]
-    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-    serde_json::from_str::<Text<'_>>(json).ok().map(|text| text.0)
+    Reader::new(json).string().ok().flatten()
 }
 
 /// The members of an object, unread.
-type Members<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
+type Members<'a> = Vec<(Cow<'a, str>, &'a str)>;
 
 /// The members of an object, unread, each name once.
 pub(super) fn members(text: &str) -> Result<Members<'_>, BadList> {
-    struct All;
-
-    impl<'de> Visitor<'de> for All {
-        type Value = Members<'de>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object")
+    let mut all = Members::new();
+    let mut reader = Reader::new(text);
+    reader.object(|reader, name| {
+        if all.len() == MAX_MEMBERS || all.iter().any(|(other, _)| *other == name) {
+            return Err(BadList::new("duplicate member, or too many of them"));
         }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            let mut all: Self::Value = Vec::new();
-            while let Some(name) = map.next_key_seed(Name)? {
-                if all.len() == MAX_MEMBERS || all.iter().any(|(other, _)| *other == name) {
-                    return Err(A::Error::custom("duplicate member, or too many of them"));
-                }
-                all.push((name, map.next_value()?));
-            }
-            Ok(all)
-        }
-    }
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let all = reader.deserialize_map(All)?;
+        all.push((name, reader.value()?));
+        Ok(())
+    })?;
     reader.end()?;
     Ok(all)
-}
-
-/// The name of a member, borrowed where it can be.
-struct Name;
-
-impl<'de> DeserializeSeed<'de> for Name {
-    type Value = Cow<'de, str>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Name {
-    type Value = Cow<'de, str>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(text))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(text.to_owned()))
-    }
 }
 
 /// The messages of a batch, or the only one, unread.
@@ -324,33 +280,20 @@ pub(super) fn messages(text: &str) -> Result<Vec<&str>, BadList> {
     if !text.trim_ascii_start().starts_with('[') {
         return Ok(vec![text]);
     }
-    Ok(elements(text, MAX_ENTRIES)?.into_iter().map(RawValue::get).collect())
+    elements(text, MAX_ENTRIES)
 }
 
 /// The elements of a list, unread.
-pub(super) fn elements(text: &str, most: usize) -> Result<Vec<&RawValue>, BadList> {
-    struct Elements(usize);
-
-    impl<'de> Visitor<'de> for Elements {
-        type Value = Vec<&'de RawValue>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list")
+pub(super) fn elements(text: &str, most: usize) -> Result<Vec<&str>, BadList> {
+    let mut all = Vec::new();
+    let mut reader = Reader::new(text);
+    reader.list(|reader| {
+        if all.len() == most {
+            return Err(BadList::new("a list is too long"));
         }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-            let mut all = Vec::new();
-            while let Some(element) = seq.next_element()? {
-                if all.len() == self.0 {
-                    return Err(A::Error::custom("a list is too long"));
-                }
-                all.push(element);
-            }
-            Ok(all)
-        }
-    }
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let all = reader.deserialize_seq(Elements(most))?;
+        all.push(reader.value()?);
+        Ok(())
+    })?;
     reader.end()?;
     Ok(all)
 }

@@ -39,6 +39,7 @@ pub mod call;
 mod decide;
 pub mod error;
 mod headers;
+mod json;
 pub mod lists;
 pub mod message;
 mod outcome;
@@ -52,17 +53,19 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
+use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use http_body::Body as _;
 use smol_str::SmolStr;
 use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::answer::Treatment;
+use self::answer::{Passed, Treatment};
 use self::call::{Caller, Calls, Sink};
+use self::decide::{Plan, decide};
+use self::headers::Fields;
 use self::lists::Review;
 use self::pins::Pins;
 use self::rates::{Buckets, Limit};
@@ -232,7 +235,7 @@ async fn without_body<S>(
     mut request: Request,
 ) -> Result<Response, BoxError>
 where
-    S: Service<Request>,
+    S: Service<Request> + Send,
     S::Future: Into<BoxFuture<Result<Response, BoxError>>>,
 {
     // Some servers let a header say that a request is a POST in truth.
@@ -243,63 +246,75 @@ where
         return Err(refusal.into());
     }
     // Nobody could judge what goes through a tunnel. An offer of HTTP/2 may be passed over (RFC 9110, section 7.8).
-    if request.headers_mut().remove(UPGRADE).is_some_and(|to| !to.as_bytes().eq_ignore_ascii_case(b"h2c")) {
+    let upgrade = request.headers_mut().remove(UPGRADE);
+    if upgrade.is_some_and(|to| !to.as_bytes().eq_ignore_ascii_case(b"h2c")) {
         let text = "There is no other protocol at an MCP server than HTTP.";
         let body = error::document(None, error::INVALID_REQUEST, text);
         let refusal = error::rejection(StatusCode::NOT_IMPLEMENTED, "mcp_upgrade", text.to_owned(), body);
         return Err(refusal.into());
     }
-    let calls = Calls::of(caller(&policy, request.headers(), request.extensions().get()));
+    let fields = Fields::of(request.headers());
+    let calls = Calls::of(caller(&policy, &fields, request.extensions().get()));
     request.headers_mut().remove(ACCEPT_ENCODING);
     // Answers of calls may come on it, when a client goes on where it has lost its connection.
     let (review, asked) = (review(&policy, &calls), request.method() == Method::GET);
     let treatment = Treatment { limit: policy.max_answer, review, lists: true, asked, batch: false };
     let answer: BoxFuture<_> = inner.call(request).into();
-    match answer.await {
-        Ok(response) => answer::pass(response, treatment, calls).await,
-        Err(error) => Err(failed(error, calls)),
+    match answered(answer.await, treatment, calls) {
+        Passed::Now(response) => response,
+        Passed::Later(response) => response.await,
     }
 }
 
 /// Messages of the client.
-async fn post<S>(policy: Arc<Policy>, mut inner: S, request: Request) -> Result<Response, BoxError>
+// What the future begins with is used in place: arguments of an async function would be there twice.
+fn post<S>(
+    policy: Arc<Policy>,
+    mut inner: S,
+    request: Request,
+) -> impl Future<Output = Result<Response, BoxError>> + Send
 where
-    S: Service<Request>,
+    S: Service<Request> + Send,
     S::Future: Into<BoxFuture<Result<Response, BoxError>>>,
 {
     let (mut parts, body) = request.into_parts();
-    let mut calls = Calls::of(caller(&policy, &parts.headers, parts.extensions.get()));
-    if let Err(text) = readable(&parts.headers) {
-        calls.refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, error::INVALID_REQUEST);
-        let body = error::document(None, error::INVALID_REQUEST, text);
-        let refusal =
-            error::rejection(StatusCode::UNSUPPORTED_MEDIA_TYPE, "mcp_media_type", text.to_owned(), body);
-        return Err(refusal.into());
-    }
-    let body = match message::gather(body, policy.max_request).await {
-        Ok(body) => body,
-        Err(error) => {
-            let refusal = unread(error);
-            calls.refuse(refusal.status(), None, error::INVALID_REQUEST);
-            return Err(refusal.into());
+    async move {
+        let fields = Fields::of(&parts.headers);
+        let mut calls = Calls::of(caller(&policy, &fields, parts.extensions.get()));
+        if let Err(text) = readable(&fields) {
+            calls.refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, error::INVALID_REQUEST);
+            let body = error::document(None, error::INVALID_REQUEST, text);
+            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Err(error::rejection(status, "mcp_media_type", text.to_owned(), body).into());
         }
-    };
-    let plan = decide::decide(&policy, &parts, &body, &mut calls)?;
-    // Nobody could read what is compressed on its way back.
-    parts.headers.remove(ACCEPT_ENCODING);
-    // Also where no list was asked for: servers find the stream for an answer by the id, which a client may use twice.
-    let review = review(&policy, &calls);
-    let treatment = Treatment {
-        limit: policy.max_answer,
-        review,
-        lists: plan.lists,
-        asked: plan.asks,
-        batch: plan.batch,
-    };
-    let answer: BoxFuture<_> = inner.call(Request::from_parts(parts, Body::from(body))).into();
-    match answer.await {
-        Ok(response) => answer::pass(response, treatment, calls).await,
-        Err(error) => Err(failed(error, calls)),
+        let body = match message::gather(body, policy.max_request).await {
+            Ok(body) => body,
+            Err(error) => {
+                let refusal = unread(error);
+                calls.refuse(refusal.status(), None, error::INVALID_REQUEST);
+                return Err(refusal.into());
+            }
+        };
+        let Plan { lists, asks: asked, batch } = decide(&policy, &parts, &fields, &body, &mut calls)?;
+        // Nobody could read what is compressed on its way back.
+        parts.headers.remove(ACCEPT_ENCODING);
+        // Also where no list was asked for: servers find the stream for an answer by the id, which a client may use twice.
+        let review = review(&policy, &calls);
+        let treatment = Treatment { limit: policy.max_answer, review, lists, asked, batch };
+        let request = Request::from_parts(parts, Body::from(body));
+        let answer: BoxFuture<_> = inner.call(request).into();
+        match answered(answer.await, treatment, calls) {
+            Passed::Now(response) => response,
+            Passed::Later(response) => response.await,
+        }
+    }
+}
+
+/// What the server answers, as the client gets it.
+fn answered(answer: Result<Response, BoxError>, treatment: Treatment, calls: Calls) -> Passed {
+    match answer {
+        Ok(response) => answer::pass(response, treatment, calls),
+        Err(error) => Passed::Now(Err(failed(error, calls))),
     }
 }
 
@@ -313,8 +328,7 @@ fn review(policy: &Policy, calls: &Calls) -> Option<Review> {
     })
 }
 
-fn caller(policy: &Policy, headers: &HeaderMap, context: Option<&RequestContext>) -> Caller {
-    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+fn caller(policy: &Policy, fields: &Fields<'_>, context: Option<&RequestContext>) -> Caller {
     Caller {
         sink: Arc::clone(&policy.sink),
         begun: Instant::now(),
@@ -322,20 +336,23 @@ fn caller(policy: &Policy, headers: &HeaderMap, context: Option<&RequestContext>
         client: context.and_then(RequestContext::client_addr),
         host: context.and_then(|context| context.host.clone()),
         principal: context.and_then(|context| context.principal.clone()),
-        session: text(&headers::SESSION_ID).map(call::session_digest),
-        protocol: text(&headers::PROTOCOL_VERSION).map(Into::into),
-        trace: text(&headers::TRACEPARENT).and_then(call::traceparent),
+        session: fields.session.first().map(call::session_digest),
+        protocol: fields.version.first().map(Into::into),
+        trace: fields.traceparent.first().and_then(call::traceparent),
     }
 }
 
 /// Whether the body is one that others read as we do: JSON, in UTF-8, not compressed.
-fn readable(headers: &HeaderMap) -> Result<(), &'static str> {
+fn readable(fields: &Fields<'_>) -> Result<(), &'static str> {
     const JSON: &str = "The body must be `application/json` in UTF-8.";
-    if headers.contains_key(CONTENT_ENCODING) {
+    if !fields.content_encoding.is_absent() {
         return Err("The body must not be compressed.");
     }
-    let mut types = headers.get_all(CONTENT_TYPE).iter();
-    let (Some(value), None) = (types.next(), types.next()) else { return Err(JSON) };
+    let value = fields.content_type.only().ok_or(JSON)?;
+    // As all clients have it.
+    if value == "application/json" {
+        return Ok(());
+    }
     let mut parts = value.to_str().map_err(|_| JSON)?.split(';').map(str::trim);
     let is_json = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
     let is_utf8 = |parameter: &str| match parameter.split_once('=') {

@@ -1,12 +1,65 @@
-//! How a call went, read off its answer while that passes: nothing is held but where the reader stands.
+//! How a call went, read off its answer: whether there is a `result` or an `error`, the error's `code`, and the result's
+//! `isError`. What is no JSON-RPC message leaves nobody with an opinion.
 //!
-//! Of a JSON-RPC message it sees whether there is a `result` or an `error`, the error's `code`, and the result's
-//! `isError`. What is no such message leaves it without an opinion. It checks nothing.
+//! [`Seen`] is of a message that is here as a whole, [`Watch`] of one that passes in pieces: it holds nothing but where it
+//! stands, and checks nothing.
 
 use memchr::memchr2;
 
 use super::call::Outcome;
+use super::json::{BadJson, Reader};
 use super::lists::is_list;
+use super::message::looks_like;
+
+/// What a whole message says.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) outcome: Outcome,
+    /// The result has a list in it that somebody would have to look through.
+    pub(super) lists: bool,
+    /// It is one message, and no batch; JSON, if it is not very deep.
+    pub(super) whole: bool,
+}
+
+impl Seen {
+    pub(super) fn of(message: &[u8]) -> Self {
+        let read = std::str::from_utf8(message).map(Self::read);
+        if let Ok(Ok(seen)) = read {
+            return seen;
+        }
+        let watch = Watch::of(message);
+        let whole = matches!(read, Ok(Err(BadJson::Deep))) && watch.is_whole();
+        Self { outcome: watch.outcome, lists: watch.lists, whole }
+    }
+
+    fn read(message: &str) -> Result<Self, BadJson> {
+        let mut seen = Self { whole: true, ..Self::default() };
+        let Self { outcome, lists, .. } = &mut seen;
+        let mut reader = Reader::new(message);
+        reader.object(|reader, name| {
+            let (result, error) = (name == "result", name == "error");
+            // Some readers take it for the one.
+            *lists |= !result && looks_like(&name, "result");
+            outcome.answered |= result || error;
+            if !(result || error) || reader.peek() != Some(b'{') {
+                reader.value()?;
+                return Ok(());
+            }
+            reader.object(|reader, name| {
+                *lists |= result && is_list(&name);
+                let value = reader.value()?;
+                match &*name {
+                    "code" if error => outcome.error = value.parse().ok(),
+                    "isError" if result => outcome.is_error = value == "true",
+                    _ => {}
+                }
+                Ok::<_, BadJson>(())
+            })
+        })?;
+        reader.end()?;
+        Ok(seen)
+    }
+}
 
 /// Reads a message in whatever pieces it comes.
 #[derive(Debug, Default)]
@@ -74,6 +127,12 @@ impl Word {
 }
 
 impl Watch {
+    fn of(message: &[u8]) -> Self {
+        let mut watch = Self::default();
+        watch.feed(message);
+        watch
+    }
+
     /// Takes the next piece.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
         let mut at = 0;
@@ -121,6 +180,11 @@ impl Watch {
     /// How it went, when the message has ended.
     pub(super) const fn outcome(&self) -> Outcome {
         self.outcome
+    }
+
+    /// Whether one message, and no batch, has begun and ended.
+    const fn is_whole(&self) -> bool {
+        self.other && self.depth == 0
     }
 
     /// Whether the result has a list in it that somebody would have to look through.
@@ -182,7 +246,8 @@ impl Watch {
             }
             2 => {
                 let name = self.word.text();
-                self.lists |= self.member == Member::Result && (is_list(name) || name.contains(&0));
+                self.lists |= self.member == Member::Result
+                    && (std::str::from_utf8(name).is_ok_and(is_list) || name.contains(&0));
                 self.inner = match (self.member, self.word.text()) {
                     (Member::Error, b"code") => Inner::Code,
                     (Member::Result, b"isError") => Inner::IsError,
@@ -244,6 +309,7 @@ mod tests {
                 watch.feed(&message.as_bytes()[cut..]);
                 assert_eq!(watch.outcome(), expected, "{message} cut at {cut}");
             }
+            assert_eq!(Seen::of(message.as_bytes()).outcome, expected, "{message}");
         }
     }
 
@@ -266,6 +332,24 @@ mod tests {
                 watch.feed(&message.as_bytes()[cut..]);
                 assert_eq!(watch.has_lists(), expected, "{message} cut at {cut}");
             }
+            let seen = Seen::of(message.as_bytes());
+            assert_eq!((seen.lists, seen.whole), (expected, true), "{message}");
         }
+    }
+
+    #[test]
+    fn what_nobody_can_read_as_one_message_is_not_whole() {
+        let deep = |begin: &str| {
+            format!(r#"{{"id":1,"result":{{{begin}"a":{}{}}}}}"#, "[".repeat(99), "]".repeat(99))
+        };
+        let seen = Seen::of(deep("").as_bytes());
+        assert!(seen.whole && !seen.lists && seen.outcome.answered);
+        assert!(Seen::of(deep(r#""tools":[],"#).as_bytes()).lists);
+        for message in
+            ["", "{", r#"{"result":{}} {}"#, r#"[{"result":{}}]"#, r#"{"result":{"a":tru}}"#, "null"]
+        {
+            assert!(!Seen::of(message.as_bytes()).whole, "{message}");
+        }
+        assert!(!Seen::of(b"{\"result\":{\"a\":\"\xff\"}}").whole);
     }
 }

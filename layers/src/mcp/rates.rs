@@ -5,7 +5,6 @@
 //! most [`MOST`] of them: beyond that the bucket goes that is nearest to being full, which loses its user the least.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -39,10 +38,13 @@ pub struct Limit {
 /// The buckets of all hosts and users; it outlives changes of the limits.
 #[derive(Debug)]
 pub struct Buckets {
-    shards: Vec<Mutex<HashMap<u128, u64>>>,
-    hashes: [RandomState; 2],
+    shards: Vec<Mutex<Shard>>,
+    hashes: RandomState,
     begun: Instant,
 }
+
+/// When each bucket will be full again, by its key.
+type Shard = HashMap<u64, u64, RandomState>;
 
 /// What has a bucket of its own.
 struct Counted<'a> {
@@ -65,7 +67,7 @@ impl Default for Buckets {
     fn default() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hashes: [RandomState::new(), RandomState::new()],
+            hashes: RandomState::new(),
             begun: Instant::now(),
         }
     }
@@ -119,30 +121,22 @@ impl Buckets {
         self.len() == 0
     }
 
-    fn key(&self, counted: &Counted<'_>) -> u128 {
-        let [one, two] = &self.hashes;
-        let hash = |state: &RandomState| {
-            let mut hasher = state.build_hasher();
-            let Counted { host, user, limit, name } = counted;
-            (host, user, limit.calls, limit.per, limit.burst, limit.together, name).hash(&mut hasher);
-            for patterns in
-                [&limit.what.methods, &limit.what.tools, &limit.what.prompts, &limit.what.resources]
-            {
-                patterns.hash(&mut hasher);
-            }
-            hasher.finish()
-        };
-        u128::from(hash(one)) << 64 | u128::from(hash(two))
+    /// Two with the same one would share a bucket: nobody can tell beforehand which, and there are few of so many.
+    fn key(&self, counted: &Counted<'_>) -> u64 {
+        let Counted { host, user, limit, name } = counted;
+        let Selector { methods, tools, prompts, resources } = &limit.what;
+        let numbers = (limit.calls, limit.per, limit.burst, limit.together);
+        self.hashes.hash_one((host, user, numbers, name, methods, tools, prompts, resources))
     }
 
-    fn with<T>(&self, key: u128, act: impl FnOnce(&mut HashMap<u128, u64>, u128) -> T) -> T {
-        let at = (key % SHARDS as u128) as usize;
+    fn with<T>(&self, key: u64, act: impl FnOnce(&mut Shard, u64) -> T) -> T {
+        let at = (key % SHARDS as u64) as usize;
         act(&mut self.shards[at].lock().unwrap_or_else(PoisonError::into_inner), key)
     }
 }
 
 /// Drops the buckets that are full again, which are as good as none; if there are none, the fullest.
-fn make_room(shard: &mut HashMap<u128, u64>, now: u64) {
+fn make_room(shard: &mut Shard, now: u64) {
     shard.retain(|_, full_at| *full_at > now);
     if shard.len() >= MOST_OF_A_SHARD
         && let Some(fullest) = shard.iter().min_by_key(|(_, full_at)| **full_at).map(|(key, _)| *key)
@@ -154,7 +148,7 @@ fn make_room(shard: &mut HashMap<u128, u64>, now: u64) {
 impl Limit {
     /// The time that a call costs, in nanoseconds.
     /// Counts a call, or says how long there is no room for it, in nanoseconds.
-    fn count(&self, shard: &mut HashMap<u128, u64>, key: u128, now: u64) -> u64 {
+    fn count(&self, shard: &mut Shard, key: u64, now: u64) -> u64 {
         let full_at = shard.get(&key).copied().unwrap_or(0);
         let wait = full_at.saturating_sub(now).saturating_sub(self.spare());
         if wait == 0 {

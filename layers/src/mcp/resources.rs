@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
-use serde_json::value::RawValue;
 use url::Url;
 
 use super::lists::{BadList, elements, members, string};
@@ -102,21 +101,21 @@ fn plain_form(uri: &str) -> String {
 /// # Errors
 ///
 /// When they can't be read, or in two ways.
-pub(super) fn subscribed(notifications: Option<&RawValue>) -> Result<Vec<String>, BadList> {
+pub(super) fn subscribed(notifications: Option<&str>) -> Result<Vec<String>, BadList> {
     const NAME: &str = "resourceSubscriptions";
-    let Some(notifications) = notifications.filter(|value| value.get() != "null") else {
+    let Some(notifications) = notifications.filter(|value| *value != "null") else {
         return Ok(Vec::new());
     };
     let mut uris = Vec::new();
-    for (name, value) in members(notifications.get())? {
+    for (name, value) in members(notifications)? {
         if name != NAME {
             if looks_like(&name, NAME) {
                 return Err(BadList::new("a member is `resourceSubscriptions` in another case"));
             }
             continue;
         }
-        for uri in elements(value.get(), MAX_SUBSCRIBED)? {
-            uris.push(string(uri.get()).ok_or_else(|| BadList::new("a resource is no text"))?.into_owned());
+        for uri in elements(value, MAX_SUBSCRIBED)? {
+            uris.push(string(uri).ok_or_else(|| BadList::new("a resource is no text"))?.into_owned());
         }
     }
     Ok(uris)
@@ -165,10 +164,7 @@ mod tests {
 
     #[test]
     fn subscriptions_are_read_in_one_way() {
-        let read = |text: &str| {
-            let value = serde_json::from_str::<&RawValue>(text).expect("JSON");
-            subscribed(Some(value)).map_err(|error| error.to_string())
-        };
+        let read = |text: &str| subscribed(Some(text)).map_err(|error| error.to_string());
         assert_eq!(
             read(r#"{"toolsListChanged":true,"resourceSubscriptions":["a:1","a:2"]}"#),
             Ok(vec!["a:1".to_owned(), "a:2".to_owned()])
