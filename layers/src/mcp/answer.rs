@@ -30,7 +30,8 @@ pub(super) struct Treatment {
     pub(super) limit: usize,
     /// Who cuts lists down.
     pub(super) review: Option<Review>,
-    /// Whether JSON may have lists in it; in streams there may always be some.
+    /// Whether there may be lists in it, or what no cache may give to others. Others are looked for, too: servers find the
+    /// request for an answer by its id, which a client may use twice.
     pub(super) lists: bool,
     /// Whether the request is for answers: a GET is, a DELETE is not, nor are notifications.
     pub(super) asked: bool,
@@ -54,8 +55,11 @@ pub(super) enum BadAnswer {
     /// It is longer than it may be.
     #[error("the server's answer, or an event of it, is longer than {0} bytes")]
     TooLong(usize),
-    /// It is neither JSON nor a stream of events.
-    #[error("the server's answer is neither JSON nor a stream of events")]
+    /// It is no message, or can be read in more than one way.
+    #[error("the server's answer is no JSON-RPC message, or can be read in more than one way")]
+    Ambiguous,
+    /// It is neither JSON nor a stream of events, or may be both.
+    #[error("the server's answer is neither JSON nor a stream of events, or says that it is both")]
     Type,
     /// It has a list in it that nobody has asked for.
     #[error("the server's answer has a list that was not asked for")]
@@ -74,14 +78,26 @@ enum Kind {
     Json,
     Nothing,
     Other,
+    /// It has more than one type, or may have.
+    Doubtful,
 }
 
 fn kind(headers: &HeaderMap, body: &Body) -> Kind {
     if body.is_end_stream() {
         return Kind::Nothing;
     }
-    let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    let essence = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    let mut values = headers.get_all(CONTENT_TYPE).iter();
+    let value = match (values.next(), values.next()) {
+        (Some(value), None) => value,
+        (None, _) => return Kind::Other,
+        (Some(_), Some(_)) => return Kind::Doubtful,
+    };
+    let mut parts = value.as_bytes().split(|byte| *byte == b';');
+    let essence = parts.next().unwrap_or_default().trim_ascii();
+    // Some readers look for a media type anywhere in the header.
+    if parts.any(|parameter| parameter.contains(&b'/')) {
+        return Kind::Doubtful;
+    }
     if essence.eq_ignore_ascii_case(b"text/event-stream") {
         Kind::Events
     } else if essence.eq_ignore_ascii_case(b"application/json") {
@@ -112,7 +128,7 @@ pub(super) fn pass(response: Response, treatment: Treatment, mut calls: Calls) -
             parts.headers.remove(CONTENT_LENGTH);
             let stream = Stream { treatment, calls };
             match body.into_whole() {
-                Ok(whole) => stream.all(whole),
+                Ok(whole) => stream.all(whole, parts.status),
                 Err(body) => {
                     let events = Events::new(body, limit);
                     Ok(Body::new(EventsBody { events, stream, ended: false }))
@@ -125,11 +141,13 @@ pub(super) fn pass(response: Response, treatment: Treatment, mut calls: Calls) -
         Kind::Json => {
             let is_list = treatment.lists && treatment.review.is_some();
             let listless = treatment.review.is_some();
+            // What a server says of its own refusal is for the client, whatever it is.
+            let strict = listless && parts.status.is_success() && !treatment.acknowledges(parts.status);
             match body.into_whole() {
                 Ok(whole) if is_list || treatment.batch => {
                     return Passed::Now(list(parts, whole, &treatment, calls));
                 }
-                Ok(whole) => json(whole, listless, calls),
+                Ok(whole) => json(whole, listless, strict, calls),
                 Err(body) if is_list || treatment.batch => {
                     return Passed::Later(Box::pin(async move {
                         match gather(body, limit).await {
@@ -140,7 +158,7 @@ pub(super) fn pass(response: Response, treatment: Treatment, mut calls: Calls) -
                 }
                 Err(body) => {
                     let watch = Watch::default();
-                    Ok(Body::new(JsonBody { body, left: limit, limit, listless, watch, calls }))
+                    Ok(Body::new(JsonBody { body, left: limit, limit, listless, strict, watch, calls }))
                 }
             }
         }
@@ -151,6 +169,7 @@ pub(super) fn pass(response: Response, treatment: Treatment, mut calls: Calls) -
             }
             Ok(Body::empty())
         }
+        Kind::Doubtful => Err(refused(&BadAnswer::Type, calls)),
         Kind::Other if parts.status.is_success() => Err(refused(&BadAnswer::Type, calls)),
         // What a server says of its own refusal is for the client, whatever it is.
         Kind::Other | Kind::Nothing => Ok(body),
@@ -159,10 +178,13 @@ pub(super) fn pass(response: Response, treatment: Treatment, mut calls: Calls) -
 }
 
 /// JSON without lists that is here already.
-fn json(whole: Bytes, listless: bool, mut calls: Calls) -> Result<Body, BoxError> {
+fn json(whole: Bytes, listless: bool, strict: bool, mut calls: Calls) -> Result<Body, BoxError> {
     let seen = Seen::of(&whole);
     if listless && seen.lists {
         return Err(refused(&BadAnswer::Unasked, calls));
+    }
+    if strict && !seen.whole {
+        return Err(refused(&BadAnswer::Ambiguous, calls));
     }
     calls.note_only(seen.outcome);
     Ok(whole.into())
@@ -175,8 +197,7 @@ fn list(
     treatment: &Treatment,
     mut calls: Calls,
 ) -> Result<Response, BoxError> {
-    let review = treatment.review.as_ref().filter(|_| treatment.lists);
-    let edited = match review.map_or(Ok(None), |review| review.edit(&whole)) {
+    let edited = match treatment.review.as_ref().map_or(Ok(None), |review| review.edit(&whole)) {
         Ok(edited) => edited,
         // It says with its status what it means; who can't be shown why reads that.
         Err(error) if !parts.status.is_success() => {
@@ -232,7 +253,7 @@ fn note(calls: &mut Calls, message: &[u8], batch: bool) {
         let id = members(one).ok().and_then(|all| all.into_iter().find(|(name, _)| name == "id"));
         let outcome = Seen::of(one.as_bytes()).outcome;
         if let (Some((_, id)), true) = (id, outcome.answered) {
-            calls.note(Some(id), outcome);
+            calls.note(id, outcome);
         }
     }
 }
@@ -244,6 +265,8 @@ struct JsonBody {
     limit: usize,
     /// Whether it may have no list: somebody would have to look through it.
     listless: bool,
+    /// Whether it has to be one message.
+    strict: bool,
     watch: Watch,
     calls: Calls,
 }
@@ -265,9 +288,11 @@ impl http_body::Body for JsonBody {
             };
             self.left = left;
             self.watch.feed(data);
-            // Servers find the request for an answer by its id, which a client may use twice.
             if self.listless && self.watch.has_lists() {
                 return Poll::Ready(Some(Err(BadAnswer::Unasked.into())));
+            }
+            if self.strict && self.watch.is_strange() {
+                return Poll::Ready(Some(Err(BadAnswer::Ambiguous.into())));
             }
             let outcome = self.watch.outcome();
             self.calls.note_only(outcome);
@@ -307,8 +332,9 @@ impl Stream {
             return Ok(event.raw().clone());
         }
         let seen = Seen::of(data);
-        // Only what may have lists has to be looked through.
-        let review = self.treatment.review.as_ref().filter(|_| seen.lists || !seen.whole);
+        // What was not asked for as a list, and is none, needs nobody to look through it.
+        let Treatment { review, lists, .. } = &self.treatment;
+        let review = review.as_ref().filter(|_| *lists || seen.lists || !seen.whole);
         let edited = review.map_or(Ok(None), |review| review.edit(data))?;
         // What can't be read is no answer.
         if self.treatment.batch {
@@ -320,10 +346,11 @@ impl Stream {
     }
 
     /// All of a stream that is here already.
-    fn all(mut self, whole: Bytes) -> Result<Body, BoxError> {
+    fn all(mut self, whole: Bytes, status: StatusCode) -> Result<Body, BoxError> {
+        let limit = self.treatment.limit;
         let mut all = BytesMut::with_capacity(whole.len());
-        let mut reader = Reader::new(self.treatment.limit);
-        reader.push(whole);
+        let mut reader = Reader::new(limit);
+        reader.push(whole.clone());
         loop {
             let treated = match reader.next() {
                 Ok(None) => return Ok(all.freeze().into()),
@@ -332,10 +359,11 @@ impl Stream {
             };
             match treated {
                 Ok(event) => all.extend_from_slice(&event),
-                Err(bad) if all.is_empty() => return Err(refused(&bad, self.calls)),
-                Err(bad) => {
-                    all.extend_from_slice(&self.errors(&bad));
-                    return Ok(all.freeze().into());
+                Err(bad) if all.is_empty() && status.is_success() => return Err(refused(&bad, self.calls)),
+                // Then it goes as if it came in pieces.
+                Err(_) => {
+                    let events = Events::new(Body::from(whole), limit);
+                    return Ok(Body::new(EventsBody { events, stream: self, ended: false }));
                 }
             }
         }

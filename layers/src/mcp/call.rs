@@ -258,14 +258,10 @@ impl Calls {
         }
     }
 
-    /// Notes how a call went: that of this id, or the only one there is.
-    pub fn note(&mut self, id: Option<&str>, outcome: Outcome) {
-        let pending = match &mut self.pending[..] {
-            [only] => Some(only),
-            all => all.iter_mut().find(|call| id.is_some() && call.call_id.as_deref() == id),
-        };
-        if let Some(pending) = pending {
-            pending.outcome = outcome;
+    /// Notes how the call of this id went.
+    pub(super) fn note(&mut self, id: &str, outcome: Outcome) {
+        if let Some(call) = self.pending.iter_mut().find(|call| call.call_id.as_deref() == Some(id)) {
+            call.outcome = outcome;
         }
     }
 }

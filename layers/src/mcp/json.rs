@@ -7,6 +7,9 @@ use std::borrow::Cow;
 
 use super::message::MAX_DEPTH;
 
+/// The deepest nesting of an answer. Recursive readers give up here, too.
+pub(super) const MAX_ANSWER_DEPTH: usize = 128;
+
 /// Why a text is not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadJson {
@@ -18,7 +21,7 @@ pub(super) enum BadJson {
         /// What is there, or is not.
         what: &'static str,
     },
-    /// Deeper than [`MAX_DEPTH`].
+    /// Deeper than it may be.
     #[error("it is nested too deeply")]
     Deep,
 }
@@ -28,16 +31,23 @@ pub(super) enum BadJson {
 pub(super) struct Reader<'a> {
     text: &'a str,
     at: usize,
-    /// How many objects and lists the reader is in.
+    /// How many objects and lists the reader is in, and may be in.
     depth: usize,
+    deepest: usize,
 }
 
 // One bit for each object or list that a value is in.
-const _: () = assert!(MAX_DEPTH <= u64::BITS as usize);
+const _: () = assert!(MAX_DEPTH <= MAX_ANSWER_DEPTH && MAX_ANSWER_DEPTH <= u128::BITS as usize);
 
 impl<'a> Reader<'a> {
+    /// Reads what a client sends.
     pub(super) const fn new(text: &'a str) -> Self {
-        Self { text, at: 0, depth: 0 }
+        Self { text, at: 0, depth: 0, deepest: MAX_DEPTH }
+    }
+
+    /// Reads what a server answers: data may be nested more deeply than arguments.
+    pub(super) const fn of_answer(text: &'a str) -> Self {
+        Self { deepest: MAX_ANSWER_DEPTH, ..Self::new(text) }
     }
 
     /// The byte that the next value begins with.
@@ -137,7 +147,7 @@ impl<'a> Reader<'a> {
     fn enter(&mut self, byte: u8, missing: &'static str) -> Result<(), BadJson> {
         self.expect(byte, missing)?;
         self.depth += 1;
-        if self.depth > MAX_DEPTH { Err(BadJson::Deep) } else { Ok(()) }
+        if self.depth > self.deepest { Err(BadJson::Deep) } else { Ok(()) }
     }
 
     /// Whether the object or list ends behind a value, or goes on.
@@ -153,7 +163,7 @@ impl<'a> Reader<'a> {
     /// To the end of the value that begins here.
     fn skip(&mut self) -> Result<(), BadJson> {
         // Which of the levels are objects, the innermost last.
-        let (mut objects, mut levels) = (0_u64, 0);
+        let (mut objects, mut levels) = (0_u128, 0);
         loop {
             match self.peek() {
                 Some(b'"') => {
@@ -162,13 +172,13 @@ impl<'a> Reader<'a> {
                 }
                 Some(open @ (b'{' | b'[')) => {
                     self.at += 1;
-                    if self.depth + levels == MAX_DEPTH {
+                    if self.depth + levels == self.deepest {
                         return Err(BadJson::Deep);
                     }
                     let empty = self.peek() == Some(if open == b'{' { b'}' } else { b']' });
                     if !empty {
                         levels += 1;
-                        objects = objects << 1 | u64::from(open == b'{');
+                        objects = objects << 1 | u128::from(open == b'{');
                         if open == b'{' {
                             self.name()?;
                         }
@@ -431,6 +441,12 @@ mod tests {
         };
         assert_eq!(inner(MAX_DEPTH), Ok(()));
         assert_eq!(inner(MAX_DEPTH + 1), Err(BadJson::Deep));
+        for (depth, taken) in [(MAX_ANSWER_DEPTH, true), (MAX_ANSWER_DEPTH + 1, false)] {
+            assert_eq!(Reader::of_answer(&nested(depth)).value().is_ok(), taken);
+        }
+        let mixed = format!("{}1{}", r#"{"a":[0,"#.repeat(60), "]}".repeat(60));
+        assert_eq!(Reader::of_answer(&mixed).value(), Ok(&*mixed));
+        assert!(Reader::of_answer(&mixed.replacen("]}", "}]", 1)).value().is_err());
         let wide = format!("[{}]", vec![r#"["[[[[\"[[["]"#; 100].join(","));
         assert!(whole(&wide).is_ok(), "only what is open counts");
     }

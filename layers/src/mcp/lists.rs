@@ -254,7 +254,7 @@ fn text_of<'a>(entry: &'a str, key: &str) -> Option<Cow<'a, str>> {
 
 /// The text that JSON is, if it is one.
 pub(super) fn string(json: &str) -> Option<Cow<'_, str>> {
-    Reader::new(json).string().ok().flatten()
+    Reader::of_answer(json).string().ok().flatten()
 }
 
 /// The members of an object, unread.
@@ -263,7 +263,7 @@ type Members<'a> = Vec<(Cow<'a, str>, &'a str)>;
 /// The members of an object, unread, each name once.
 pub(super) fn members(text: &str) -> Result<Members<'_>, BadList> {
     let mut all = Members::new();
-    let mut reader = Reader::new(text);
+    let mut reader = Reader::of_answer(text);
     reader.object(|reader, name| {
         if all.len() == MAX_MEMBERS || all.iter().any(|(other, _)| *other == name) {
             return Err(BadList::new("duplicate member, or too many of them"));
@@ -286,7 +286,7 @@ pub(super) fn messages(text: &str) -> Result<Vec<&str>, BadList> {
 /// The elements of a list, unread.
 pub(super) fn elements(text: &str, most: usize) -> Result<Vec<&str>, BadList> {
     let mut all = Vec::new();
-    let mut reader = Reader::new(text);
+    let mut reader = Reader::of_answer(text);
     reader.list(|reader| {
         if all.len() == most {
             return Err(BadList::new("a list is too long"));

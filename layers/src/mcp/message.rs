@@ -15,6 +15,7 @@ use http_body_util::BodyExt;
 use smallvec::SmallVec;
 
 use super::json::{BadJson, Reader};
+use super::lists::string;
 use crate::body::{Body, BoxError, RequestBodyError};
 
 /// The longest id as text. Clients count, or make UUIDs.
@@ -250,7 +251,7 @@ impl<'a> Meta<'a> {
             match at {
                 0 => meta.version = Some(name(reader)?),
                 // What traces a call is no reason to refuse it.
-                _ => meta.traceparent = reader.string()?,
+                _ => meta.traceparent = string(reader.value()?),
             }
             Ok(())
         })?;

@@ -17,29 +17,42 @@ pub(super) struct Seen {
     pub(super) outcome: Outcome,
     /// The result has a list in it that somebody would have to look through.
     pub(super) lists: bool,
-    /// It is one message, and no batch; JSON, if it is not very deep.
+    /// It is one message, no batch, and can be read in one way as far as it matters. Of what is very deep this is an
+    /// opinion.
     pub(super) whole: bool,
 }
 
 impl Seen {
     pub(super) fn of(message: &[u8]) -> Self {
-        let read = std::str::from_utf8(message).map(Self::read);
-        if let Ok(Ok(seen)) = read {
+        let mut seen = Self { whole: true, ..Self::default() };
+        let read = std::str::from_utf8(message).map(|text| seen.read(text));
+        if let Ok(Ok(())) = read {
             return seen;
         }
         let watch = Watch::of(message);
-        let whole = matches!(read, Ok(Err(BadJson::Deep))) && watch.is_whole();
-        Self { outcome: watch.outcome, lists: watch.lists, whole }
+        let whole = seen.whole && matches!(read, Ok(Err(BadJson::Deep))) && watch.is_whole();
+        Self { outcome: watch.outcome, lists: seen.lists || watch.lists, whole }
     }
 
-    fn read(message: &str) -> Result<Self, BadJson> {
-        let mut seen = Self { whole: true, ..Self::default() };
-        let Self { outcome, lists, .. } = &mut seen;
-        let mut reader = Reader::new(message);
+    fn read(&mut self, message: &str) -> Result<(), BadJson> {
+        let Self { outcome, lists, whole } = self;
+        let mut reader = Reader::of_answer(message);
+        let mut before = 0_u8;
+        // Of two members of one name some readers take the first, and some the last.
+        let mut once = |name: u8| {
+            *whole &= before & (1 << name) == 0;
+            before |= 1 << name;
+        };
         reader.object(|reader, name| {
             let (result, error) = (name == "result", name == "error");
-            // Some readers take it for the one.
-            *lists |= !result && looks_like(&name, "result");
+            match &*name {
+                "result" => once(0),
+                "error" => once(1),
+                "id" => once(2),
+                "method" => once(3),
+                // Some readers take it for the one.
+                _ => *lists |= looks_like(&name, "result"),
+            }
             outcome.answered |= result || error;
             if !(result || error) || reader.peek() != Some(b'{') {
                 reader.value()?;
@@ -49,15 +62,20 @@ impl Seen {
                 *lists |= result && is_list(&name);
                 let value = reader.value()?;
                 match &*name {
-                    "code" if error => outcome.error = value.parse().ok(),
-                    "isError" if result => outcome.is_error = value == "true",
+                    "code" if error => {
+                        once(4);
+                        outcome.error = value.parse().ok();
+                    }
+                    "isError" if result => {
+                        once(5);
+                        outcome.is_error = value == "true";
+                    }
                     _ => {}
                 }
                 Ok::<_, BadJson>(())
             })
         })?;
-        reader.end()?;
-        Ok(seen)
+        reader.end()
     }
 }
 
@@ -76,8 +94,12 @@ pub(super) struct Watch {
     /// Which member of the error or result this is.
     inner: Inner,
     outcome: Outcome,
+    /// The string has an escape in it.
+    escaped: bool,
     /// The result has a list in it, or a name that only a reader of escapes could tell.
     lists: bool,
+    /// Something else than an object has begun.
+    strange: bool,
     /// It is no object: a batch, or no message at all.
     other: bool,
 }
@@ -143,8 +165,9 @@ impl Watch {
             at += 1;
             match self.string {
                 Some(true) => {
-                    // An escape: in a name that matters there is none.
+                    // In a name that matters there is none.
                     self.string = Some(false);
+                    self.escaped = true;
                     self.word.push(0);
                 }
                 Some(false) => match byte {
@@ -192,16 +215,23 @@ impl Watch {
         self.lists
     }
 
+    /// Whether it has begun with something else than an object: no message, or a batch.
+    pub(super) const fn is_strange(&self) -> bool {
+        self.strange
+    }
+
     /// A byte outside of strings.
     fn mark(&mut self, byte: u8) {
         match byte {
             b'"' => {
+                self.strange |= self.depth == 0;
                 self.string = Some(false);
+                self.escaped = false;
                 self.word.length = 0;
             }
             b'{' | b'[' => {
                 if self.depth == 0 && byte == b'[' {
-                    self.other = true;
+                    (self.other, self.strange) = (true, true);
                 }
                 self.depth += 1;
                 self.naming = byte == b'{';
@@ -224,7 +254,10 @@ impl Watch {
                 self.word.length = 0;
             }
             b' ' | b'\t' | b'\r' | b'\n' => {}
-            byte => self.word.push(byte),
+            byte => {
+                self.strange |= self.depth == 0;
+                self.word.push(byte);
+            }
         }
     }
 
@@ -236,18 +269,18 @@ impl Watch {
                     b"result" => Member::Result,
                     b"error" => Member::Error,
                     // Some readers take it for the one.
-                    name if name.eq_ignore_ascii_case(b"result") || name.contains(&0) => {
-                        self.lists = true;
+                    name => {
+                        let alike = std::str::from_utf8(name).is_ok_and(|name| looks_like(name, "result"));
+                        self.lists |= self.escaped || alike;
                         Member::Other
                     }
-                    _ => Member::Other,
                 };
                 self.outcome.answered |= self.member != Member::Other;
             }
             2 => {
                 let name = self.word.text();
-                self.lists |= self.member == Member::Result
-                    && (std::str::from_utf8(name).is_ok_and(is_list) || name.contains(&0));
+                let is_list = self.escaped || std::str::from_utf8(name).is_ok_and(is_list);
+                self.lists |= self.member == Member::Result && is_list;
                 self.inner = match (self.member, self.word.text()) {
                     (Member::Error, b"code") => Inner::Code,
                     (Member::Result, b"isError") => Inner::IsError,
@@ -338,9 +371,47 @@ mod tests {
     }
 
     #[test]
+    fn no_spelling_hides_a_list() {
+        let escaped =
+            |name: &str| name.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect::<String>();
+        let folded = |name: &str| name.replacen('s', "\u{17f}", 1);
+        let upper = |name: &str| name.to_uppercase();
+        let deep = format!(r#","x":{}{}"#, "[".repeat(200), "]".repeat(200));
+        for name in ["tools", "prompts", "resources", "resourceTemplates"] {
+            for spelling in [name.to_owned(), escaped(name), folded(name), upper(name)] {
+                for result in ["result".to_owned(), escaped("result"), folded("result"), upper("result")] {
+                    for (before, behind) in [("", ""), ("", &*deep), (r#""\ud800":1,"#, "")] {
+                        let message = format!(r#"{{"id":1,"{result}":{{{before}"{spelling}":[]{behind}}}}}"#);
+                        let mut watch = Watch::default();
+                        watch.feed(message.as_bytes());
+                        assert!(watch.has_lists(), "{message}");
+                        assert!(Seen::of(message.as_bytes()).lists, "{message}");
+                    }
+                }
+            }
+        }
+        let long = format!(r#"{{"id":1,"result":{{"\u0061{}":1}}}}"#, "b".repeat(99));
+        assert!(!Seen::of(long.as_bytes()).lists, "{long}");
+    }
+
+    #[test]
+    fn what_is_there_twice_is_not_whole() {
+        for message in [
+            r#"{"id":1,"id":2,"result":{}}"#,
+            r#"{"id":1,"result":{},"result":{}}"#,
+            r#"{"id":1,"result":{},"r\u0065sult":{}}"#,
+            r#"{"id":1,"error":{"code":1,"code":2}}"#,
+            r#"{"id":1,"result":{"isError":true,"isError":false}}"#,
+        ] {
+            assert!(!Seen::of(message.as_bytes()).whole, "{message}");
+        }
+        assert!(Seen::of(br#"{"id":1,"result":{"a":{"id":1},"b":{"id":1}}}"#).whole);
+    }
+
+    #[test]
     fn what_nobody_can_read_as_one_message_is_not_whole() {
         let deep = |begin: &str| {
-            format!(r#"{{"id":1,"result":{{{begin}"a":{}{}}}}}"#, "[".repeat(99), "]".repeat(99))
+            format!(r#"{{"id":1,"result":{{{begin}"a":{}{}}}}}"#, "[".repeat(200), "]".repeat(200))
         };
         let seen = Seen::of(deep("").as_bytes());
         assert!(seen.whole && !seen.lists && seen.outcome.answered);

@@ -146,7 +146,6 @@ fn make_room(shard: &mut Shard, now: u64) {
 }
 
 impl Limit {
-    /// The time that a call costs, in nanoseconds.
     /// Counts a call, or says how long there is no room for it, in nanoseconds.
     fn count(&self, shard: &mut Shard, key: u64, now: u64) -> u64 {
         let full_at = shard.get(&key).copied().unwrap_or(0);
@@ -160,6 +159,7 @@ impl Limit {
         wait
     }
 
+    /// The time that a call costs, in nanoseconds.
     fn interval(&self) -> u64 {
         let per = u64::try_from(self.per.as_nanos()).unwrap_or(u64::MAX);
         (per / u64::from(self.calls.max(1))).max(1)

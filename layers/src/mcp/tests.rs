@@ -291,22 +291,46 @@ async fn lists_show_what_the_caller_may_use() {
 
 #[tokio::test]
 async fn lists_in_streams_are_cut_down_too_and_other_events_pass() {
-    let script: Script = |_| {
-        let stream = ": hi\n\nid: 0\ndata: \n\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/x\"}\n\n\
-            id: 1\r\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\r\ndata: \"result\":{\"tools\":[{\"name\":\"read\"},{\"name\":\"delete\"}]}}\r\n\r\n";
-        answer_of("text/event-stream", stream)
-    };
-    let edge = edge(script, ruled);
+    const STREAM: &str = ": hi\n\nid: 0\ndata: \n\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/x\"}\n\n\
+        id: 1\r\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\r\ndata: \"result\":{\"tools\":[{\"name\":\"read\"},{\"name\":\"delete\"}]}}\r\n\r\n";
     let expected = ": hi\n\nid: 0\ndata: \n\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/x\"}\n\n\
         id: 1\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\ndata: \"result\":{\"tools\":[{\"name\":\"read\"}]}}\n\n";
-    let got = edge.call(Some(alice(&[])), "tools/list", json!({})).await;
-    assert_eq!((got.status, got.body.as_str()), (200, expected));
-    assert_eq!(edge.records()[0]["unanswered"], Value::Null);
-    // Where a client goes on after a lost connection.
-    let request =
-        http::Request::get("/mcp").header("last-event-id", "0").body(Body::empty()).expect("a request");
-    assert_eq!(edge.send(request).await.body, expected);
-    assert!(edge.records().is_empty(), "a stream is no call");
+    // Here as a whole, and coming in pieces.
+    let whole: Script = |_| answer_of("text/event-stream", STREAM);
+    let pieces: Script = |_| {
+        let (begin, end) = STREAM.split_at(STREAM.len() / 2);
+        answer_of("text/event-stream", streamed(vec![Ok(begin), Ok(end)]))
+    };
+    for script in [whole, pieces] {
+        let edge = edge(script, ruled);
+        let got = edge.call(Some(alice(&[])), "tools/list", json!({})).await;
+        assert_eq!((got.status, got.body.as_str()), (200, expected));
+        assert_eq!(edge.records()[0]["unanswered"], Value::Null);
+        // Where a client goes on after a lost connection.
+        let request =
+            http::Request::get("/mcp").header("last-event-id", "0").body(Body::empty()).expect("a request");
+        assert_eq!(edge.send(request).await.body, expected);
+        assert!(edge.records().is_empty(), "a stream is no call");
+        // Servers find the stream for an answer by its id, which a client may use twice.
+        let got = edge.call(Some(alice(&[])), "tools/call", json!({ "name": "read" })).await;
+        assert_eq!(got.body, expected, "a list that was not asked for");
+    }
+}
+
+#[tokio::test]
+async fn no_cache_may_give_to_others_what_depends_on_who_asks() {
+    const RESULT: &str = "{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"cacheScope\":\"public\"}}";
+    const EVENT: &str = "data: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"cacheScope\":\"public\"}}\n\n";
+    let scripts: [Script; 4] = [
+        |_| answer_of("application/json", RESULT),
+        |_| answer_of("application/json", streamed(vec![Ok(RESULT)])),
+        |_| answer_of("text/event-stream", EVENT),
+        |_| answer_of("text/event-stream", streamed(vec![Ok(EVENT)])),
+    ];
+    for script in scripts {
+        let got = edge(script, ruled).call(Some(alice(&[])), "server/discover", json!({})).await;
+        assert!(got.body.contains("\"cacheScope\":\"private\""), "{}", got.body);
+    }
 }
 
 #[tokio::test]
@@ -676,4 +700,81 @@ async fn a_method_that_a_revision_no_longer_has_is_unknown_whatever_it_lacks() {
         }
     }
     assert!(edge.seen().is_empty());
+}
+
+/// A list of tools in an answer to a call of one.
+const SMUGGLED: &str = r#"[{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"delete"}]}},{"jsonrpc":"2.0","id":2,"result":{}}]"#;
+
+#[tokio::test]
+async fn no_list_comes_in_what_one_reader_takes_for_another_thing() {
+    let whole: Script = |_| answer_of("application/json", SMUGGLED);
+    let call = json!({ "name": "read" });
+    let got = edge(whole, ruled).call(Some(alice(&[])), "tools/call", call.clone()).await;
+    assert_eq!((got.status, got.code()), (502, error::INTERNAL));
+    let pieces: Script = |_| answer_of("application/json", streamed(vec![Ok("["), Ok(&SMUGGLED[1..])]));
+    let got = edge(pieces, ruled).call(Some(alice(&[])), "tools/call", call.clone()).await;
+    assert!(got.broken && !got.body.contains("delete"), "{}", got.body);
+    let scripts: [Script; 3] = [
+        |_| {
+            let event = "data: {\"id\":1,\"result\":{\"tools\":[]}}\n\n";
+            answer_of("application/json; x=text/event-stream", event)
+        },
+        |_| answer_of("text/event-stream; x=application/json", "{\"id\":1,\"result\":{\"tools\":[]}}"),
+        |_| {
+            let mut answer = answer_of("application/json", "{\"id\":1,\"result\":{}}");
+            answer.headers_mut().append(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+            answer
+        },
+    ];
+    for (at, script) in scripts.into_iter().enumerate() {
+        let got = edge(script, ruled).call(Some(alice(&[])), "tools/call", call.clone()).await;
+        assert_eq!((got.status, got.code()), (502, error::INTERNAL), "{at}");
+    }
+    let typed: Script =
+        |_| answer_of("Application/JSON;charset=utf-8", r#"{"jsonrpc":"2.0","id":1,"result":{}}"#);
+    assert_eq!(edge(typed, ruled).call(Some(alice(&[])), "tools/call", call).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_answer_to_a_batch_of_calls_is_looked_through() {
+    let batch = r#"[{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"read"}},
+        {"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"read"}}]"#;
+    let whole: Script = |_| answer_of("application/json", SMUGGLED);
+    let pieces: Script = |_| answer_of("application/json", streamed(vec![Ok(SMUGGLED)]));
+    for script in [whole, pieces] {
+        let got = edge(script, ruled).send(post_of(batch, Some(alice(&[])))).await;
+        assert_eq!((got.status, got.body.contains("delete")), (200, false), "{}", got.body);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_goes_the_same_way_whole_and_in_pieces() {
+    const GONE: &str = "data: Session not found\n\n";
+    const LATE: &str = "data: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\ndata: x\n\n";
+    let refusals: [Script; 2] = [
+        |_| {
+            let mut answer = answer_of("text/event-stream", GONE);
+            *answer.status_mut() = StatusCode::NOT_FOUND;
+            answer
+        },
+        |_| {
+            let mut answer = answer_of("text/event-stream", streamed(vec![Ok(GONE)]));
+            *answer.status_mut() = StatusCode::NOT_FOUND;
+            answer
+        },
+    ];
+    for script in refusals {
+        let got = edge(script, ruled).call(Some(alice(&[])), "tools/call", json!({ "name": "read" })).await;
+        assert_eq!((got.status, got.body.contains("error")), (404, true), "{}", got.body);
+    }
+    let late: [Script; 2] = [
+        |_| answer_of("text/event-stream", LATE),
+        |_| answer_of("text/event-stream", streamed(vec![Ok(LATE)])),
+    ];
+    for script in late {
+        let edge = edge(script, ruled);
+        let got = edge.call(Some(alice(&[])), "tools/call", json!({ "name": "read" })).await;
+        assert!(got.status == 200 && got.broken && got.body.ends_with("\"result\":{}}\n\n"), "{}", got.body);
+        assert_eq!(edge.records()[0]["unanswered"], Value::Null);
+    }
 }

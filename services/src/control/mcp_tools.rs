@@ -1,11 +1,12 @@
 //! The tools of the MCP server behind a proxy: what was approved, what has changed since, and what is new.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
-use portcullis_layers::mcp::pins::MAX_TOOLS;
+use portcullis_layers::mcp::pins::{HeldBack, MAX_TOOLS, Pins};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,6 +14,7 @@ use similar::TextDiff;
 
 use super::operation::{delete, get, post};
 use super::{Access, Context, Control, Endpoint, Error, Operation, Surface};
+use crate::config::proxy::mcp::McpPinning;
 use crate::config::tools::{ApprovedTool, McpTools};
 use crate::config::{FieldError, HostPattern, Proxy};
 use crate::store::{Expect, Key, Kind, Write};
@@ -320,6 +322,22 @@ async fn read(control: &Control, host: &HostPattern) -> Result<(McpTools, Expect
     // What can't be read is as good as nothing: only what is approved anew counts.
     let tools = view.config.tools.get(host.as_str()).map(|tools| McpTools::clone(tools)).unwrap_or_default();
     Ok((tools, expect))
+}
+
+/// Why the edge holds a tool back; `None`: it does not.
+pub(super) async fn held_back(
+    control: &Control,
+    host: &HostPattern,
+    pinning: McpPinning,
+    tool: &str,
+) -> Result<Option<HeldBack>, Error> {
+    if pinning == McpPinning::Off {
+        return Ok(None);
+    }
+    let (tools, _) = read(control, host).await?;
+    let strict = pinning == McpPinning::Strict || tools.unreadable;
+    let pins = Pins::new(strict, tools.known(), Arc::default(), Arc::new(|_| {}));
+    Ok(pins.check(tool).err())
 }
 
 async fn write(control: &Control, host: &HostPattern, tools: &McpTools, expect: Expect) -> Result<(), Error> {

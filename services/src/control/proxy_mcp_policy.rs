@@ -4,13 +4,14 @@
 use clap::Args;
 use portcullis_layers::Principal;
 use portcullis_layers::mcp::message::Payload;
-use portcullis_layers::mcp::rules::{Call, Decision};
+use portcullis_layers::mcp::rules::{Call, Decision, Object};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use smol_str::SmolStr;
 
 use super::changes::Form;
+use super::mcp_tools;
 use super::operation::{create, delete, get, patch, post, put};
 use super::proxies::json;
 use super::{Access, Context, Control, Done, Endpoint, Error, Operation, Surface};
@@ -406,7 +407,8 @@ impl Operation for ExplainMcpCall {
 
     async fn run(self, control: &Control, _: &Context) -> Result<McpExplanation, Error> {
         let proxy = control.get::<Proxy>(self.proxy_hostname.as_str()).await?;
-        let rules = policy_of(&proxy)?.rules();
+        let policy = policy_of(&proxy)?;
+        let rules = policy.rules();
         let message = self.message()?;
         let refused = |reason: String| McpExplanation {
             decision: "refused",
@@ -430,7 +432,16 @@ impl Operation for ExplainMcpCall {
             Ok(decision) => decision,
             Err(unreadable) => return Ok(refused(unreadable.to_string())),
         };
-        Ok(told(decision, principal.as_ref()))
+        let mut told = told(decision, principal.as_ref());
+        // As the edge does: who may not call it anyway need not know how it is.
+        if let (Decision::Allow(_), Object::Tool(name)) = (decision, call.object)
+            && let Some(held_back) =
+                mcp_tools::held_back(control, &self.proxy_hostname, policy.pinning, name).await?
+        {
+            told.decision = "deny";
+            told.reason = format!("{}; but the tool {name} {held_back}: 403", told.reason);
+        }
+        Ok(told)
     }
 }
 
@@ -515,6 +526,20 @@ mod tests {
             let told = control.call(input::<ExplainMcpCall>(call.clone()), &ctx).await.expect("explained");
             assert_eq!((told.decision, told.rule.as_deref()), (decision, rule), "{call} {}", told.reason);
             assert_eq!(told.missing_scopes, missing, "{call}");
+        }
+        let pinned: UpdateMcpPolicy = input(json!({ "pinning": "strict" }));
+        control.call(pinned, &ctx).await.expect("changed");
+        for (call, held_back) in [
+            (json!({ "tool": "pay", "arguments": { "amount": 10 } }), true),
+            (json!({ "tool": "pay", "arguments": { "amount": 11 } }), false),
+        ] {
+            let told = control.call(input::<ExplainMcpCall>(call), &ctx).await.expect("explained");
+            assert_eq!(
+                (told.decision, told.reason.contains("is held back")),
+                ("deny", held_back),
+                "{}",
+                told.reason
+            );
         }
         let none = input::<ExplainMcpCall>(json!({}));
         assert!(matches!(control.call(none, &ctx).await, Err(Error::Invalid(_))));

@@ -678,9 +678,9 @@ impl Session {
         self.shared.journal.read(&self.key, STANDING, after).await
     }
 
-    /// The last of them.
-    pub(super) async fn last_standing(&self) -> Option<Found> {
-        self.shared.told(self.shared.journal.last(&self.key, STANDING).await).flatten()
+    /// The last of them, if there is one; `None` where the store can't be asked.
+    pub(super) async fn last_standing(&self) -> Option<Option<Found>> {
+        self.shared.told(self.shared.journal.last(&self.key, STANDING).await)
     }
 
     fn routes(&self) -> MutexGuard<'_, Routes> {

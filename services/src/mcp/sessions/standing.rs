@@ -38,7 +38,7 @@ struct Sent {
     seen: Option<RecordCursor>,
     /// The number of the last event of this node.
     own: u64,
-    /// When the client began to listen, milliseconds since 1970.
+    /// When the client began to listen, milliseconds since 1970; 0 when nothing had come before.
     from: u64,
     /// Has it ever?
     listened: bool,
@@ -76,8 +76,11 @@ impl Standing {
         let mut ready = Vec::new();
         let mut seen = None;
         let mut last = None;
+        // Everything that comes into an empty stream is new, whatever the clock says of the node that it comes from.
+        let mut empty = false;
         if all {
             let found = session.standing(None).await;
+            empty = found.as_ref().is_ok_and(Vec::is_empty);
             // Who comes back for something is told to try again; who comes for the first time needs no store.
             let mut found = if after.is_some() { found? } else { session.told(found).unwrap_or_default() };
             seen = found.last().map(|last| last.cursor);
@@ -85,16 +88,23 @@ impl Standing {
                 found = behind(found, after);
             }
             ready.extend(found.iter().filter_map(|found| found.event.event()));
-        } else if let Some(found) = session.last_standing().await {
-            seen = Some(found.cursor);
-            last = Some(found.event.id);
+        } else {
+            match session.last_standing().await {
+                Some(Some(found)) => {
+                    seen = Some(found.cursor);
+                    last = Some(found.event.id);
+                }
+                Some(None) => empty = true,
+                None => {}
+            }
         }
+        let from = if empty { 0 } else { now() };
         if session.primes() && ready.is_empty() && after.is_none() {
             let (node, number) = (session.node().clone(), session.number());
-            let id = last.unwrap_or_else(|| EventId::Standing { node, time: now(), number }.to_string());
+            let id = last.unwrap_or_else(|| EventId::Standing { node, time: from, number }.to_string());
             ready.push(ServerSseMessage::priming(id, session.retry()));
         }
-        *sent = Sent { seen: seen.max(sent.seen), own: session.number(), from: now(), listened: true };
+        *sent = Sent { seen: seen.max(sent.seen), own: session.number(), from, listened: true };
         let (open, events) = Events::open(ready);
         let turn = self.listeners().take_turn(open);
         session.tell(What::Listening { turn }).await;
@@ -187,8 +197,8 @@ impl Listeners {
     }
 }
 
-/// The events behind one of them. When that is not kept, those that may be later: clocks count milliseconds only, and
-/// one event twice is better than one that is missing.
+/// The events behind one of them. When that is not kept, those that may be later: one event twice is better than one
+/// that is missing.
 fn behind(mut found: Vec<Found>, last: &EventId) -> Vec<Found> {
     let ids = || found.iter().map(|found| found.event.id.parse::<EventId>());
     if let Some(place) = ids().rposition(|id| id.as_ref() == Ok(last)) {
@@ -200,10 +210,13 @@ fn behind(mut found: Vec<Found>, last: &EventId) -> Vec<Found> {
 
 fn may_follow(one: &EventId, last: &EventId) -> bool {
     match (one, last) {
-        (
-            EventId::Standing { node, time, number },
-            EventId::Standing { node: there, time: then, number: before },
-        ) => time > then || time == then && (node != there || number > before),
+        (EventId::Standing { node, number, .. }, EventId::Standing { node: there, number: before, .. })
+            if node == there =>
+        {
+            number > before
+        }
+        // Clocks count milliseconds only.
+        (EventId::Standing { time, .. }, EventId::Standing { time: then, .. }) => time >= then,
         _ => false,
     }
 }
@@ -214,18 +227,19 @@ mod tests {
     use crate::mcp::sessions::id::NodeName;
 
     #[test]
-    fn what_comes_in_the_same_millisecond_is_not_lost() {
+    fn what_may_be_later_is_not_lost() {
         let (here, there) = (NodeName::new(), NodeName::new());
         let at = |node: &NodeName, time, number| EventId::Standing { node: node.clone(), time, number };
         // What a stream begins with is in no store: the first event has to be found by its time.
         let first = at(&here, 1000, 5);
         for (id, follows) in [
             (at(&here, 1000, 6), true),
-            (at(&here, 1001, 6), true),
             (at(&there, 1000, 1), true),
-            (at(&here, 1000, 4), false),
+            (at(&there, 1001, 1), true),
+            // A clock may go back; a node's numbers don't.
+            (at(&here, 999, 6), true),
+            (at(&here, 1001, 4), false),
             (at(&here, 1000, 5), false),
-            (at(&here, 999, 9), false),
             (at(&there, 999, 9), false),
         ] {
             assert_eq!(may_follow(&id, &first), follows, "{id}");
