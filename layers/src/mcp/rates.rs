@@ -148,15 +148,22 @@ fn make_room(shard: &mut Shard, now: u64) {
 impl Limit {
     /// Counts a call, or says how long there is no room for it, in nanoseconds.
     fn count(&self, shard: &mut Shard, key: u64, now: u64) -> u64 {
-        let full_at = shard.get(&key).copied().unwrap_or(0);
+        let known = shard.get_mut(&key);
+        let full_at = known.as_ref().map_or(0, |full_at| **full_at);
         let wait = full_at.saturating_sub(now).saturating_sub(self.spare());
-        if wait == 0 {
-            if shard.len() >= MOST_OF_A_SHARD && !shard.contains_key(&key) {
+        if wait > 0 {
+            return wait;
+        }
+        let full_at = full_at.max(now).saturating_add(self.interval());
+        if let Some(known) = known {
+            *known = full_at;
+        } else {
+            if shard.len() >= MOST_OF_A_SHARD {
                 make_room(shard, now);
             }
-            shard.insert(key, full_at.max(now).saturating_add(self.interval()));
+            shard.insert(key, full_at);
         }
-        wait
+        0
     }
 
     /// The time that a call costs, in nanoseconds.
