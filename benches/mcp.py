@@ -19,7 +19,7 @@ SECONDS = int(os.environ.get("SECONDS_EACH", 1))
 KINDS = os.environ.get("KINDS", "json-2025 sse-2025 json-2026 sse-2026").split()
 TLS = os.environ.get("TLS") != "0"
 CONNECTIONS = 16
-TICKS = os.sysconf("SC_CLK_TCK")
+PAUSE = int(os.environ.get("PAUSE", 2))
 
 ANSWER = json.dumps({"jsonrpc": "2.0", "id": 7, "result": {
     "content": [{"type": "text", "text": "It is 21 degrees and sunny in Zurich."}],
@@ -161,12 +161,15 @@ class Bench:
         self.ask(host, headers, self.call(revision))
         lines = [f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in headers.items()]
         path = self.folder / f"{host}-{revision}.lua"
-        path.write_text("\n".join(['wrk.method = "POST"', f"wrk.body = [==[{self.call(revision)}]==]", *lines]))
+        # The same rate for both hosts: how often a busy peer has to be woken depends on how busy it is.
+        pause = [f"function delay() return {PAUSE} end"] if PAUSE else []
+        path.write_text("\n".join(['wrk.method = "POST"', f"wrk.body = [==[{self.call(revision)}]==]", *lines, *pause]))
         return path
 
     def cpu(self):
-        fields = Path(f"/proc/{self.daemon.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        # Nanoseconds of each thread: what the process as a whole is said to have used is rounded to ticks.
+        tasks = Path(f"/proc/{self.daemon.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
     def measure(self, script):
         """CPU seconds for each request."""

@@ -7,6 +7,7 @@
 #   ROUNDS          measurements of each (default 21)
 #   SECONDS_EACH    of each measurement (default 1)
 #   KINDS           of json-2025, sse-2025, json-2026 and sse-2026 those that are measured
+#   PAUSE           milliseconds that each of the 16 connections waits before a call (default 2; 0: as fast as it goes)
 #   TLS             0: over plain HTTP, which no client sends a token over
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)

@@ -211,6 +211,7 @@ fn list(
     Ok(Response::from_parts(parts, Body::from(whole)))
 }
 
+#[cold]
 fn broken(cause: BoxError, limit: usize) -> BadAnswer {
     match cause.downcast_ref::<crate::body::RequestBodyError>() {
         Some(crate::body::RequestBodyError::TooLarge { .. }) => BadAnswer::TooLong(limit),
@@ -224,6 +225,7 @@ fn is_identity(encoding: &HeaderValue) -> bool {
 }
 
 /// 502 with an error for every call that has no answer.
+#[cold]
 fn refused(bad: &BadAnswer, mut calls: Calls) -> BoxError {
     calls.status = Some(StatusCode::BAD_GATEWAY.as_u16());
     let text = bad.to_string();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
-use smol_str::{SmolStr, format_smolstr};
+use smol_str::SmolStr;
 use tokio::time::Instant;
 
 use crate::access_log::Queue;
@@ -239,6 +239,7 @@ impl Calls {
     }
 
     /// Notes that what was posted is no message that anybody could read.
+    #[cold]
     pub fn refuse(&mut self, status: StatusCode, id: Option<&str>, code: i64) {
         self.status = Some(status.as_u16());
         self.pending.push(Pending {
@@ -315,7 +316,8 @@ pub fn session_digest(id: &str) -> SmolStr {
     let end = &id[id.len().saturating_sub(END_OF_ID)..];
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, end);
     let first = digest.as_ref().first_chunk().map_or(0, |eight| u64::from_be_bytes(*eight));
-    format_smolstr!("{first:016x}")
+    let digits = RequestId(first, 0).digits();
+    SmolStr::new(str::from_utf8(&digits[..16]).unwrap_or_default())
 }
 
 #[cfg(test)]

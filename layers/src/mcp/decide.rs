@@ -247,6 +247,7 @@ fn note(calls: &mut Calls, message: &Message<'_>, call: &Result<Call<'_>, Unname
 }
 
 /// A body that is no message, or does not say what the headers say.
+#[cold]
 fn malformed(calls: &mut Calls, id: Option<&str>, code: i64, text: String) -> Rejection {
     calls.refuse(StatusCode::BAD_REQUEST, id, code);
     let word = if code == error::HEADER_MISMATCH { "mcp_header_mismatch" } else { "mcp_bad_message" };
@@ -296,6 +297,7 @@ impl Refusal {
 }
 
 /// Refuses everything that was posted.
+#[cold]
 fn refuse(policy: &Policy, parts: &Parts, judged: &[Judged<'_>], calls: &mut Calls) -> Rejection {
     let refusals = || judged.iter().filter_map(|one| one.refusal.as_ref());
     let scopes = scopes(policy, parts, refusals());

@@ -122,6 +122,7 @@ impl<'a> Reader<'a> {
         if self.peek().is_none() { Ok(()) } else { Err(self.bad("something behind the end")) }
     }
 
+    #[cold]
     const fn bad(&self, what: &'static str) -> BadJson {
         BadJson::Syntax { at: self.at, what }
     }

@@ -62,6 +62,7 @@ impl From<BadJson> for MessageError {
     }
 }
 
+#[cold]
 fn invalid(why: impl Into<Cow<'static, str>>) -> MessageError {
     MessageError::Invalid(why.into())
 }

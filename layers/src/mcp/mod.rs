@@ -365,6 +365,7 @@ fn readable(fields: &Fields<'_>) -> Result<(), &'static str> {
 }
 
 /// What a body that can't be had means.
+#[cold]
 fn unread(error: BoxError) -> Rejection {
     match RequestBodyError::find(&*error).map(RequestBodyError::rejection) {
         Some(known) => in_protocol(known, None).with_source(error),
@@ -373,6 +374,7 @@ fn unread(error: BoxError) -> Rejection {
 }
 
 /// What it means that the server could not be asked.
+#[cold]
 fn failed(error: BoxError, mut calls: Calls) -> BoxError {
     let rejection = Rejection::of(error);
     calls.status = Some(rejection.status().as_u16());
