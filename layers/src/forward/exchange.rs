@@ -37,6 +37,8 @@ pub(super) struct Exchange {
     begun: Option<Instant>,
     /// The one upstream that may have it.
     only: Option<usize>,
+    /// What decides where it goes, if anything of it does.
+    key: Option<u64>,
     /// What is sent to another upstream if the answer of this one is as good as none.
     spare: Option<Box<Outgoing>>,
 }
@@ -87,7 +89,7 @@ impl Exchange {
         let begun = facts.map(|_| Instant::now());
         let deadline = ticker.deadline();
         let request = http::Request::from_parts(parts, body);
-        let (in_flight, spare) = (None, None);
+        let (in_flight, key, spare) = (None, None, None);
         Ok(Self {
             shared,
             leaving,
@@ -99,6 +101,7 @@ impl Exchange {
             deadline,
             begun,
             only,
+            key,
             spare,
         })
     }
@@ -136,8 +139,8 @@ impl Exchange {
             Some(index) => index,
             None => {
                 let balancing = &self.shared.target.balancing;
-                let key = balancing.policy.key(self.leaving.context(), self.request.headers());
-                balance.pick(balancing, key, &[]).ok_or(ForwardError::NoHealthyUpstream)?
+                self.key = balancing.policy.key(self.leaving.context(), self.request.headers());
+                balance.pick(balancing, self.key, &[]).ok_or(ForwardError::NoHealthyUpstream)?
             }
         };
         self.in_flight = Some(balance.begin(index));
@@ -197,8 +200,7 @@ impl Exchange {
         let Shared { balance, client, target, .. } = &*self.shared;
         let balance = balance.as_deref().filter(|_| self.only.is_none())?;
         tried.push(index);
-        let key = target.balancing.policy.key(self.leaving.context(), self.request.headers());
-        let Some(next) = balance.elsewhere(client, &target.balancing, key, tried, reason) else {
+        let Some(next) = balance.elsewhere(client, &target.balancing, self.key, tried, reason) else {
             tried.pop();
             return None;
         };
