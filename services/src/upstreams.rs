@@ -281,7 +281,7 @@ mod tests {
             told,
             [
                 ("http://one:80", "host a.example 1".to_owned(), Some(0)),
-                ("http://one:80", "route r 1, service web 1".to_owned(), None),
+                ("http://one:80", "route r 1, service web 1".to_owned(), Some(0)),
                 ("http://two:80", "host a.example 3, host b.example 1".to_owned(), Some(0)),
             ]
         );
