@@ -129,7 +129,7 @@ fn subjects(config: &Config) -> HashMap<Subject, BTreeSet<Use>> {
 pub fn list(config: &Config, client: Option<&Client>) -> Vec<Upstream> {
     let all = subjects(config).into_iter().map(|((upstream, check), used_by)| {
         let status = client.and_then(|client| client.upstream_status(&upstream, check.as_ref()));
-        Upstream::new(&upstream, check.as_ref(), used_by.into_iter().collect(), status)
+        Upstream::new(&upstream, check.as_ref(), used_by.into_iter().collect(), status.as_ref())
     });
     let mut all: Vec<_> = all.collect();
     all.sort_by(|one, other| (&one.url, &one.used_by).cmp(&(&other.url, &other.used_by)));
@@ -166,24 +166,23 @@ impl Upstream {
         upstream: &forward::Upstream,
         check: Option<&HealthCheck>,
         used_by: Vec<Use>,
-        status: Option<UpstreamStatus>,
+        status: Option<&UpstreamStatus>,
     ) -> Self {
-        let state = status.as_ref().map_or(UpstreamState::Unknown, |status| status.state);
+        let state = status.map_or(UpstreamState::Unknown, |status| status.state);
         let time = |time| Timestamp::try_from(time).ok();
-        let counts = status.as_ref().and_then(|status| status.counts);
-        let found = status.as_ref().and_then(|status| status.check.as_ref());
+        let counts = status.and_then(|status| status.counts);
+        let found = status.and_then(|status| status.check.as_ref());
         Self {
             url: upstream.label().to_string(),
             used_by,
             state: state.as_str(),
-            since: status.as_ref().and_then(|status| time(status.since)),
-            ejected_until: status.as_ref().and_then(|status| status.ejected_until).and_then(time),
+            since: status.and_then(|status| time(status.since)),
+            ejected_until: status.and_then(|status| status.ejected_until).and_then(time),
             in_flight: counts.map(|counts| counts.in_flight),
             requests: counts.map(|counts| counts.requests),
             failures: counts.map(|counts| counts.failures),
             ejections: counts.map(|counts| counts.ejections),
             last_failure: status
-                .as_ref()
                 .and_then(|status| status.last_failure.clone())
                 .map(|(at, error)| LastFailure { at: time(at), error }),
             health_check: check.map(|check| Check {

@@ -23,7 +23,6 @@ struct Second {
 
 impl Budget {
     fn second(&self, now: u64) -> &Second {
-        #[expect(clippy::cast_possible_truncation, reason = "less than the window")]
         let second = &self.seconds[(now % WINDOW) as usize];
         let at = second.at.load(Ordering::Relaxed);
         if at != now + 1
