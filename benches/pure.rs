@@ -154,6 +154,7 @@ fn record_encode(c: &mut Criterion) {
         route: Some("api"),
         principal: Some(&principal),
         upstream: Some("http://10.0.0.7:8080"),
+        attempts: None,
         upstream_time: Some(Duration::from_micros(1234)),
         first_byte: Some(Duration::from_micros(1300)),
         total: Duration::from_micros(2345),

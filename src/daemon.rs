@@ -7,7 +7,7 @@ use std::time::Duration;
 use portcullis_layers::access_log::Tee;
 use portcullis_layers::deadline::Ticker;
 use portcullis_layers::drain::Drain;
-use portcullis_layers::forward::{Client, PoolSettings, Timeouts, Tunnels};
+use portcullis_layers::forward::{Checker, Client, PoolSettings, Timeouts, Tunnels};
 use portcullis_layers::per_worker::enter_worker;
 use portcullis_layers::sealed::Keys;
 use portcullis_services::acme::on_demand::{self, Demand};
@@ -395,6 +395,7 @@ async fn serve(
         edge: &edge,
         writers: &writers,
         balance: &balance,
+        client: &runtime.client,
         tunnels: &tunnels,
         jwks: &jwks,
         issuing: issuing.counters(),
@@ -421,6 +422,7 @@ async fn serve(
         let (stapler, served) = (Stapler::new(runtime.client.clone(), staples), served(live.clone()));
         tokio::spawn(stapler.run(served, reconcile.applied.subscribe(), background.clone()));
     }
+    tokio::spawn(Checker::new(runtime.client.clone()).run(background.clone()));
     tokio::spawn(Arc::new(issuing).run(reconcile.applied.subscribe(), background.clone()));
     let judged = reconcile.applied.subscribe();
     tokio::spawn(Arc::new(judge).run(demand, demanded, judged, background.clone()));

@@ -1,13 +1,10 @@
 //! What is between a host that knows of MCP and its upstreams: sessions stay where they began, and the upstreams get the
 //! credentials that they know their callers by.
 
-use std::sync::Arc;
-
-use portcullis_layers::forward::{Forward, Target};
+use portcullis_layers::forward::Forward;
 use portcullis_layers::mcp_affinity::Affinity;
 use portcullis_layers::{BoxError, HttpService};
 use portcullis_services::config::resolve::{Destination, EffectiveHost};
-use tokio_util::sync::CancellationToken;
 
 use crate::runtime::Runtime;
 use crate::upstream_credentials;
@@ -22,13 +19,11 @@ pub(crate) fn service(
     let service = match &effective.destination {
         // One, too: its sessions are for who began them.
         Destination::Upstream(target) => {
-            let each = target.upstreams.iter().map(|upstream| {
-                let target = Target { upstreams: vec![upstream.clone()], ..Target::clone(target) };
-                let forward = Forward::new(&runtime.client, Arc::new(target), CancellationToken::new())?;
-                Ok((upstream.label(), forward.into_service()))
-            });
-            let each = each.collect::<Result<Vec<_>, BoxError>>()?;
-            HttpService::flat(Affinity::new(runtime.sealed.clone(), resource, each))
+            let each = target.upstreams.iter().enumerate();
+            let each = each.filter_map(|(at, upstream)| Some((upstream.label(), forward.only(at)?)));
+            let each: Vec<_> = each.collect();
+            let next = move |tried: &[usize]| forward.in_turn(tried);
+            HttpService::flat(Affinity::with_next(runtime.sealed.clone(), resource, each, next))
         }
         _ => forward.into_service(),
     };

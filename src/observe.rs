@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use portcullis_layers::access_log::Sink;
-use portcullis_layers::forward::Tunnels;
+use portcullis_layers::forward::{Client, Tunnels};
 use portcullis_services::acme;
 use portcullis_services::acme::on_demand::Demand;
 use portcullis_services::control::Control;
@@ -22,6 +22,7 @@ pub(crate) struct Observed<'a, K> {
     pub(crate) edge: &'a Edge<K>,
     pub(crate) writers: &'a Writers,
     pub(crate) balance: &'a Balance,
+    pub(crate) client: &'a Client,
     pub(crate) tunnels: &'a Tunnels,
     pub(crate) jwks: &'a JwksFetcher,
     pub(crate) issuing: &'a Arc<acme::Counters>,
@@ -33,8 +34,8 @@ pub(crate) struct Observed<'a, K> {
 
 /// Registers everything that is counted.
 pub(crate) fn register<K: Sink>(metrics: &Metrics, observed: &Observed<'_, K>) {
-    let Observed { edge, writers, balance, tunnels, jwks, issuing, staples, control, live, demand } =
-        observed;
+    let Observed { edge, writers, balance, client, tunnels, jwks, issuing, .. } = observed;
+    let Observed { staples, control, live, demand, .. } = observed;
     metrics.register(sources::proxy_protocol(edge.proxy_protocol.counters()));
     metrics.register(sources::tls(edge.tls.counters()));
     metrics.register(sources::dropped_headers(edge.normalize.firewall().dropped()));
@@ -103,6 +104,8 @@ pub(crate) fn register<K: Sink>(metrics: &Metrics, observed: &Observed<'_, K>) {
         hosts.add(&[("state", "enabled")], enabled as u64);
         hosts.add(&[("state", "disabled")], (all - enabled) as u64);
     });
+    let current = (*live).clone();
+    metrics.register(sources::upstreams((*client).clone(), move || Arc::clone(&current.current().config)));
     let operations = Arc::clone(control);
     metrics.register(move |writer| {
         let mut calls = writer.counter("operations_total", "Calls of operations, by name and outcome.");

@@ -385,8 +385,10 @@ pub struct Facts {
     pub check: OnceLock<Check>,
     /// By who judges requests to other hosts: the host that this one was about.
     pub about: OnceLock<HostName>,
-    /// By forward: the upstream that was asked.
+    /// By forward: the upstream that was asked first.
     pub upstream: OnceLock<SmolStr>,
+    /// By forward, where more than one was asked: how many, and which one was the last.
+    pub retried: OnceLock<(u32, SmolStr)>,
     /// By forward, in microseconds plus one: the time from the call until the upstream's response head; 0 is unset.
     pub upstream_micros: AtomicU64,
     /// By forward: bytes of the request body that went to the upstream.

@@ -5,8 +5,9 @@
 //! keys, any node, finds the upstream again, and nothing has to be kept. An id that does not open, is another person's, or
 //! names an upstream that is no longer there is answered as an unknown session is (404): the client begins anew.
 //!
-//! Requests without a session, and those of revisions that have none, go to the upstreams in turn; the next one is asked
-//! when no connection can be made, which means that nothing was sent.
+//! Requests without a session, and those of revisions that have none, go to the upstreams in turn, or where
+//! [`with_next`](Affinity::with_next) says; the next one is asked when no connection can be made, which means that
+//! nothing was sent.
 //!
 //! It stands inside `auth`, whose principal is whom a session is for, and outside `forward`.
 
@@ -80,8 +81,20 @@ struct Shared {
     /// What the sessions are of: a blob of another host opens for nobody.
     resource: String,
     upstreams: Vec<(SmolStr, HttpService)>,
-    next: AtomicUsize,
+    next: Next,
     opened: Mutex<HashMap<Box<[u8]>, Opened, RandomState>>,
+}
+
+/// Where something new begins: the place of an upstream that is not among those that could not be reached.
+type Next = Box<dyn Fn(&[usize]) -> Option<usize> + Send + Sync>;
+
+/// One after the other.
+fn in_turn(count: usize) -> Next {
+    let next = AtomicUsize::new(0);
+    Box::new(move |tried| match tried.last() {
+        None => Some(next.fetch_add(1, Ordering::Relaxed).checked_rem(count)?),
+        Some(last) => Some((last + 1) % count).filter(|at| !tried.contains(at)),
+    })
 }
 
 impl Opened {
@@ -112,16 +125,30 @@ impl Affinity {
         resource: impl Into<String>,
         upstreams: impl IntoIterator<Item = (SmolStr, HttpService)>,
     ) -> Self {
-        let upstreams = upstreams.into_iter().collect();
-        Self {
-            shared: Arc::new(Shared {
-                keys,
-                resource: resource.into(),
-                upstreams,
-                next: AtomicUsize::new(0),
-                opened: Mutex::default(),
-            }),
-        }
+        Self::choosing(keys, resource, upstreams, None)
+    }
+
+    /// The same, where something else than their order says which upstream begins something new: `next` gets the places
+    /// of those that could not be reached.
+    pub fn with_next(
+        keys: Keys,
+        resource: impl Into<String>,
+        upstreams: impl IntoIterator<Item = (SmolStr, HttpService)>,
+        next: impl Fn(&[usize]) -> Option<usize> + Send + Sync + 'static,
+    ) -> Self {
+        Self::choosing(keys, resource, upstreams, Some(Box::new(next)))
+    }
+
+    fn choosing(
+        keys: Keys,
+        resource: impl Into<String>,
+        upstreams: impl IntoIterator<Item = (SmolStr, HttpService)>,
+        next: Option<Next>,
+    ) -> Self {
+        let upstreams: Vec<_> = upstreams.into_iter().collect();
+        let next = next.unwrap_or_else(|| in_turn(upstreams.len()));
+        let (resource, opened) = (resource.into(), Mutex::default());
+        Self { shared: Arc::new(Shared { keys, resource, upstreams, next, opened }) }
     }
 }
 
@@ -195,37 +222,34 @@ impl Shared {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To the next upstream in turn that can be reached.
+    /// To the next upstream that can be reached.
     async fn begin(&self, request: Request) -> Result<(usize, Response), BoxError> {
-        let count = self.upstreams.len().max(1);
-        if count == 1 {
-            return Ok((0, self.upstream(0)?.call(request).await?));
+        let mut at = (self.next)(&[]).ok_or_else(unwell)?;
+        if self.upstreams.len() == 1 {
+            return Ok((at, self.upstream(at)?.call(request).await?));
         }
-        let first = self.next.fetch_add(1, Ordering::Relaxed) % count;
         let (parts, body) = request.into_parts();
         // What the edge has read can be sent to another one; a stream can't.
         let body = match body.into_whole() {
             Ok(body) => body,
             Err(body) => {
                 let request = Request::from_parts(parts, body);
-                return Ok((first, self.upstream(first)?.call(request).await?));
+                return Ok((at, self.upstream(at)?.call(request).await?));
             }
         };
-        let mut failed: Option<BoxError> = None;
-        for at in (first..first + count).map(|at| at % count) {
+        let mut tried = Vec::new();
+        loop {
             let request = Request::from_parts(parts.clone(), Body::from(body.clone()));
-            match self.upstream(at)?.call(request).await {
+            let rejection = match self.upstream(at)?.call(request).await {
                 Ok(response) => return Ok((at, response)),
-                Err(error) => {
-                    let rejection = Rejection::of(error);
-                    if !UNSENT.contains(&rejection.code()) {
-                        return Err(rejection.into());
-                    }
-                    failed = Some(rejection.into());
-                }
+                Err(error) => Rejection::of(error),
+            };
+            tried.push(at);
+            match (self.next)(&tried) {
+                Some(next) if UNSENT.contains(&rejection.code()) => at = next,
+                _ => return Err(rejection.into()),
             }
         }
-        Err(failed.unwrap_or_else(|| nowhere().into()))
     }
 
     fn upstream(&self, at: usize) -> Result<&HttpService, BoxError> {
@@ -265,6 +289,11 @@ fn unknown() -> Rejection {
     let mut rejection = Rejection::new(StatusCode::NOT_FOUND, "mcp_unknown_session", detail).with_body(body);
     rejection.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     rejection
+}
+
+/// Nobody may begin anything new.
+fn unwell() -> Rejection {
+    Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "no_healthy_upstream", "No upstream is healthy.")
 }
 
 fn nowhere() -> Rejection {
@@ -360,5 +389,25 @@ mod tests {
         let response = ask(&affinity, None, "1").await.expect("a session");
         ask(&affinity, Some(&response.headers()[SESSION_ID]), "1").await.expect("an answer");
         assert_eq!(*seen.lock().expect("a lock"), ["a -", "b -", "b own"]);
+    }
+
+    #[tokio::test]
+    async fn something_else_may_say_where_a_session_begins() {
+        let seen = Seen::default();
+        let keys = || Keys::new([&[7; 32]]).expect("a key");
+        let all = || [upstream("a", &seen, true), upstream("b", &seen, false), upstream("c", &seen, true)];
+        // The first one is to get nothing new.
+        let next = |tried: &[usize]| [1, 2].into_iter().find(|at| !tried.contains(at));
+        let affinity = Affinity::with_next(keys(), "r", all(), next);
+        let response = ask(&affinity, None, "1").await.expect("a session");
+        ask(&affinity, Some(&response.headers()[SESSION_ID]), "1").await.expect("an answer");
+        assert_eq!(*seen.lock().expect("a lock"), ["b -", "c -", "c own"]);
+        // What has begun there stays there.
+        let before = Affinity::new(keys(), "r", all());
+        let response = ask(&before, None, "1").await.expect("a session");
+        ask(&affinity, Some(&response.headers()[SESSION_ID]), "1").await.expect("an answer");
+        assert_eq!(seen.lock().expect("a lock").last().expect("a request"), "a own");
+        let refused = ask(&Affinity::with_next(keys(), "r", all(), |_| None), None, "1").await;
+        assert_eq!(refused.expect_err("nobody").code(), "no_healthy_upstream");
     }
 }

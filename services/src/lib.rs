@@ -24,6 +24,7 @@ mod random;
 #[cfg(feature = "acme")]
 pub mod stapling;
 pub mod store;
+pub mod upstreams;
 pub mod vault;
 
 #[cfg(feature = "api")]

@@ -4,13 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use portcullis_layers::access_log::Queue;
+use portcullis_layers::forward::Client;
 use portcullis_layers::normalize::Dropped;
 use portcullis_layers::{proxy_protocol, tls};
 use portcullis_services::acme;
+use portcullis_services::config::Config;
 use portcullis_services::oauth::JwksFetcher;
 use portcullis_services::stapling::Staples;
+use portcullis_services::upstreams::{Totals, totals};
 
 use super::writer::{Number, Writer};
+
+/// How many upstreams are counted each on its own.
+const MAX_UPSTREAMS: usize = 1000;
 
 /// One number that goes up and down: open connections, whether the store is reachable, the revision
 /// that is served. `None`: there is nothing to say now.
@@ -161,6 +167,48 @@ where
         for (name, not_after) in list() {
             samples.add(&[("certificate", name.as_ref())], not_after);
         }
+    }
+}
+
+/// How upstreams are that are one of several, or checked.
+pub fn upstreams(
+    client: Client,
+    config: impl Fn() -> Arc<Config> + Send + Sync + 'static,
+) -> impl Fn(&mut Writer) + Send + Sync + 'static {
+    type Field = fn(&Totals) -> u64;
+    move |writer| {
+        let all = totals(&config(), &client, MAX_UPSTREAMS);
+        let gauges: [(_, _, Field); 2] = [
+            ("upstream_up", "Whether an upstream is neither unhealthy, ejected nor unreachable.", |one| {
+                one.up.into()
+            }),
+            ("upstream_requests_in_flight", "Requests on their way to an upstream.", |one| {
+                one.counts.in_flight.into()
+            }),
+        ];
+        for (name, help, field) in gauges {
+            let mut samples = writer.gauge(name, help);
+            for (upstream, one) in &all {
+                samples.add(&[("upstream", upstream)], field(one));
+            }
+        }
+        let counters: [(_, _, Field); 3] = [
+            ("upstream_requests_total", "Requests to an upstream, each try counted.", |one| {
+                one.counts.requests
+            }),
+            ("upstream_failures_total", "Requests to an upstream that failed.", |one| one.counts.failures),
+            ("upstream_ejections_total", "How often an upstream was ejected.", |one| one.counts.ejections),
+        ];
+        for (name, help, field) in counters {
+            let mut samples = writer.counter(name, help);
+            for (upstream, one) in &all {
+                samples.add(&[("upstream", upstream)], field(one));
+            }
+        }
+        let help = "Requests that could go to another upstream, by whether they did.";
+        let mut retries = writer.counter("upstream_retries_total", help);
+        retries.add(&[("result", "sent")], client.retries().sent());
+        retries.add(&[("result", "over_budget")], client.retries().refused());
     }
 }
 

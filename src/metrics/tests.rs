@@ -30,6 +30,7 @@ fn record() -> Record<'static> {
         route: None,
         principal: None,
         upstream: None,
+        attempts: None,
         upstream_time: None,
         first_byte: None,
         total: Duration::from_millis(3),

@@ -104,4 +104,18 @@ async fn a_session_stays_at_the_upstream_that_began_it_and_with_its_user() {
     }
     let raw = [("mcp-session-id", "own")];
     assert_eq!(site.send(&alice, &raw, &ping()).await.status, 404);
+
+    // One that is to take nothing new keeps what it has.
+    let weights = json!({ "upstreams": [{ "url": other.url(), "weight": 0 }] });
+    site.daemon.change(HOST, weights).await;
+    (site.server.seen(), other.seen());
+    for _ in 0..4 {
+        assert_eq!(site.send(&alice, &[], &hello()).await.status, 200);
+    }
+    assert_eq!((site.server.seen().len(), other.seen().len()), (4, 0));
+    for session in &sessions {
+        let headers = [("mcp-session-id", session.as_str())];
+        assert_eq!(site.send(&alice, &headers, &ping()).await.status, 200);
+    }
+    assert_eq!((site.server.seen().len(), other.seen().len()), (mine, theirs));
 }

@@ -62,8 +62,10 @@ pub struct Record<'a> {
     pub route: Option<&'a str>,
     /// Who asked.
     pub principal: Option<&'a Principal>,
-    /// The upstream that was asked.
+    /// The upstream that was asked, the last one of several.
     pub upstream: Option<&'a str>,
+    /// How many were asked, where it was more than one.
+    pub attempts: Option<u32>,
     /// From the call of the upstream until its response head.
     pub upstream_time: Option<Duration>,
     /// From the arrival of the request until the response head was handed to the server.
@@ -120,6 +122,10 @@ impl Record<'_> {
         decimal(out, self.received);
         text(out, b",\"route_id\":\"", self.route);
         text(out, b",\"backend_url\":\"", self.upstream);
+        if let Some(attempts) = self.attempts {
+            out.extend_from_slice(b",\"upstream_attempts\":");
+            decimal(out, u64::from(attempts));
+        }
         text(out, b",\"error_type\":\"", self.code);
         text(out, b",\"error\":\"", self.cause.map(|cause| truncated(cause, MAX_CAUSE)));
         text(out, b",\"auth_check\":\"", self.check.map(Check::as_str));
@@ -378,6 +384,7 @@ pub(super) mod tests {
             route: None,
             principal: None,
             upstream: None,
+            attempts: None,
             upstream_time: None,
             first_byte: None,
             total: Duration::from_micros(1_234_005),
@@ -447,6 +454,7 @@ pub(super) mod tests {
             route: Some("api"),
             principal: Some(&principal),
             upstream: Some("http://10.0.0.9:80"),
+            attempts: Some(2),
             upstream_time: Some(Duration::from_micros(7)),
             first_byte: Some(Duration::from_millis(20)),
             user_agent: Some("curl/8"),
@@ -472,6 +480,7 @@ pub(super) mod tests {
             ("auth_hostname", json!("guarded.example.com")),
             ("route_id", json!("api")),
             ("backend_url", json!("http://10.0.0.9:80")),
+            ("upstream_attempts", json!(2)),
             ("upstream_ms", json!(0.007)),
             ("first_byte_ms", json!(20.0)),
             ("auth_user", json!("alice")),

@@ -13,6 +13,7 @@ use crate::deadline::Deadline;
 use crate::trailers;
 
 use super::ForwardError;
+use super::balance::InFlight;
 use super::lease::{Download, Lease};
 use super::live::Registration;
 use super::upload::Upload;
@@ -29,6 +30,8 @@ pub(super) struct ResponseBody {
     idle: Option<Duration>,
     deadline: Deadline,
     stream: Option<Box<Registration>>,
+    /// Until the last byte the upstream is at work.
+    in_flight: Option<InFlight>,
 }
 
 impl ResponseBody {
@@ -41,7 +44,13 @@ impl ResponseBody {
         deadline: Deadline,
         stream: Option<Box<Registration>>,
     ) -> Self {
-        Self { body, lease: Some(lease), truncated: None, upload, idle, deadline, stream }
+        Self { body, lease: Some(lease), truncated: None, upload, idle, deadline, stream, in_flight: None }
+    }
+
+    /// Counts the exchange until this ends.
+    pub(super) fn counted(mut self, in_flight: Option<InFlight>) -> Self {
+        self.in_flight = in_flight;
+        self
     }
 
     fn end(&mut self) {
@@ -49,6 +58,7 @@ impl ResponseBody {
             lease.finish(self.upload.as_deref());
         }
         self.stream = None;
+        self.in_flight = None;
         self.deadline.disarm();
     }
 

@@ -53,8 +53,10 @@ pub(super) struct SendFailure {
     pub(super) error: BoxError,
     /// The answer was no HTTP.
     pub(super) invalid: bool,
-    /// Whether the request is still whole, and may be sent again.
+    /// Whether the request is still whole, and may be sent again to the same upstream.
     pub(super) again: bool,
+    /// Whether it is whole and was not answered, so that another upstream may have it if it may be repeated at all.
+    pub(super) whole: bool,
 }
 
 impl Lease {
@@ -82,14 +84,16 @@ impl Lease {
 
     /// Sends a request. It may be sent again, by the caller and on another connection, when it never
     /// left, or when this connection had been used before, no byte of an answer came, and sending
-    /// it twice does no harm (RFC 9110, section 9.2.2).
+    /// it twice does no harm (RFC 9110, section 9.2.2). `keep` says that what may be sent twice is to stay whole for
+    /// another upstream.
     pub(super) async fn send(
         &mut self,
         request: &mut Outgoing,
+        keep: bool,
     ) -> Result<http::Response<Download>, SendFailure> {
         match self {
             Self::H1 { lent: Lent { connection, .. }, reused, .. } => {
-                let may_repeat = *reused && is_replayable(request);
+                let is_replayable = is_replayable(request);
                 let outcome = match connection.begin(request) {
                     Ok(()) => poll_fn(|cx| connection.poll_head(cx, request.headers_mut())).await,
                     Err(invalid) => Err(invalid.into()),
@@ -97,24 +101,26 @@ impl Lease {
                 outcome.map(|head| head.response.map(|()| Download::H1(Reading::new(head.framing)))).map_err(
                     |error| SendFailure {
                         invalid: matches!(error, http1::Error::Invalid(_)),
-                        again: may_repeat && !connection.was_heard(),
+                        again: *reused && is_replayable && !connection.was_heard(),
+                        whole: is_replayable && !connection.was_heard(),
                         error: error.into(),
                     },
                 )
             }
             Self::H2 { connection, reused } => {
-                let copy = (*reused && is_replayable(request)).then(|| copy(request));
+                let copy = ((*reused || keep) && is_replayable(request)).then(|| copy(request));
                 let sent = std::mem::replace(request, Outgoing::new(RequestBody::Empty));
                 let outcome = connection.sender.try_send_request(sent).await;
                 outcome.map(|response| response.map(Download::H2)).map_err(|mut error| {
-                    let again = error.take_message().or(copy);
+                    let (unsent, reused) = (error.take_message(), *reused);
                     let failure = SendFailure {
-                        again: again.is_some(),
+                        again: unsent.is_some() || (reused && copy.is_some()),
+                        whole: unsent.is_some() || copy.is_some(),
                         invalid: error.error().is_parse(),
                         error: error.into_error().into(),
                     };
-                    if let Some(again) = again {
-                        *request = again;
+                    if let Some(whole) = unsent.or(copy) {
+                        *request = whole;
                     }
                     failure
                 })
@@ -200,8 +206,8 @@ pub(super) fn is_replayable(request: &Outgoing) -> bool {
     request.body().is_empty() && request.method().is_idempotent()
 }
 
-/// A copy of a request without a body, for the one time that it may be sent again.
-fn copy(request: &Outgoing) -> Outgoing {
+/// A copy of a request without a body, for when it may be sent again.
+pub(super) fn copy(request: &Outgoing) -> Outgoing {
     let mut copy = Outgoing::new(RequestBody::Empty);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();

@@ -4,12 +4,13 @@
 //! verified by default. Bodies and trailers stream both ways, at the pace of whoever reads them.
 //! WebSockets and other upgrades become tunnels ([`Tunnels`]), over HTTP/2 as well (RFC 8441).
 //! A request is sent a second time only when a connection that had been used before died without a
-//! byte of an answer, and the request never left or may be repeated (RFC 9110, section 9.2.2).
+//! byte of an answer, and the request never left or may be repeated (RFC 9110, section 9.2.2); by the
+//! same rule another upstream of the [`Target`] is asked. Which one gets a request, and which of them
+//! are well, [`Balancing`] says; a [`Checker`] asks them.
 //!
 //! What it does *not* do: it adds no forwarding or identity headers and removes none but those for
-//! one hop (RFC 9110, section 7.6.1), does not normalise paths, does not balance load (the next
-//! upstream of a [`Target`] is asked only when no connection to the one before it can be made),
-//! judges no status, and can't relay 1xx answers: hyper's server has no way to send a 103. `Expect`
+//! one hop (RFC 9110, section 7.6.1), does not normalise paths, judges no status unless it is told to,
+//! and can't relay 1xx answers: hyper's server has no way to send a 103. `Expect`
 //! is not forwarded: our server sends `100 Continue` when the upstream's connection is there and
 //! the body is asked for. How slowly a client may *read* is for the server below to decide. Trailers
 //! of a request go up as they come: our server has taken out what no upstream may believe. Those of a
@@ -38,6 +39,7 @@
 //! # }).unwrap();
 //! ```
 
+mod balance;
 mod connect;
 mod download;
 mod exchange;
@@ -68,12 +70,17 @@ use crate::body::{Body, BoxError, BoxFuture, HttpService, Request, RequestBodyEr
 use crate::context::OnTunnelEnd;
 use crate::rejection::Rejection;
 
+use balance::Balance;
 use download::ResponseBody;
 use exchange::Exchange;
 use lease::{Download, Lease};
 use pool::Endpoint;
 use tunnel::Tunnel;
 
+pub use balance::{
+    Balancing, CheckStatus, Checker, Counts, HashOn, HealthCheck, PassiveHealth, Policy, Retries,
+    RetryCounters, UpstreamState, UpstreamStatus,
+};
 #[doc(hidden)]
 pub use http1::{Replayed, replay};
 pub use live::{HeldTunnel, LiveStream, StreamKind, Tunnels};
@@ -111,6 +118,8 @@ struct Shared {
     client: Client,
     target: Arc<Target>,
     endpoints: Vec<Arc<Endpoint>>,
+    /// Where there is something to choose or to check.
+    balance: Option<Box<Balance>>,
     tunnels: CancellationToken,
 }
 
@@ -133,18 +142,38 @@ impl Forward {
                     .endpoint(upstream)
                     .map_err(|source| InvalidTarget::Tls { upstream: upstream.label(), source })
             })
-            .collect::<Result<_, _>>()?;
-        Ok(Self { shared: Arc::new(Shared { client: client.clone(), target, endpoints, tunnels }) })
+            .collect::<Result<Vec<_>, _>>()?;
+        let balance = Balance::of(client, &target, &endpoints);
+        let client = client.clone();
+        Ok(Self { shared: Arc::new(Shared { client, target, endpoints, balance, tunnels }) })
     }
 
     /// The leaf as a boxed service, with one allocation for a call instead of two.
     pub fn into_service(self) -> HttpService {
-        HttpService::from_fn(move |request| Arc::clone(&self.shared).send(request))
+        HttpService::from_fn(move |request| Arc::clone(&self.shared).send(request, None))
+    }
+
+    /// The leaf for requests that only one of the upstreams may have, by its place in the list: it is asked however it
+    /// is, and nobody in its stead.
+    pub fn only(&self, index: usize) -> Option<HttpService> {
+        let shared = Arc::clone(&self.shared);
+        let exists = index < shared.endpoints.len();
+        exists.then(|| HttpService::from_fn(move |request| Arc::clone(&shared).send(request, Some(index))))
+    }
+
+    /// The upstream that something new is to begin at which then stays there, beside those in `tried`: in turn, but for
+    /// a policy that looks at how busy they are.
+    pub fn in_turn(&self, tried: &[usize]) -> Option<usize> {
+        let Shared { balance, target, .. } = &*self.shared;
+        match balance {
+            Some(balance) => balance.pick_in_turn(&target.balancing, tried),
+            None => tried.is_empty().then_some(0),
+        }
     }
 
     /// Sends a request to the upstream. The error is a [`Rejection`].
     pub async fn send(&self, request: Request) -> Result<Response, BoxError> {
-        Arc::clone(&self.shared).send(request).await
+        Arc::clone(&self.shared).send(request, None).await
     }
 }
 
@@ -158,14 +187,18 @@ impl Service<Request> for Forward {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        Box::pin(Arc::clone(&self.shared).send(request))
+        Box::pin(Arc::clone(&self.shared).send(request, None))
     }
 }
 
 impl Shared {
     // What the future starts with is used in place: a local of it would be a second copy.
-    fn send(self: Arc<Self>, request: Request) -> impl Future<Output = Result<Response, BoxError>> + Send {
-        let mut exchange = Exchange::begin(self, request);
+    fn send(
+        self: Arc<Self>,
+        request: Request,
+        only: Option<usize>,
+    ) -> impl Future<Output = Result<Response, BoxError>> + Send {
+        let mut exchange = Exchange::begin(self, request, only);
         async move {
             let outcome = match &mut exchange {
                 Ok(exchange) => match exchange.run().await {
@@ -185,8 +218,9 @@ fn relay(
     response: http::Response<Download>,
     mut lease: Lease,
 ) -> Result<Response, ForwardError> {
-    let Exchange { shared, leaving, handshake, upload, .. } = exchange;
+    let Exchange { shared, leaving, handshake, upload, in_flight, .. } = exchange;
     let (handshake, upload, context) = (handshake.take(), upload.take(), leaving.context());
+    let in_flight = in_flight.take();
     let (mut parts, mut download) = response.into_parts();
     parts.version = Version::HTTP_11;
     let switched = parts.status == StatusCode::SWITCHING_PROTOCOLS;
@@ -208,7 +242,7 @@ fn relay(
         let registration =
             shared.client.tunnels().register(StreamKind::Tunnel, context, &shared.tunnels, &ticker);
         let client = handshake.client;
-        tokio::spawn(Tunnel { client, upstream, early, registration, on_end, ticker }.run());
+        tokio::spawn(Tunnel { client, upstream, early, registration, on_end, ticker, in_flight }.run());
         return Ok(http::Response::from_parts(parts, Body::empty()));
     }
     let whole = download.take_whole(&mut lease);
@@ -224,7 +258,7 @@ fn relay(
     });
     let idle = shared.target.timeouts.body_idle;
     let body = ResponseBody::new(download, lease, upload, idle, shared.client.ticker().deadline(), stream);
-    Ok(http::Response::from_parts(parts, Body::new(body)))
+    Ok(http::Response::from_parts(parts, Body::new(body.counted(in_flight))))
 }
 
 /// Whether a response is a stream of server-sent events, which may go on for ever.
@@ -240,6 +274,9 @@ pub fn is_event_stream(headers: &header::HeaderMap) -> bool {
 /// Why a request was not answered by the upstream, or its answer not relayed to the end.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
+    /// Checks found none of the upstreams well.
+    #[error("no upstream is healthy")]
+    NoHealthyUpstream,
     /// The upstream's name has no address.
     #[error("the name of upstream {upstream} was not found")]
     Resolve {
@@ -355,6 +392,9 @@ impl From<ForwardError> for Rejection {
         use ForwardError as E;
         let (status, code, detail) = match error {
             E::RequestBody { source } => return request_body_rejection(source),
+            E::NoHealthyUpstream => {
+                (StatusCode::SERVICE_UNAVAILABLE, "no_healthy_upstream", "No upstream is healthy.")
+            }
             E::Resolve { .. } => {
                 (StatusCode::BAD_GATEWAY, "upstream_dns", "The upstream's name was not found.")
             }

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::deadline::Ticker;
 use crate::per_worker::{PerWorker, current_worker};
 
+use super::balance::{Checks, Health, RetryCounters};
 use super::connect::{DialError, Dialed, MAX_STREAMS, Want, dial};
 use super::http1::Connection;
 use super::lease::{Lease, Lent};
@@ -30,9 +31,6 @@ use super::upload::RequestBody;
 
 /// How often idle connections are looked at; their age is counted in this, too.
 const SWEEP: Duration = Duration::from_secs(1);
-
-/// For how long an upstream that could not be connected to is asked last.
-const AVOID: Duration = Duration::from_secs(5);
 
 /// How many idle connections are kept, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +61,10 @@ struct Shared {
     ticker: Ticker,
     tunnels: Tunnels,
     roots: OnceLock<Arc<RootCertStore>>,
+    /// What the times of upstreams are counted from.
+    epoch: Instant,
+    checks: Arc<Checks>,
+    retries: RetryCounters,
     endpoints: Mutex<HashMap<Arc<Upstream>, Weak<Endpoint>>>,
 }
 
@@ -75,6 +77,9 @@ impl Client {
             ticker,
             tunnels,
             roots: OnceLock::new(),
+            epoch: Instant::now(),
+            checks: Arc::default(),
+            retries: RetryCounters::default(),
             endpoints: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -90,10 +95,28 @@ impl Client {
         &self.shared.tunnels
     }
 
+    /// What became of requests that could be sent to another upstream.
+    pub fn retries(&self) -> &RetryCounters {
+        &self.shared.retries
+    }
+
+    pub(super) fn checks(&self) -> Arc<Checks> {
+        Arc::clone(&self.shared.checks)
+    }
+
+    pub(super) fn epoch(&self) -> Instant {
+        self.shared.epoch
+    }
+
+    /// An upstream that some target has.
+    pub(super) fn known_endpoint(&self, upstream: &Upstream) -> Option<Arc<Endpoint>> {
+        let endpoints = self.shared.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        endpoints.get(&upstream.connected()).and_then(Weak::upgrade)
+    }
+
     /// The connections to an upstream: those that exist, else a new pool.
     pub(super) fn endpoint(&self, upstream: &Upstream) -> Result<Arc<Endpoint>, TlsSetupError> {
-        // Where requests go on the upstream is no matter of its connections.
-        let key = Upstream { base_path: SmolStr::default(), ..upstream.clone() };
+        let key = upstream.connected();
         let mut endpoints = self.shared.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(endpoint) = endpoints.get(&key).and_then(Weak::upgrade) {
             return Ok(endpoint);
@@ -117,8 +140,7 @@ impl Client {
             workers: self.shared.workers,
             shards: OnceLock::new(),
             speaks: AtomicU8::new(UNKNOWN),
-            epoch: Instant::now(),
-            avoid_until: AtomicU64::new(0),
+            health: Health::new(key.label(), self.shared.epoch),
             upstream: Arc::clone(&key),
         });
         endpoints.insert(key, Arc::downgrade(&endpoint));
@@ -142,9 +164,7 @@ pub(super) struct Endpoint {
     shards: OnceLock<PerWorker<Shard>>,
     /// What ALPN settled last.
     speaks: AtomicU8,
-    epoch: Instant,
-    /// Milliseconds after `epoch`.
-    avoid_until: AtomicU64,
+    pub(super) health: Health,
 }
 
 #[derive(Default)]
@@ -229,8 +249,8 @@ impl Endpoint {
         };
         let dialed = dial(&self.upstream, self.tls.as_ref(), want, preface).await;
         match &dialed {
-            Ok(_) => self.avoid_until.store(0, Ordering::Relaxed),
-            Err(_) => self.avoid(),
+            Ok(_) => self.health.connected(),
+            Err(_) => self.health.avoid(),
         }
         match dialed? {
             Dialed::H1(connection) => {
@@ -256,16 +276,21 @@ impl Endpoint {
         }
     }
 
-    /// Whether connecting failed a moment ago.
-    pub(super) fn is_avoided(&self) -> bool {
-        let until = self.avoid_until.load(Ordering::Relaxed);
-        until != 0 && millis(self.epoch.elapsed()) < until
-    }
-
-    /// Asks this upstream last for a while.
-    pub(super) fn avoid(&self) {
-        let until = self.epoch.elapsed().saturating_add(AVOID);
-        self.avoid_until.store(millis(until), Ordering::Relaxed);
+    /// A connection of its own, which no request gets.
+    pub(super) async fn dial_apart(self: &Arc<Self>) -> Result<Lease, DialError> {
+        let preface = self.upstream.proxy_header.map(|header| header.encode(None));
+        let lease = match dial(&self.upstream, self.tls.as_ref(), Want::Any, preface).await? {
+            Dialed::H1(connection) => {
+                let lent = Lent { connection, endpoint: Arc::clone(self), pooled: false };
+                Lease::H1 { lent, reused: false, rested: false }
+            }
+            Dialed::H2(sender) => {
+                let connection = Http2 { sender, streams: Arc::default(), used_at: 0, lent: false };
+                Lease::H2 { connection, reused: false }
+            }
+        };
+        self.health.connected();
+        Ok(lease)
     }
 
     fn shares(&self) -> bool {
@@ -292,10 +317,6 @@ impl Endpoint {
             tokio::spawn(sweep(Arc::downgrade(self), current_worker(), self.settings.idle_timeout));
         }
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn sweep(endpoint: Weak<Endpoint>, worker: usize, idle_timeout: Duration) {

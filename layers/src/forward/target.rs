@@ -10,13 +10,16 @@ use smol_str::SmolStr;
 
 use crate::names::{HostName, InvalidHostName};
 
+use super::balance::Balancing;
 use super::preface::ProxyHeader;
 
 /// Where a route's requests go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// The upstreams, best first. The next one is asked when no connection to the one before it can be made.
+    /// The upstreams, best first.
     pub upstreams: Vec<Upstream>,
+    /// How requests are spread over them.
+    pub balancing: Balancing,
     /// Whether the upstream sees the `Host` that the client asked for, instead of its own authority.
     pub preserve_host: bool,
     /// How long the parts of an exchange may take.
@@ -31,6 +34,7 @@ impl Target {
     pub fn new(upstream: Upstream) -> Self {
         Self {
             upstreams: vec![upstream],
+            balancing: Balancing::default(),
             preserve_host: true,
             timeouts: Timeouts::default(),
             protected: vec![SmolStr::new_static("x-auth-")],
@@ -70,6 +74,8 @@ pub struct Upstream {
     pub port: u16,
     /// What stands before the path of every request; no trailing slash.
     pub base_path: SmolStr,
+    /// Its share of the requests, compared with the others'; 0: it gets no new ones.
+    pub weight: u16,
     /// How the certificate is checked; without meaning for `http`.
     pub tls: TlsOptions,
     /// Which version of HTTP is spoken.
@@ -134,6 +140,12 @@ impl Default for TlsOptions {
 }
 
 impl Upstream {
+    /// What its connections depend on, and nothing else.
+    #[must_use]
+    pub fn connected(&self) -> Self {
+        Self { base_path: SmolStr::default(), weight: 1, ..self.clone() }
+    }
+
     /// `scheme://host:port`, as in logs.
     pub fn label(&self) -> SmolStr {
         smol_str::format_smolstr!("{}://{}:{}", self.scheme.as_str(), self.host, self.port)
@@ -205,6 +217,7 @@ impl FromStr for Upstream {
             host,
             port,
             base_path: SmolStr::new(uri.path().trim_end_matches('/')),
+            weight: 1,
             tls: TlsOptions::default(),
             protocol: Protocol::default(),
             proxy_header: None,

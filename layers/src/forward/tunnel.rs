@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use crate::context::{OnTunnelEnd, TunnelEnd};
 use crate::deadline::{Deadline, Ticker};
 
+use super::balance::InFlight;
 use super::io::UpstreamIo;
 use super::live::Registration;
 
@@ -36,12 +37,14 @@ pub(super) struct Tunnel {
     pub(super) registration: Registration,
     pub(super) on_end: OnTunnelEnd,
     pub(super) ticker: Ticker,
+    /// Until its end the upstream is at work.
+    pub(super) in_flight: Option<InFlight>,
 }
 
 impl Tunnel {
     /// Carries bytes until one side has closed, or the tunnel is closed by its registration.
     pub(super) async fn run(self) {
-        let Self { client, upstream, early, mut registration, on_end, ticker } = self;
+        let Self { client, upstream, early, mut registration, on_end, ticker, in_flight } = self;
         // The client's end first: it is there, or has failed, as soon as the 101 is written, so that
         // whoever waits for the end of the tunnel has said so by then.
         let end = match client.await {
@@ -51,6 +54,7 @@ impl Tunnel {
                 TunnelEnd::default()
             }
         };
+        drop(in_flight);
         on_end.end(end);
         // Whoever waits for the last tunnel to be gone finds its end told.
         drop(registration);

@@ -1,5 +1,6 @@
 //! The leaf against real upstreams on real sockets: well-behaved ones, dying ones, hostile ones.
 
+mod balancing;
 mod bodies;
 mod failures;
 mod pooling;

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod address;
 pub mod auth;
+pub mod balancing;
 pub mod certificate;
 pub mod external;
 pub mod field;

@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 
 use super::address::{Builtin, HostPattern, Network, Target, TargetUrl};
 use super::auth::{AuthMode, BearerMethod, ScopeRule, TrustedIssuer};
+use super::balancing::{Balanced, HealthCheck, LoadBalancing, PassiveHealth, Retries, UpstreamUrl};
 use super::field::FieldError;
 use super::headers::{Cors, HeaderRules, HeaderValues};
 use super::names::{
@@ -42,9 +43,22 @@ pub struct Proxy {
     /// Where requests go: `http(s)://…`, `builtin:api`, `builtin:echo`, `builtin:mcp` (what `builtin_mcp` says, and
     /// nothing beside it), or `builtin:oauth` on the issuer's own host.
     pub target_url: Target,
-    /// More upstreams of the same service, beside `target_url`, which is the first.
+    /// More upstreams of the same service, beside `target_url`, which is the first: URLs, or `{"url": …, "weight": …}`.
+    /// With `target_url` among them they are all, and in this order.
     #[serde(default)]
-    pub upstreams: Vec<TargetUrl>,
+    pub upstreams: Vec<UpstreamUrl>,
+    /// How requests are spread over the upstreams.
+    #[serde(default)]
+    pub load_balancing: LoadBalancing,
+    /// How the upstreams are asked whether they are well; absent: not at all.
+    #[serde(default)]
+    pub health_check: Option<HealthCheck>,
+    /// When an upstream gets nothing for a while because of what became of requests; absent: never.
+    #[serde(default)]
+    pub passive_health: Option<PassiveHealth>,
+    /// When a request is sent to another upstream.
+    #[serde(default)]
+    pub retries: Retries,
     /// TLS towards the upstreams.
     #[serde(default)]
     pub upstream_tls: UpstreamTls,
@@ -394,9 +408,17 @@ impl Proxy {
         serde_json::from_value(minimal).expect("every other field has a default")
     }
 
-    /// All upstreams, `target_url` first; none for a built-in target.
-    pub fn all_upstreams(&self) -> impl Iterator<Item = &TargetUrl> {
-        self.target_url.url().into_iter().chain(&self.upstreams)
+    /// What it says of its upstreams.
+    pub fn balanced(&self) -> Balanced<'_> {
+        Balanced {
+            first: self.target_url.url(),
+            field: "upstreams",
+            more: &self.upstreams,
+            load_balancing: &self.load_balancing,
+            health_check: self.health_check.as_ref(),
+            passive_health: self.passive_health.as_ref(),
+            retries: &self.retries,
+        }
     }
 
     /// The rules for request headers, shorthand included.
@@ -479,6 +501,7 @@ impl Entity for Proxy {
     const ELSEWHERE: &'static [(&'static str, &'static str)] = &[("github_client_id", "set_proxy_github")];
     const ALIASES: &'static [(&'static str, &'static str)] = &[
         ("hostname", "proxy_hostname"),
+        ("outlier", "passive_health"),
         ("mcp_endpoint", "resource_endpoint"),
         ("mcp_scopes", "resource_scopes"),
         ("mcp_stateful", "resource_stateful"),

@@ -8,17 +8,20 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_layers::forward::{Protocol, ProxyHeader, Scheme, Target, Timeouts, TlsOptions, Upstream};
+use portcullis_layers::forward::{
+    Balancing, Protocol, ProxyHeader, Scheme, Target, Timeouts, TlsOptions, Upstream,
+};
 use portcullis_layers::headers::{Op, RulesError};
 use portcullis_layers::route::{self, HostRoutes, Place, RouteTable};
 use smol_str::SmolStr;
 
+use super::balancing::UpstreamUrl;
 use super::headers::HeaderRules;
 use super::proxy::mcp::McpPinning;
 use super::proxy::{ProxyProtocolVersion, RouteMode};
 use super::route::{RouteScope, RouteTarget};
 use super::tools::McpTools;
-use super::{Builtin, Config, HostPattern, Problem, Proxy, Route, TargetUrl, Token};
+use super::{Builtin, Config, External, HostPattern, Problem, Proxy, Route, TargetUrl, Token};
 
 /// How long exchanges may take where a host does not say.
 pub type Limits = Timeouts;
@@ -271,16 +274,19 @@ pub fn of_proxy(proxy: &Proxy, limits: Limits) -> Destination {
     match proxy.target_url {
         super::Target::Builtin(builtin) => Destination::Builtin(builtin),
         super::Target::Url(_) => {
-            let upstreams = proxy.all_upstreams().map(|url| upstream(url, Some(proxy))).collect();
-            Destination::Upstream(Arc::new(target(upstreams, Some(proxy), limits)))
+            let balanced = proxy.balanced();
+            let upstreams = balanced.upstreams();
+            let upstreams = upstreams.iter().map(|one| upstream(one, Some(proxy))).collect();
+            let target = target(upstreams, Some(proxy), limits);
+            Destination::Upstream(Arc::new(Target { balancing: balanced.balancing(), ..target }))
         }
     }
 }
 
 /// Where the requests of a route go.
 pub fn of_route(config: &Config, route: &Route, limits: Limits) -> Destination {
-    let plain = |url: &TargetUrl| {
-        let mut target = target(vec![upstream(url, None)], None, limits);
+    let plain = |url: TargetUrl| {
+        let mut target = target(vec![upstream(&url.into(), None)], None, limits);
         target.preserve_host = false;
         Destination::Upstream(Arc::new(target))
     };
@@ -290,13 +296,13 @@ pub fn of_route(config: &Config, route: &Route, limits: Limits) -> Destination {
     match route.target() {
         Err(error) => Destination::Unavailable(error.to_string()),
         Ok(RouteTarget::Builtin(builtin)) => Destination::Builtin(builtin),
-        Ok(RouteTarget::Url(url)) => plain(&url),
+        Ok(RouteTarget::Url(url)) => plain(url),
         Ok(RouteTarget::Port(port)) => match format!("http://127.0.0.1:{port}").parse() {
-            Ok(url) => plain(&url),
+            Ok(url) => plain(url),
             Err(_) => Destination::Unavailable(format!("port {port} is no target")),
         },
         Ok(RouteTarget::Service(name)) => match config.externals.get(&name) {
-            Some(service) if service.routing_enabled => plain(&service.target_url),
+            Some(service) if service.routing_enabled => of_service(service, limits),
             Some(_) => Destination::Unavailable(format!("service {name:?} is not open for routing")),
             None => Destination::Unavailable(format!("there is no service {name:?}")),
         },
@@ -306,6 +312,15 @@ pub fn of_route(config: &Config, route: &Route, limits: Limits) -> Destination {
             None => Destination::Unavailable(format!("there is no host {host}")),
         },
     }
+}
+
+/// Where the requests of routes to a service go.
+pub fn of_service(service: &External, limits: Limits) -> Destination {
+    let balanced = service.balanced();
+    let upstreams = balanced.upstreams().iter().map(|one| upstream(one, None)).collect();
+    let target = target(upstreams, None, limits);
+    let balancing = balanced.balancing();
+    Destination::Upstream(Arc::new(Target { balancing, preserve_host: false, ..target }))
 }
 
 fn target(upstreams: Vec<Upstream>, proxy: Option<&Proxy>, limits: Limits) -> Target {
@@ -322,13 +337,14 @@ fn target(upstreams: Vec<Upstream>, proxy: Option<&Proxy>, limits: Limits) -> Ta
     }
     Target {
         upstreams,
+        balancing: Balancing::default(),
         preserve_host: proxy.is_none_or(|proxy| proxy.preserve_host_header),
         timeouts,
         protected: vec![prefix],
     }
 }
 
-fn upstream(url: &TargetUrl, proxy: Option<&Proxy>) -> Upstream {
+fn upstream(UpstreamUrl { url, weight }: &UpstreamUrl, proxy: Option<&Proxy>) -> Upstream {
     let tls = proxy.map(|proxy| &proxy.upstream_tls);
     let http2 = proxy.is_some_and(|proxy| proxy.upstream_http2);
     Upstream {
@@ -336,6 +352,7 @@ fn upstream(url: &TargetUrl, proxy: Option<&Proxy>) -> Upstream {
         host: url.host.clone(),
         port: url.port,
         base_path: url.path.clone(),
+        weight: *weight,
         tls: tls.map_or_else(TlsOptions::default, |tls| TlsOptions {
             verify: tls.verify,
             ca: tls.ca_pem.as_deref().map(Into::into),

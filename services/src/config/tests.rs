@@ -67,7 +67,7 @@ fn what_is_wrong_with_a_proxy_is_named() {
         (json!({ "cors": { "origins": [] } }), "cors.origins"),
         (json!({ "upstream_tls": { "verfy": false } }), "upstream_tls.verfy"),
         (json!({ "upstream_tls": { "ca_pem": "x" } }), "upstream_tls.ca_pem"),
-        (json!({ "upstreams": ["https://10.0.0.6"] }), "upstreams"),
+        (json!({ "upstreams": ["https://10.0.0.6"] }), "upstreams[0]"),
         (json!({ "enable_https": false, "https_redirect": "on" }), "https_redirect"),
         (json!({ "auth_header_prefix": "Content-" }), "auth_header_prefix"),
         (json!({ "auth_header_prefix": "X" }), "auth_header_prefix"),

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Endpoint, Operation, Surface, register};
 
 /// What the words are about that only lead to commands.
-const ABOUT: [(&str, &str); 34] = [
+const ABOUT: [(&str, &str); 35] = [
     ("acme", "What certificate authorities meet with here"),
     ("admin", "Where the endpoints of the protocol are served"),
     ("auth", "Whether a proxy needs a token, and whose"),
@@ -46,6 +46,7 @@ const ABOUT: [(&str, &str); 34] = [
     ("system", "Health, facts, and the configuration as a whole"),
     ("token", "Named tokens for services"),
     ("tools", "Definitions of tools: seen, approved, changed"),
+    ("upstream", "What requests are sent to, and how it is"),
 ];
 
 /// All operations, by the words of their command.

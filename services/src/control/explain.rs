@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::Error;
 use crate::config::auth::{AuthMode, RouteAuth, RouteAuthType, ScopeRule};
+use crate::config::balancing::Balanced;
 use crate::config::names::{MethodName, PathPrefix, Text};
 use crate::config::proxy::RouteMode;
 use crate::config::route::{RouteScope, RouteTarget};
@@ -237,15 +238,21 @@ fn resolve(config: &Config, route: &Route) -> Result<String, String> {
         RouteTarget::Port(port) => Ok(format!("http://127.0.0.1:{port}")),
         RouteTarget::Builtin(builtin) => Ok(Target::Builtin(builtin).to_string()),
         RouteTarget::Service(name) => match config.externals.get(&name) {
-            Some(external) if external.routing_enabled => Ok(external.target_url.to_string()),
+            Some(external) if external.routing_enabled => Ok(urls(&external.balanced())),
             Some(_) => Err(format!("the service {name} is not open for routing")),
             None => Err(format!("there is no service {name}")),
         },
         RouteTarget::Host(host) => match config.proxies.get(&host) {
+            Some(proxy) if proxy.target_url.url().is_some() => Ok(urls(&proxy.balanced())),
             Some(proxy) => Ok(proxy.target_url.to_string()),
             None => Err(format!("there is no proxy {host}")),
         },
     }
+}
+
+/// The upstreams of a target, the first one first.
+fn urls(balanced: &Balanced<'_>) -> String {
+    balanced.upstreams().iter().map(|one| one.url.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn joined<R>(words: &[Text<R>]) -> String {

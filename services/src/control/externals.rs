@@ -72,10 +72,20 @@ impl Operation for ListExternals {
 fn row(service: &External) -> Vec<String> {
     vec![
         service.service_name.to_string(),
-        service.target_url.to_string(),
+        urls(service),
         status(service.routing_enabled).to_owned(),
         service.description.clone(),
     ]
+}
+
+/// All its upstreams, with the weights that say something.
+fn urls(service: &External) -> String {
+    let upstreams = service.balanced().upstreams();
+    let text = upstreams.iter().map(|one| match one.weight {
+        1 => one.url.to_string(),
+        weight => format!("{} ({weight})", one.url),
+    });
+    text.collect::<Vec<_>>().join(", ")
 }
 
 /// Show an upstream that is registered by name.

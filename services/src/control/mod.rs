@@ -41,6 +41,7 @@ pub(crate) mod testing;
 pub mod token_details;
 pub mod tokens;
 pub mod upstream_credentials;
+pub mod upstreams;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -371,6 +372,7 @@ pub fn register(surface: &mut impl Surface) {
     route_auth::register(surface);
     certificates::register(surface);
     externals::register(surface);
+    upstreams::register(surface);
     resources::register(surface);
     resource_tokens::register(surface);
     tokens::register(surface);

@@ -123,21 +123,7 @@ impl Proxy {
     }
 
     pub(super) fn check_upstreams(&self, problems: &mut Vec<FieldError>) {
-        if self.target_url.url().is_none() && !self.upstreams.is_empty() {
-            problems.push(FieldError::bare(
-                "upstreams",
-                format!("has no meaning beside the target `{}`: expected an empty list", self.target_url),
-            ));
-        }
-        if let (Some(first), Some(other)) = (self.target_url.url(), self.upstreams.first())
-            && self.upstreams.iter().any(|url| url.path != first.path || url.https != first.https)
-        {
-            problems.push(FieldError::new(
-                "upstreams",
-                other.to_string(),
-                "differs from target_url in its scheme or path: upstreams of one host may differ in host and port only",
-            ));
-        }
+        self.balanced().check(problems);
         if let Some(pem) = &self.upstream_tls.ca_pem {
             let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
             if !certificates.is_ok_and(|certificates| !certificates.is_empty()) {

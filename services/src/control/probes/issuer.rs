@@ -151,13 +151,13 @@ impl Place {
             host: self.dialed.clone(),
             port: self.port,
             base_path: SmolStr::default(),
+            weight: 1,
             tls: TlsOptions { server_name: Some(self.host.clone()), ..tls },
             protocol: Protocol::Http1,
             proxy_header: None,
         };
         let timeouts = Timeouts { connect: LIMIT, head: LIMIT, body_idle: Some(LIMIT) };
-        let target =
-            Target { upstreams: vec![upstream], preserve_host: true, timeouts, protected: Vec::new() };
+        let target = Target { timeouts, protected: Vec::new(), ..Target::new(upstream) };
         let mut request = http::Request::new(Body::empty());
         *request.uri_mut() = self.path.clone();
         request.headers_mut().insert(HOST, self.authority.clone());

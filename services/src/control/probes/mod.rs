@@ -30,6 +30,11 @@ pub struct Probes {
 }
 
 impl Probes {
+    /// What upstreams are called with.
+    pub(crate) const fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Calls with this client. The issuer's certificate must be good for the platform's authorities, or for those in
     /// `ca` (PEM).
     pub fn new(client: Client, ca: Option<Arc<str>>) -> Self {

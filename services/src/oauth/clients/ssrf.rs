@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use ipnet::IpNet;
 use portcullis_layers::forward::{
-    Client, Forward, InvalidTarget, Protocol, Scheme, Target, Timeouts, TlsOptions, Upstream,
+    Balancing, Client, Forward, InvalidTarget, Protocol, Scheme, Target, Timeouts, TlsOptions, Upstream,
 };
 use portcullis_layers::{Body, BoxError, HostName};
 use smol_str::SmolStr;
@@ -276,7 +276,13 @@ impl Guard {
         let _turn = self.turn(&url.host).await?;
         let upstreams =
             addresses.iter().take(MAX_ADDRESSES).map(|address| self.pinned(url, *address)).collect();
-        let target = Target { upstreams, preserve_host: true, timeouts: TIMEOUTS, protected: Vec::new() };
+        let target = Target {
+            upstreams,
+            balancing: Balancing::default(),
+            preserve_host: true,
+            timeouts: TIMEOUTS,
+            protected: Vec::new(),
+        };
         let forward =
             Forward::new(&self.client, target, CancellationToken::new()).map_err(FetchError::Setup)?;
         let response = forward.send(request(url, etag)).await.map_err(FetchError::Call)?;
@@ -308,6 +314,7 @@ impl Guard {
             host: host.parse().expect("an address is a host"),
             port: address.port(),
             base_path: SmolStr::default(),
+            weight: 1,
             tls: TlsOptions { verify: true, ca: self.ca.clone(), server_name: Some(url.host.clone()) },
             protocol: Protocol::Http1,
             proxy_header: None,
