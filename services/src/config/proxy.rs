@@ -551,6 +551,14 @@ impl Entity for Proxy {
                 }
             }
         }
+        if let super::Target::Service(name) = &self.target_url {
+            match config.service_key(name) {
+                Ok(key) => keys.push(key),
+                Err(detail) => {
+                    problems.push(FieldError::new("target_url", format!("service:{name}"), detail))
+                }
+            }
+        }
         keys
     }
 }

@@ -4,7 +4,8 @@
 
 mod builtin_mcp;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,10 +19,22 @@ use super::proxy::mcp::McpPinning;
 use super::proxy::{ProxyProtocolVersion, RouteMode};
 use super::route::{RouteScope, RouteTarget};
 use super::tools::McpTools;
-use super::{Builtin, Config, HostPattern, Problem, Proxy, Route, TargetUrl, Token};
+use super::{Builtin, Config, HostPattern, Problem, Proxy, Route, ServiceName, TargetUrl, Token};
 
 /// How long exchanges may take where a host does not say.
 pub type Limits = Timeouts;
+
+/// Where the ready containers of services are.
+pub type Addresses = BTreeMap<ServiceName, Vec<SocketAddr>>;
+
+/// What is not in the configuration, but decides where requests go.
+#[derive(Debug, Clone, Copy)]
+pub struct Around<'a> {
+    /// See [`Limits`].
+    pub limits: Limits,
+    /// See [`Addresses`].
+    pub services: &'a Addresses,
+}
 
 /// A host and everything that decides what happens there.
 #[derive(Debug, PartialEq)]
@@ -125,11 +138,11 @@ impl Previous for () {
 }
 
 /// Joins a configuration.
-pub fn resolve(config: &Config, limits: Limits, previous: &impl Previous) -> Resolved {
+pub fn resolve(config: &Config, around: Around<'_>, previous: &impl Previous) -> Resolved {
     let mut problems = Vec::new();
     let routes = config.matched_routes().filter(|route| route.enabled);
     let (global, own): (Vec<_>, Vec<_>) = routes.partition(|route| route.scope == RouteScope::Global);
-    let globals = globals(config, &global, limits, previous.globals(), &mut problems);
+    let globals = globals(config, &global, around, previous.globals(), &mut problems);
     let mut own_of: HashMap<&str, Vec<&Arc<Route>>> = HashMap::new();
     for route in own {
         let hosts: BTreeSet<&str> = route.proxy_hostnames.iter().map(HostPattern::as_str).collect();
@@ -154,6 +167,8 @@ pub fn resolve(config: &Config, limits: Limits, previous: &impl Previous) -> Res
             && before.own.is_empty()
             && Arc::ptr_eq(&before.proxy, proxy)
             && Arc::ptr_eq(&before.globals.routes, &globals.routes)
+            // Its containers come and go.
+            && !matches!(proxy.target_url, super::Target::Service(_))
             && before.tokens == *tokens
             && before.tools == *tools
         {
@@ -161,7 +176,7 @@ pub fn resolve(config: &Config, limits: Limits, previous: &impl Previous) -> Res
             continue;
         }
         let known = before.map(|before| Known { table: before.routes.own(), routes: &before.own });
-        let mut own = compile(config, own, limits, known, &mut problems);
+        let mut own = compile(config, own, around, known, &mut problems);
         let builtin_mcp = builtin_mcp::of(proxy);
         let has_mcp = builtin_mcp.is_some();
         own.extend(builtin_mcp);
@@ -180,7 +195,7 @@ pub fn resolve(config: &Config, limits: Limits, previous: &impl Previous) -> Res
         };
         let own = in_order(routes.own(), own);
         let host = EffectiveHost {
-            destination: of_proxy(proxy, limits),
+            destination: of_host(config, proxy, around),
             proxy: Arc::clone(proxy),
             routes,
             own,
@@ -205,12 +220,12 @@ fn tools(config: &Config, proxy: &Proxy) -> Option<Arc<McpTools>> {
 fn globals(
     config: &Config,
     routes: &[&Arc<Route>],
-    limits: Limits,
+    around: Around<'_>,
     previous: Option<&Globals>,
     problems: &mut Vec<Problem>,
 ) -> Globals {
     let known = previous.map(|previous| Known { table: &previous.table, routes: &previous.routes });
-    let compiled = compile(config, routes, limits, known, problems);
+    let compiled = compile(config, routes, around, known, problems);
     let (table, effective): (Vec<_>, Vec<_>) = compiled.into_iter().unzip();
     let table = RouteTable::new(table);
     let routes = in_order(&table, effective).into();
@@ -248,7 +263,7 @@ impl Known<'_> {
 fn compile(
     config: &Config,
     routes: &[&Arc<Route>],
-    limits: Limits,
+    around: Around<'_>,
     known: Option<Known<'_>>,
     problems: &mut Vec<Problem>,
 ) -> Vec<(route::Route, EffectiveRoute)> {
@@ -257,7 +272,7 @@ fn compile(
         // Compiling expressions is what takes time here.
         match known.and_then(|known| known.matcher(one)).map_or_else(|| one.matcher(), Ok) {
             Ok(matcher) => {
-                let destination = of_route(config, one, limits);
+                let destination = of_route(config, one, around);
                 compiled.push((matcher, EffectiveRoute { route: Arc::clone(one), destination }));
             }
             Err(error) => problems.push(Problem::new(&super::Entity::key(&***one), &error)),
@@ -267,9 +282,40 @@ fn compile(
 }
 
 /// Where the requests of a host go that match no route.
+fn of_host(config: &Config, proxy: &Proxy, around: Around<'_>) -> Destination {
+    let super::Target::Service(name) = &proxy.target_url else { return of_proxy(proxy, around.limits) };
+    match of_service(config, name, around) {
+        Ok(urls) => {
+            let upstreams = urls.iter().map(|url| upstream(url, Some(proxy))).collect();
+            Destination::Upstream(Arc::new(target(upstreams, Some(proxy), around.limits)))
+        }
+        Err(why) => Destination::Unavailable(why),
+    }
+}
+
+/// Where a service is: each of its ready containers, or the URL of an external one.
+fn of_service(config: &Config, name: &ServiceName, around: Around<'_>) -> Result<Vec<TargetUrl>, String> {
+    if let Some(external) = config.externals.get(name) {
+        return match external.routing_enabled {
+            true => Ok(vec![external.target_url.clone()]),
+            false => Err(format!("service {name:?} is not open for routing")),
+        };
+    }
+    if !config.services.contains_key(name) {
+        return Err(format!("there is no service {name:?}"));
+    }
+    let addresses = around.services.get(name).map(Vec::as_slice).unwrap_or_default();
+    let urls: Vec<_> = addresses.iter().filter_map(|at| format!("http://{at}").parse().ok()).collect();
+    if urls.is_empty() { Err(format!("service {name:?} has no container that is ready")) } else { Ok(urls) }
+}
+
+/// The same for a target that is no service: where those are is not in their documents.
 pub fn of_proxy(proxy: &Proxy, limits: Limits) -> Destination {
     match proxy.target_url {
         super::Target::Builtin(builtin) => Destination::Builtin(builtin),
+        super::Target::Service(ref name) => {
+            Destination::Unavailable(format!("its target is the service {name}"))
+        }
         super::Target::Url(_) => {
             let upstreams = proxy.all_upstreams().map(|url| upstream(url, Some(proxy))).collect();
             Destination::Upstream(Arc::new(target(upstreams, Some(proxy), limits)))
@@ -278,12 +324,14 @@ pub fn of_proxy(proxy: &Proxy, limits: Limits) -> Destination {
 }
 
 /// Where the requests of a route go.
-pub fn of_route(config: &Config, route: &Route, limits: Limits) -> Destination {
-    let plain = |url: &TargetUrl| {
-        let mut target = target(vec![upstream(url, None)], None, limits);
+pub fn of_route(config: &Config, route: &Route, around: Around<'_>) -> Destination {
+    let all = |urls: &[TargetUrl]| {
+        let upstreams = urls.iter().map(|url| upstream(url, None)).collect();
+        let mut target = target(upstreams, None, around.limits);
         target.preserve_host = false;
         Destination::Upstream(Arc::new(target))
     };
+    let plain = |url: &TargetUrl| all(std::slice::from_ref(url));
     if config.closed.contains_key(&route.route_id) {
         return Destination::Unavailable(format!("the document of route {} can't be read", route.route_id));
     }
@@ -295,13 +343,12 @@ pub fn of_route(config: &Config, route: &Route, limits: Limits) -> Destination {
             Ok(url) => plain(&url),
             Err(_) => Destination::Unavailable(format!("port {port} is no target")),
         },
-        Ok(RouteTarget::Service(name)) => match config.externals.get(&name) {
-            Some(service) if service.routing_enabled => plain(&service.target_url),
-            Some(_) => Destination::Unavailable(format!("service {name:?} is not open for routing")),
-            None => Destination::Unavailable(format!("there is no service {name:?}")),
+        Ok(RouteTarget::Service(name)) => match of_service(config, &name, around) {
+            Ok(urls) => all(&urls),
+            Err(why) => Destination::Unavailable(why),
         },
         Ok(RouteTarget::Host(host)) => match config.proxies.get(&host) {
-            Some(proxy) if proxy.enabled => of_proxy(proxy, limits),
+            Some(proxy) if proxy.enabled => of_host(config, proxy, around),
             Some(_) => Destination::Unavailable(format!("host {host} is disabled")),
             None => Destination::Unavailable(format!("there is no host {host}")),
         },
@@ -421,7 +468,8 @@ mod tests {
         let view = |documents, before: Option<&View>| {
             View::new(Revision { epoch: "e".into(), n: 1 }, documents, before)
         };
-        let limits = Limits::default();
+        let services = Addresses::new();
+        let limits = Around { limits: Limits::default(), services: &services };
         let first = view(documents(80, "/[a-z]"), None);
         let before = Before(resolve(&first.config, limits, &()));
         assert_eq!(first.config.problems, []);

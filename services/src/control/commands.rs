@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Endpoint, Operation, Surface, register};
 
 /// What the words are about that only lead to commands.
-const ABOUT: [(&str, &str); 34] = [
+const ABOUT: [(&str, &str); 35] = [
     ("acme", "What certificate authorities meet with here"),
     ("admin", "Where the endpoints of the protocol are served"),
     ("auth", "Whether a proxy needs a token, and whose"),
@@ -41,7 +41,8 @@ const ABOUT: [(&str, &str); 34] = [
     ("route", "Paths that go elsewhere than their host"),
     ("routes", "Which routes a proxy takes"),
     ("rule", "Who may call what of the MCP server behind a proxy"),
-    ("service", "Upstreams that routes can name"),
+    ("secret", "Variables of a service whose values nobody sees"),
+    ("service", "What hosts and routes can name: containers, and upstreams elsewhere"),
     ("session", "Browsers of people who have signed in"),
     ("system", "Health, facts, and the configuration as a whole"),
     ("token", "Named tokens for services"),

@@ -34,6 +34,8 @@ pub mod route_auth;
 pub mod routes;
 pub mod schema;
 pub mod secret;
+#[cfg(feature = "docker")]
+pub mod services;
 pub mod setup;
 pub mod system;
 #[cfg(test)]
@@ -98,6 +100,9 @@ pub struct Control {
     pub(crate) draining: CancellationToken,
     #[cfg(feature = "oauth")]
     oauth: Option<Arc<crate::oauth::AuthorizationServer>>,
+    /// None where there is no engine.
+    #[cfg(feature = "docker")]
+    docker: Option<crate::docker::Docker>,
     /// None where nothing is called.
     pub(crate) probes: Option<probes::Probes>,
     started: Timestamp,
@@ -189,6 +194,8 @@ impl Control {
             draining,
             #[cfg(feature = "oauth")]
             oauth: None,
+            #[cfg(feature = "docker")]
+            docker: None,
             probes: None,
             started,
             calls,
@@ -371,6 +378,8 @@ pub fn register(surface: &mut impl Surface) {
     route_auth::register(surface);
     certificates::register(surface);
     externals::register(surface);
+    #[cfg(feature = "docker")]
+    services::register(surface);
     resources::register(surface);
     resource_tokens::register(surface);
     tokens::register(surface);

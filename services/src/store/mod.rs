@@ -62,6 +62,8 @@ pub enum Kind {
     Certificate,
     /// An upstream registered by name.
     External,
+    /// Containers that a node runs.
+    Service,
     /// A protected resource of the registry.
     Resource,
     /// What is known of a named token: never the token.
@@ -78,11 +80,12 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in a fixed order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Proxy,
         Self::Route,
         Self::Certificate,
         Self::External,
+        Self::Service,
         Self::Resource,
         Self::Token,
         Self::Client,
@@ -98,6 +101,7 @@ impl Kind {
             Self::Route => "route",
             Self::Certificate => "certificate",
             Self::External => "external",
+            Self::Service => "service",
             Self::Resource => "resource",
             Self::Token => "token",
             Self::Client => "client",
