@@ -17,6 +17,7 @@ use portcullis_services::applied::Applied;
 use portcullis_services::control::oauth::Minter;
 use portcullis_services::control::probes::Probes;
 use portcullis_services::control::{self, Control};
+use portcullis_services::docker::{Reconciler, Switchboard};
 use portcullis_services::logs::{self, Levels, Writer, Writers, parse_level};
 use portcullis_services::mcp;
 use portcullis_services::mcp_tools::Recorder;
@@ -61,6 +62,9 @@ const LAST_FLUSH: Duration = Duration::from_secs(3);
 
 /// How long answers on the admin socket may still take when everybody else is gone.
 const ADMIN_GRACE: Duration = Duration::from_secs(1);
+
+/// How long the Docker engine may take to say what runs before the first connection is accepted.
+const ENGINE_LOOK: Duration = Duration::from_secs(5);
 
 /// How long tunnels that are closed may take to say goodbye and to have their ends told.
 const TUNNELS_GRACE: Duration = Duration::from_secs(2);
@@ -318,8 +322,15 @@ async fn serve(
         accept: Arc::clone(&accept),
         draining: draining.clone(),
     });
+    let docker = settings.docker.engine(&site.issuer);
+    let docker = docker.map_err(|(variable, detail)| DaemonError::Setting { variable, detail })?;
+    let services = Switchboard::default();
     let probes = Probes::new(client.clone(), ca);
     let operations = operations.with_oauth(Arc::clone(&authorization)).with_probes(probes);
+    let operations = match &docker {
+        Some(docker) => operations.with_docker(docker.clone()),
+        None => operations,
+    };
     let operations = Arc::new(operations);
     let api = api::router(Arc::clone(&operations));
     let mcp = mcp::service(Arc::clone(&operations));
@@ -337,6 +348,7 @@ async fn serve(
             head: limits.proxy_request_timeout,
             body_idle: Some(limits.body_idle_timeout),
         },
+        services: services.clone(),
         max_body: limits.max_body,
         public_https_port: settings.public_https_port(),
         oauth: Some(builtin::elsewhere(
@@ -380,6 +392,16 @@ async fn serve(
         applied,
         accept,
         settings: settings.clone(),
+    };
+    let containers = match docker {
+        Some(docker) => {
+            let vault = Arc::clone(&vault);
+            let mut containers = Reconciler::new(docker, vault, Arc::clone(&store), services);
+            // What runs already is found before the first request; an engine that is slow is not waited for.
+            let _found = tokio::time::timeout(ENGINE_LOOK, containers.look(&first.view)).await;
+            Some(containers)
+        }
+        None => None,
     };
     reconcile.apply(first.view, first.from_copy).await;
     if let Some(found) = &first.replaced {
@@ -429,6 +451,11 @@ async fn serve(
     tokio::spawn(held.run(reconcile.applied.subscribe(), background.clone()));
     tokio::spawn(Arc::clone(mcp.sessions()).run(background.clone()));
     tokio::spawn(recorder.run(background.clone()));
+    if let Some(containers) = containers {
+        let current = live.clone();
+        let current = move || current.current().view.clone();
+        tokio::spawn(containers.run(current, reconcile.applied.subscribe(), background.clone()));
+    }
     tokio::spawn(reconcile.run(background.clone()));
     tokio::spawn(live::end_revoked(Arc::clone(&revocations), tunnels.clone(), trust, background.clone()));
     if let Some(file) = revoked {

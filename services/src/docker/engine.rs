@@ -291,9 +291,10 @@ impl Engine {
     }
 
     /// The names of images that were built for services.
-    pub async fn built_images(&self) -> Result<Vec<String>> {
+    pub async fn built_images(&self, owner: &Owner) -> Result<Vec<String>> {
         let pattern = format!("{}*", crate::config::service::BUILT);
-        let filters = HashMap::from([("reference", vec![pattern])]);
+        let mut filters = filter(owner);
+        filters.insert("reference", vec![pattern]);
         let options = query::ListImagesOptionsBuilder::new().filters(&filters).build();
         let found = self.within(CALL, self.client()?.list_images(Some(options))).await?;
         Ok(found.into_iter().flat_map(|image| image.repo_tags).collect())

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use bollard::query_parameters::BuildImageOptionsBuilder;
 
 use super::context::Context;
-use super::engine::{self, Engine};
-use super::policy::{Policy, Refusal};
-use super::spec::ImageFacts;
+use super::policy::Refusal;
+use super::spec::{self, ImageFacts};
+use super::{Docker, engine};
 use crate::config::Service;
 
 /// The longest that is kept of what a failed build said.
@@ -46,11 +46,11 @@ fn tail(said: &[String]) -> String {
 
 /// The image of a service, pulled or built if it is missing; `told` hears how far it is.
 pub async fn ensure(
-    engine: &Engine,
+    docker: &Docker,
     service: &Service,
-    policy: &Policy,
     mut told: impl FnMut(String) + Send,
 ) -> Result<ImageFacts, Error> {
+    let Docker { engine, policy, .. } = docker;
     let name = service.image_name();
     if service.image.is_some() {
         policy.check_image(&name)?;
@@ -67,19 +67,19 @@ pub async fn ensure(
             other => Error::Engine(other),
         })?;
     } else {
-        build(engine, service, policy, &name, &mut told).await?;
+        build(docker, service, &name, &mut told).await?;
     }
     let missing = || engine::Error::NotFound(format!("the image {name}, although it was just made"));
     Ok(engine.image(&name).await?.ok_or_else(missing)?)
 }
 
 async fn build(
-    engine: &Engine,
+    docker: &Docker,
     service: &Service,
-    policy: &Policy,
     name: &str,
     told: &mut (impl FnMut(String) + Send),
 ) -> Result<(), Error> {
+    let Docker { engine, policy, owner, .. } = docker;
     let folder = policy.context(service.build_context.as_deref())?;
     let dockerfile = service.dockerfile_path.clone().unwrap_or_else(|| "Dockerfile".to_owned());
     let (contexts, wanted) = (policy.contexts.clone(), dockerfile.clone());
@@ -107,7 +107,8 @@ async fn build(
     }
     told(format!("building {name}"));
     let arguments: HashMap<_, _> = service.build_args.clone().into_iter().collect();
-    let labels = HashMap::from([("managed", "true"), (super::spec::SERVICE, service.service_name.as_str())]);
+    let mut labels = HashMap::from(spec::owner_labels(owner));
+    labels.insert(spec::SERVICE.to_owned(), service.service_name.to_string());
     let options = BuildImageOptionsBuilder::new()
         .dockerfile(&dockerfile)
         .t(name)

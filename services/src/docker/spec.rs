@@ -71,7 +71,10 @@ pub fn container(
     labels.insert(SPEC.to_owned(), fingerprint(service, policy)?);
     labels.insert(REPLICA.to_owned(), replica.to_string());
     labels.insert(PORT.to_owned(), port.to_string());
-    body.env.get_or_insert_default().push(format!("PORT={port}"));
+    // Programs that can be told where to listen are told by this name.
+    if !service.environment.contains_key("PORT") && !service.secrets.contains_key("PORT") {
+        body.env.get_or_insert_default().push(format!("PORT={port}"));
+    }
     body.hostname = Some(service.service_name.as_str().replace('_', "-"));
     // Other services on the network find it by its name.
     let first = networks(service, policy).into_iter().next().unwrap_or_default();

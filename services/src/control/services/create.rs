@@ -151,8 +151,7 @@ impl Operation for CreateService {
         if is_ours(docker, &service) {
             docker.engine.ping().await?;
             let progress = ctx.progress.clone();
-            let image =
-                images::ensure(&docker.engine, &service, &docker.policy, move |step| progress.report(step));
+            let image = images::ensure(docker, &service, move |step| progress.report(step));
             tokio::select! {
                 image = image => drop(image?),
                 () = ctx.cancel.cancelled() => return Err(Error::Cancelled),

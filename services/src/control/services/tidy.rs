@@ -110,6 +110,6 @@ async fn containers(docker: &Docker, config: &Config) -> Result<(Vec<Leftover>, 
 
 async fn images(docker: &Docker, config: &Config) -> Result<Vec<String>, Error> {
     let used: Vec<_> = config.services.values().map(|service| service.image_name()).collect();
-    let built = docker.engine.built_images().await?;
+    let built = docker.engine.built_images(&docker.owner).await?;
     Ok(built.into_iter().filter(|image| image.starts_with(BUILT) && !used.contains(image)).collect())
 }

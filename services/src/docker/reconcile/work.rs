@@ -64,7 +64,7 @@ impl Job {
         let service = &self.service;
         self.check_links()?;
         let log = |line: String| tracing::debug!(service = %service.service_name, line, "image");
-        let facts = images::ensure(engine, service, policy, log).await?;
+        let facts = images::ensure(&self.docker, service, log).await?;
         let body = spec::container(service, replica, &self.secrets, &facts, policy, owner)?;
         for network in spec::networks(service, policy) {
             engine.ensure_network(&network, owner).await?;
@@ -104,7 +104,7 @@ impl Job {
     async fn forget_images(&self) {
         let engine = &self.docker.engine;
         let prefix = format!("{}{}:", crate::config::service::BUILT, self.service.service_name);
-        for image in engine.built_images().await.unwrap_or_default() {
+        for image in engine.built_images(&self.docker.owner).await.unwrap_or_default() {
             if image.starts_with(&prefix)
                 && let Err(error) = engine.remove_image(&image).await
             {
