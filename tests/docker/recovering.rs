@@ -42,6 +42,8 @@ async fn a_gateway_and_an_engine_killed_in_an_update_go_on_with_it() {
     let api = Api::local(&daemon);
     let mut service = web("web", "one");
     service["host"] = json!("web.test");
+    // The new one takes its time.
+    service["command"] = json!(["sh", "-c", "test $VERSION = one || sleep 4; exec sh /bin/web"]);
     create(&api, service).await;
     let change = json!({ "environment": { "VERSION": "two" } });
     let update = tokio::spawn({
@@ -52,7 +54,7 @@ async fn a_gateway_and_an_engine_killed_in_an_update_go_on_with_it() {
     daemon.signal("KILL");
     daemon.ended();
     engine.kill();
-    assert!(update.await.is_err(), "nobody answered");
+    update.abort();
     engine.launch();
     let daemon = Daemon::start_in(dir, |command| engine.known_to(command));
     let status = says(&daemon, "web.test").await;
@@ -82,7 +84,7 @@ async fn orphans_of_both_kinds_are_found_and_removed_when_asked() {
     assert_eq!(found["dry_run"], true, "{found:#}");
     assert_eq!(found["containers_removed"][0]["container_id"], orphan["Id"], "{found:#}");
     assert_eq!(engine.containers().len(), 3, "it only looked");
-    let removed = daemon.run(&["service", "cleanup", "--dry-run", "false"]);
+    let removed = daemon.run(&["service", "cleanup", "--remove"]);
     assert_eq!(removed["containers_removed"].as_array().unwrap().len(), 1);
     let left: Vec<_> = engine.containers().iter().map(|one| one["Id"].clone()).collect();
     assert!(left.len() == 2 && left.contains(&foreign["Id"]) && left.contains(&json!(id)), "{left:?}");

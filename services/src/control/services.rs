@@ -18,6 +18,8 @@ pub use create::{CreateService, ServiceCreated};
 pub use delete::DeleteService;
 pub use list::{ListServices, ServiceInfo, ShowService};
 pub use look::{CheckService, ServiceLogs, ServiceStats};
+#[cfg(feature = "api")]
+pub(crate) use look::{LogsWanted, follow_logs, log_line};
 pub use proxy::CreateServiceProxy;
 pub use secrets::{ClearServiceSecret, SetServiceSecret};
 pub use tidy::CleanupServices;
@@ -99,6 +101,7 @@ impl From<images::Error> for Error {
 fn admit(docker: &Docker, service: &Service) -> Result<(), Error> {
     if service.node.as_ref().is_none_or(|node| *node == docker.owner.node) {
         spec::fingerprint(service, &docker.policy)?;
+        docker.policy.check_mounts(service)?;
     }
     Ok(())
 }

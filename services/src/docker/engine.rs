@@ -42,7 +42,7 @@ pub enum Error {
     #[error("the Docker engine did not answer in time")]
     Late,
     /// It does not know this.
-    #[error("the Docker engine does not have it: {0}")]
+    #[error("the Docker engine refuses: {0}")]
     NotFound(String),
     /// It is there already, or in the way.
     #[error("the Docker engine refuses: {0}")]

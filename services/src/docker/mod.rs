@@ -17,7 +17,7 @@ pub mod state;
 
 use std::sync::Arc;
 
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 
 pub use addresses::Switchboard;
 pub use engine::{Connection, Engine};
@@ -25,7 +25,7 @@ pub use policy::Policy;
 pub use reconcile::Reconciler;
 pub use state::{Board, Known, Status};
 
-use crate::config::NodeName;
+use crate::config::{NodeName, Service};
 
 /// Whose containers these are: what two deployments or nodes run on one engine does not mix.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,12 +44,30 @@ pub struct Docker {
     pub(crate) policy: Arc<Policy>,
     pub(crate) board: Board,
     pub(crate) wake: Arc<Notify>,
+    /// Engines make two networks of one name when two ask at the same time.
+    networks: Arc<Mutex<()>>,
 }
 
 impl Docker {
     /// The engine of a node.
     pub fn new(engine: Engine, owner: Owner, policy: Policy) -> Self {
-        Self { engine, owner, policy: Arc::new(policy), board: Board::default(), wake: Arc::default() }
+        Self {
+            engine,
+            owner,
+            policy: Arc::new(policy),
+            board: Board::default(),
+            wake: Arc::default(),
+            networks: Arc::default(),
+        }
+    }
+
+    /// Makes the networks of a service where there are none.
+    pub(crate) async fn ensure_networks(&self, service: &Service) -> engine::Result<()> {
+        let _one_at_a_time = self.networks.lock().await;
+        for network in spec::networks(service, &self.policy) {
+            self.engine.ensure_network(&network, &self.owner).await?;
+        }
+        Ok(())
     }
 
     /// What is known of the services.

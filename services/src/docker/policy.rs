@@ -5,6 +5,9 @@ use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::config::Service;
+use crate::config::service::{Source, Volume};
+
 /// The settings that say what services may be.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -122,8 +125,18 @@ impl Policy {
         Ok(())
     }
 
+    /// The same for what the paths of a service stand for by now.
+    pub fn check_mounts(&self, service: &Service) -> Result<(), Refusal> {
+        for (index, text) in service.volumes.iter().enumerate() {
+            if let Ok(Volume { source: Source::Path(path), .. }) = text.parse() {
+                self.check_links(&format!("volumes[{index}]"), &path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The same for what a path stands for when it is a link on this machine.
-    pub fn check_links(&self, field: &str, path: &str) -> Result<(), Refusal> {
+    fn check_links(&self, field: &str, path: &str) -> Result<(), Refusal> {
         match std::fs::canonicalize(path) {
             Ok(real) if real != Path::new(path) => {
                 // A link that the operator has named himself is good.

@@ -201,7 +201,7 @@ fn host_config(service: &Service, policy: &Policy) -> Result<HostConfig, Refusal
         mounts: Some(mounts),
         cap_drop: Some(vec!["ALL".to_owned()]),
         cap_add: Some(capabilities),
-        security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
+        security_opt: Some(vec!["no-new-privileges".to_owned()]),
         privileged: Some(false),
         publish_all_ports: Some(false),
         ipc_mode: Some("private".to_owned()),

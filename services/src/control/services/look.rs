@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use logs::ServiceLogs;
-pub(crate) use logs::{Wanted, follow, line};
+pub(crate) use logs::{Wanted as LogsWanted, follow as follow_logs, line as log_line};
 pub use stats::ServiceStats;
 
 use super::Error;

@@ -38,18 +38,14 @@ pub struct Leftover {
 }
 
 /// Find containers of this node whose service is gone, and images that were built for none: they are removed with
-/// `dry_run=false`.
+/// `remove`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
 #[serde(deny_unknown_fields)]
 pub struct CleanupServices {
-    /// Only look.
-    #[serde(default = "yes")]
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
-    pub dry_run: bool,
-}
-
-const fn yes() -> bool {
-    true
+    /// Remove what is found; without this it is only looked for.
+    #[serde(default)]
+    #[arg(long)]
+    pub remove: bool,
 }
 
 impl Operation for CleanupServices {
@@ -68,7 +64,7 @@ impl Operation for CleanupServices {
         let config = control.config().await?;
         let (containers, without_container) = containers(docker, &config).await?;
         let images = images(docker, &config).await?;
-        if !self.dry_run {
+        if self.remove {
             for one in &containers {
                 docker.engine.remove(&one.container_id).await?;
             }
@@ -76,9 +72,9 @@ impl Operation for CleanupServices {
                 docker.engine.remove_image(image).await?;
             }
         }
-        let verb = if self.dry_run { "found" } else { "removed" };
+        let verb = if self.remove { "removed" } else { "found" };
         let message = format!("{verb} {} containers and {} images", containers.len(), images.len());
-        let dry_run = self.dry_run;
+        let dry_run = !self.remove;
         Ok(Cleanup {
             message,
             dry_run,

@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use crate::config::Service;
-use crate::config::service::{Source, Volume};
 use crate::docker::engine::Error;
 use crate::docker::plan::Step;
-use crate::docker::policy::Refusal;
 use crate::docker::spec::{self, Secrets};
 use crate::docker::{Docker, images};
 use crate::store::{Store, Write};
@@ -62,13 +60,11 @@ impl Job {
     async fn create(&self, replica: u32) -> Result<(), images::Error> {
         let Docker { engine, policy, owner, .. } = &self.docker;
         let service = &self.service;
-        self.check_links()?;
+        policy.check_mounts(service)?;
         let log = |line: String| tracing::debug!(service = %service.service_name, line, "image");
         let facts = images::ensure(&self.docker, service, log).await?;
         let body = spec::container(service, replica, &self.secrets, &facts, policy, owner)?;
-        for network in spec::networks(service, policy) {
-            engine.ensure_network(&network, owner).await?;
-        }
+        self.docker.ensure_networks(service).await?;
         let fingerprint = spec::fingerprint(service, policy)?;
         let name = spec::container_name(service, replica, &fingerprint, owner);
         match engine.create(&name, body).await {
@@ -88,16 +84,6 @@ impl Job {
             }
         }
         Ok(engine.start(id).await?)
-    }
-
-    /// Links may lead elsewhere by now.
-    fn check_links(&self) -> Result<(), Refusal> {
-        for (index, text) in self.service.volumes.iter().enumerate() {
-            if let Ok(Volume { source: Source::Path(path), .. }) = text.parse() {
-                self.docker.policy.check_links(&format!("volumes[{index}]"), &path)?;
-            }
-        }
-        Ok(())
     }
 
     /// What was built for it is of no use to anybody else.

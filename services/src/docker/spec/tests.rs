@@ -25,7 +25,7 @@ fn a_container_has_as_little_as_stock_images_need() {
     assert_eq!((host.privileged, host.readonly_rootfs), (Some(false), Some(true)));
     assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
     assert_eq!(host.cap_add.expect("there"), USUAL_CAPABILITIES);
-    assert_eq!(host.security_opt, Some(vec!["no-new-privileges:true".to_owned()]));
+    assert_eq!(host.security_opt, Some(vec!["no-new-privileges".to_owned()]));
     assert_eq!(host.network_mode.as_deref(), Some("portcullis"));
     assert_eq!((host.pid_mode, host.ipc_mode.as_deref(), host.uts_mode), (None, Some("private"), None));
     assert_eq!((host.port_bindings, host.publish_all_ports), (None, Some(false)));
