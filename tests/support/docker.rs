@@ -167,7 +167,7 @@ impl Engine {
         command.env("DOCKER_HOST", self.host());
         command.env("PORTCULLIS_DOCKER_CONTEXTS", self.contexts());
         command.env("PORTCULLIS_DOCKER_DRAIN", "1").env("PORTCULLIS_DOCKER_STOP_TIMEOUT", "1");
-        command.env("PORTCULLIS_DOCKER_START_TIMEOUT", "20");
+        command.env("PORTCULLIS_DOCKER_START_TIMEOUT", "60");
     }
 
     /// Where build contexts are.
