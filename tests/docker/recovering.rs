@@ -57,14 +57,26 @@ async fn a_gateway_and_an_engine_killed_in_an_update_go_on_with_it() {
     update.abort();
     engine.launch();
     let daemon = Daemon::start_in(dir, |command| engine.known_to(command));
-    let status = says(&daemon, "web.test").await;
-    assert!(status.0 == 200, "what ran is found before the first request: {status:?}");
     let api = Api::local(&daemon);
     let done = |seen: &Value| {
         seen["state"]["status"] == "running" && seen["state"]["containers"].as_array().unwrap().len() == 1
     };
     shown(&api, "web", "updated", done).await;
     assert_eq!(says(&daemon, "web.test").await, (200, "two".to_owned()));
+}
+
+#[tokio::test]
+async fn a_gateway_that_comes_back_finds_what_runs_before_the_first_request() {
+    let engine = Engine::start();
+    let mut daemon = engine.daemon();
+    let dir = Arc::clone(&daemon.dir);
+    let mut service = web("web", "one");
+    service["host"] = json!("web.test");
+    create(&Api::local(&daemon), service).await;
+    daemon.signal("KILL");
+    daemon.ended();
+    let daemon = Daemon::start_in(dir, |command| engine.known_to(command));
+    assert_eq!(says(&daemon, "web.test").await, (200, "one".to_owned()));
 }
 
 #[tokio::test]

@@ -165,6 +165,8 @@ impl Engine {
     /// Tells a daemon of the engine. What waits for people waits shorter here.
     pub fn known_to(&self, command: &mut Command) {
         command.env("DOCKER_HOST", self.host());
+        // The same one after a restart, on whatever port that is.
+        command.env("OAUTH_ISSUER", "https://auth.localhost");
         command.env("PORTCULLIS_DOCKER_CONTEXTS", self.contexts());
         command.env("PORTCULLIS_DOCKER_DRAIN", "1").env("PORTCULLIS_DOCKER_STOP_TIMEOUT", "1");
         command.env("PORTCULLIS_DOCKER_START_TIMEOUT", "60");

@@ -54,6 +54,10 @@ const STEADY: Duration = Duration::from_secs(5);
 /// So many ports are tried, and services worked on, at a time.
 const AT_ONCE: usize = 16;
 
+/// A service that is worked on, and how that went.
+type Working = Pin<Box<dyn Future<Output = (ServiceName, Outcome)> + Send>>;
+
+/// What the engine tells of its containers.
 type Events = Pin<Box<dyn Stream<Item = engine::Result<EventMessage>> + Send>>;
 
 /// What a failure leaves: the same wish waits until then.
@@ -87,7 +91,7 @@ pub struct Reconciler {
     oom_killed: std::collections::HashSet<String>,
     retiring: HashMap<String, Retiring>,
     busy: BTreeMap<ServiceName, String>,
-    working: FuturesUnordered<Pin<Box<dyn Future<Output = (ServiceName, Outcome)> + Send>>>,
+    working: FuturesUnordered<Working>,
     was_away: bool,
 }
 

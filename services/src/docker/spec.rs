@@ -218,10 +218,10 @@ fn mounts(service: &Service, policy: &Policy) -> Result<Vec<Mount>, Refusal> {
     let mut mounts = Vec::new();
     for (index, text) in service.volumes.iter().enumerate() {
         let field = format!("volumes[{index}]");
-        let volume: Volume = text.parse().map_err(|error| Refusal {
+        let volume = text.parse::<Volume>().map_err(|error| Refusal {
             field: field.clone(),
             value: text.clone(),
-            detail: format!("{error}"),
+            detail: error.to_string(),
         })?;
         let (typ, source) = match volume.source {
             Source::Named(name) => (MountType::VOLUME, name),

@@ -96,33 +96,40 @@ fn status(facts: &Facts<'_>) -> (Status, Option<String>) {
         let status = if facts.failure.is_some() && !facts.busy { Status::Running } else { Status::Updating };
         return (status, None);
     }
-    let current: Vec<_> = containers.iter().filter(|one| one.spec == *spec && !one.ready).collect();
-    for one in &current {
-        if matches!(one.phase, Phase::Running | Phase::Restarting | Phase::Exited) && one.restarts >= LOOP {
-            return (Status::CrashLoop, Some(ending(one)));
-        }
+    let current = || containers.iter().filter(|one| one.spec == *spec && !one.ready);
+    if let Some(reason) = current().find(|one| one.restarts >= LOOP).map(|one| ending(one)) {
+        return (partly(facts, Status::CrashLoop), Some(reason));
     }
     if facts.busy {
         return (Status::Preparing, None);
     }
     if facts.failure.is_some() {
-        return (Status::Failed, None);
+        return (partly(facts, Status::Failed), None);
     }
-    for one in &current {
+    for one in current() {
         match (&one.phase, &one.health) {
             (Phase::Exited, _) if !starts_again(one, service.restart_policy) => {
-                return (Status::Exited, Some(ending(one)));
+                return (partly(facts, Status::Exited), Some(ending(one)));
             }
-            (Phase::Running, Health::Unhealthy(said)) => return (Status::Unhealthy, Some(unhealthy(said))),
+            (Phase::Running, Health::Unhealthy(said)) => {
+                return (partly(facts, Status::Unhealthy), Some(unhealthy(said)));
+            }
             (Phase::Running, Health::None) if failed(one, service, facts.patience).is_some() => {
-                return (Status::Unhealthy, Some(silent(one, facts.patience)));
+                return (partly(facts, Status::Unhealthy), Some(silent(one, facts.patience)));
+            }
+            (Phase::Other, _) => {
+                return (partly(facts, Status::Unhealthy), Some(format!("a container is {}", one.state)));
             }
             _ => {}
         }
     }
-    let status = if plan.serving.is_empty() { Status::Starting } else { Status::Degraded };
-    // Some are missing that are about to come.
-    (status, None)
+    // Those that are missing are about to come.
+    (Status::Starting, None)
+}
+
+/// What troubles some containers leaves those that are ready.
+const fn partly(facts: &Facts<'_>, trouble: Status) -> Status {
+    if facts.plan.serving.is_empty() { trouble } else { Status::Degraded }
 }
 
 fn starts_again(one: &Container, restart: Restart) -> bool {
