@@ -39,12 +39,10 @@ pub struct ServiceInfo {
 )]
 #[serde(rename_all = "lowercase")]
 pub enum ServiceType {
-    /// All of them.
+    // Without a text each: all pages of tools have a size.
     #[default]
     All,
-    /// Containers that a node runs.
     Docker,
-    /// An upstream that is registered by name.
     External,
 }
 
@@ -56,7 +54,7 @@ pub struct Listed {
     /// Where it comes from.
     #[serde(rename = "type")]
     pub kind: ServiceType,
-    /// How it goes: a word of `service show`; of external ones `registered` or `closed`.
+    /// How it goes.
     pub status: String,
     /// What it runs, or where it is.
     pub target: String,
@@ -71,7 +69,7 @@ pub struct Listed {
     /// What it is for.
     pub description: String,
     /// Who created it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip)]
     pub created_by: Option<String>,
 }
 
@@ -86,7 +84,7 @@ pub struct ServiceList {
     pub by_type: BTreeMap<ServiceType, usize>,
 }
 
-/// List the services that hosts and routes can name: Docker services with how it goes with them, and external ones.
+/// List the services that hosts and routes can name, and how it goes with those that run here.
 #[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
 #[serde(deny_unknown_fields)]
 pub struct ListServices {
