@@ -555,7 +555,7 @@ impl Entity for Proxy {
             match config.service_key(name) {
                 Ok(key) => keys.push(key),
                 Err(detail) => {
-                    problems.push(FieldError::new("target_url", format!("service:{name}"), detail))
+                    problems.push(FieldError::new("target_url", format!("service:{name}"), detail));
                 }
             }
         }

@@ -141,7 +141,7 @@ impl Reconciler {
                 changed = applied.changed() => if changed.is_err() { return },
                 _ = served.changed() => {}
                 () = woken.notified() => {}
-                Some((service, outcome)) = self.working.next() => self.finish(service, outcome),
+                Some((service, outcome)) = self.working.next() => self.finish(&service, outcome),
                 event = next(&mut events) => match event {
                     Some(Ok(event)) => self.note(event),
                     _ => events = None,
@@ -153,7 +153,7 @@ impl Reconciler {
                 self.note(event);
             }
             while let Some(Some((service, outcome))) = self.working.next().now_or_never() {
-                self.finish(service, outcome);
+                self.finish(&service, outcome);
             }
             let Some(view) = current() else { continue };
             // What a replaced store wants is nobody's wish yet.
@@ -178,13 +178,13 @@ impl Reconciler {
         }
     }
 
-    fn finish(&mut self, service: ServiceName, outcome: Outcome) {
-        let spec = self.busy.remove(&service).unwrap_or_default();
+    fn finish(&mut self, service: &ServiceName, outcome: Outcome) {
+        let spec = self.busy.remove(service).unwrap_or_default();
         match outcome {
             Outcome::Done => {}
             // It is asked again soon; the wish is not to blame.
             Outcome::Away => self.was_away = true,
-            Outcome::Failed(reason) => self.fail(&service, spec, reason),
+            Outcome::Failed(reason) => self.fail(service, spec, reason),
         }
     }
 

@@ -127,8 +127,8 @@ async fn change(
         change(&mut service, &mut values)?;
         let write = match (values.is_empty(), &before) {
             (true, None) => None,
-            (true, Some(_)) => Some(Vault::delete(&id, expect.clone())),
-            (false, _) => Some(seal(control, &id, &values, expect.clone())?),
+            (true, Some(_)) => Some(Vault::delete(&id, expect)),
+            (false, _) => Some(seal(control, &id, &values, expect)?),
         };
         Ok((service, write.into_iter().collect()))
     };

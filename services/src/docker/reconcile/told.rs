@@ -65,7 +65,7 @@ pub(super) fn failed(one: &Container, service: &Service, patience: Duration) -> 
     let age = one.created_at.and_then(|at| Duration::try_from(Timestamp::now().duration_since(at)).ok());
     let late = age.is_some_and(|age| age > patience);
     match (&one.phase, &one.health) {
-        (Phase::Restarting, _) | (Phase::Running, _) if one.restarts >= LOOP => Some(ending(one)),
+        (Phase::Restarting | Phase::Running, _) if one.restarts >= LOOP => Some(ending(one)),
         (Phase::Exited, _) if !starts_again(one, service.restart_policy) => Some(ending(one)),
         (Phase::Running, Health::Unhealthy(said)) => Some(unhealthy(said)),
         (Phase::Running, Health::None) if late => Some(silent(one, patience)),
