@@ -56,9 +56,9 @@ pub struct Listed {
     pub kind: ServiceType,
     /// How it goes.
     pub status: String,
-    /// What it runs, or where it is.
+    /// Its image, or its URL.
     pub target: String,
-    /// Where its ready containers are.
+    /// Of ready containers.
     pub addresses: Vec<String>,
     /// The node that runs it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,15 +84,15 @@ pub struct ServiceList {
     pub by_type: BTreeMap<ServiceType, usize>,
 }
 
-/// List the services that hosts and routes can name, and how it goes with those that run here.
+/// List the services that hosts and routes can name.
 #[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
 #[serde(deny_unknown_fields)]
 pub struct ListServices {
-    /// Only those of this type.
+    /// Only this type.
     #[serde(default, rename = "type", alias = "service_type")]
     #[arg(long = "type", value_enum, default_value_t)]
     pub kind: ServiceType,
-    /// Only those that the caller has created.
+    /// Only the caller's own.
     #[serde(default)]
     #[arg(long)]
     pub owned_only: bool,
