@@ -148,10 +148,12 @@ test-deps:
     PATH="$PATH:/usr/sbin"
     for pair in redis-server:redis-server curl:curl nginx:nginx caddy:caddy chromium:chromium \
         chromedriver:chromium-driver certutil:libnss3-tools python3:python3 pebble:pebble pebble-challtestsrv:pebble \
-        knotd:knot knotc:knot openssl:openssl; do
+        knotd:knot knotc:knot openssl:openssl dockerd:docker.io ip:iproute2 setpriv:util-linux; do
         command -v "${pair%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
     done
     python3 -c 'import ensurepip' >/dev/null 2>&1 || missing="$missing python3-venv"
+    # Images for the engine's tests are made of it alone.
+    /bin/busybox true 2>/dev/null && ! ldd /bin/busybox >/dev/null 2>&1 || missing="$missing busybox-static"
     [ -z "$missing" ] && exit 0
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
         echo "installing:$missing"

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_layers::access_log::Tee;
+use portcullis_layers::access_log::{Sink, Tee};
 use portcullis_layers::deadline::Ticker;
 use portcullis_layers::drain::Drain;
 use portcullis_layers::forward::{Checker, Client, PoolSettings, Timeouts, Tunnels};
@@ -17,6 +17,7 @@ use portcullis_services::applied::Applied;
 use portcullis_services::control::oauth::Minter;
 use portcullis_services::control::probes::Probes;
 use portcullis_services::control::{self, Control};
+use portcullis_services::docker::{Reconciler, Switchboard};
 use portcullis_services::logs::{self, Levels, Writer, Writers, parse_level};
 use portcullis_services::mcp;
 use portcullis_services::mcp_tools::Recorder;
@@ -35,6 +36,7 @@ use secrecy::ExposeSecret;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use tower::util::BoxCloneSyncService;
 use tracing::{error, info, warn};
 
 use crate::authorization;
@@ -46,6 +48,7 @@ use crate::live::{self, Live};
 use crate::local::{self, SocketError};
 use crate::metrics::Metrics;
 use crate::observe::Observed;
+use crate::ports::{self, Ports, Requests};
 use crate::prepare::{first_look, open_store, open_vault, prepare, site, store_address};
 use crate::reconcile::Reconcile;
 use crate::runtime::{Parts, Runtime};
@@ -56,11 +59,17 @@ use crate::verifiers::Verifiers;
 /// Threads of the control plane: one waits for stores, the other one may compute.
 const CONTROL_THREADS: usize = 2;
 
+/// The threads that serve published ports.
+const PORT_THREADS: usize = 2;
+
 /// What the logs may still take when everything else has ended.
 const LAST_FLUSH: Duration = Duration::from_secs(3);
 
 /// How long answers on the admin socket may still take when everybody else is gone.
 const ADMIN_GRACE: Duration = Duration::from_secs(1);
+
+/// How long the Docker engine may take to say what runs before the first connection is accepted.
+const ENGINE_LOOK: Duration = Duration::from_secs(5);
 
 /// How long tunnels that are closed may take to say goodbye and to have their ends told.
 const TUNNELS_GRACE: Duration = Duration::from_secs(2);
@@ -209,10 +218,18 @@ fn run_in<F: FnOnce(Addresses) + Send>(settings: Settings, around: Around<F>) ->
         .on_thread_start(move || enter_worker(workers))
         .enable_all()
         .build()?;
+    // Of their own, so that whoever talks to a published port keeps nobody else waiting.
+    let ports = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(PORT_THREADS)
+        .thread_name("port")
+        .on_thread_start(move || enter_worker(workers))
+        .enable_all()
+        .build()?;
     let outcome = control.block_on(async {
-        let sockets = Sockets { http, https, admin: socket };
+        let sockets = Sockets { http, https, admin: socket, ports: ports.handle().clone() };
         serve(&settings, sockets, addresses, levels, writers, around).await
     });
+    ports.shutdown_background();
     // Nobody can use it any more; the next start would replace it.
     let _removed = std::fs::remove_file(settings.socket());
     control.shutdown_timeout(LAST_FLUSH);
@@ -224,6 +241,8 @@ struct Sockets {
     http: Vec<std::net::TcpListener>,
     https: Vec<std::net::TcpListener>,
     admin: std::os::unix::net::UnixListener,
+    /// Where published ports are served.
+    ports: tokio::runtime::Handle,
 }
 
 async fn serve(
@@ -318,8 +337,15 @@ async fn serve(
         accept: Arc::clone(&accept),
         draining: draining.clone(),
     });
+    let docker = settings.docker.engine(&site.issuer);
+    let docker = docker.map_err(|(variable, detail)| DaemonError::Setting { variable, detail })?;
+    let services = Switchboard::default();
     let probes = Probes::new(client.clone(), ca);
     let operations = operations.with_oauth(Arc::clone(&authorization)).with_probes(probes);
+    let operations = match &docker {
+        Some(docker) => operations.with_docker(docker.clone()),
+        None => operations,
+    };
     let operations = Arc::new(operations);
     let api = api::router(Arc::clone(&operations));
     let mcp = mcp::service(Arc::clone(&operations));
@@ -337,6 +363,7 @@ async fn serve(
             head: limits.proxy_request_timeout,
             body_idle: Some(limits.body_idle_timeout),
         },
+        services: services.clone(),
         max_body: limits.max_body,
         public_https_port: settings.public_https_port(),
         oauth: Some(builtin::elsewhere(
@@ -381,6 +408,17 @@ async fn serve(
         accept,
         settings: settings.clone(),
     };
+    let published = docker.as_ref().map(|docker| (docker.node().clone(), docker.ports().clone()));
+    let containers = match docker {
+        Some(docker) => {
+            let vault = Arc::clone(&vault);
+            let mut containers = Reconciler::new(docker, vault, Arc::clone(&store), services);
+            // What runs already is found before the first request; an engine that is slow is not waited for.
+            let _found = tokio::time::timeout(ENGINE_LOOK, containers.look(&first.view)).await;
+            Some(containers)
+        }
+        None => None,
+    };
     reconcile.apply(first.view, first.from_copy).await;
     if let Some(found) = &first.replaced {
         reconcile.report_replaced(found);
@@ -389,6 +427,15 @@ async fn serve(
     let metrics = Metrics::new(workers + 1);
     let sink = Tee(writers.requests.clone(), metrics.clone());
     let edge = Edge::new(settings, live.clone(), (&challenges, demand.clone()), sink, ticker, drain.clone())?;
+    let published = published.map(|(node, board)| Ports {
+        live: live.clone(),
+        containers: runtime.services.clone(),
+        node,
+        board,
+        requests: Requests { front: front(&edge), runtime: Arc::clone(&runtime) },
+        max_connections: settings.limits.max_connections,
+        runtime: sockets.ports,
+    });
     let (balance, handed) = Balance::new(workers, limits.max_connections);
     let background = CancellationToken::new();
     let observed = Observed {
@@ -396,6 +443,7 @@ async fn serve(
         writers: &writers,
         balance: &balance,
         client: &runtime.client,
+        services: &runtime.services,
         tunnels: &tunnels,
         jwks: &jwks,
         issuing: issuing.counters(),
@@ -431,6 +479,14 @@ async fn serve(
     tokio::spawn(held.run(reconcile.applied.subscribe(), background.clone()));
     tokio::spawn(Arc::clone(mcp.sessions()).run(background.clone()));
     tokio::spawn(recorder.run(background.clone()));
+    if let Some(published) = published {
+        tokio::spawn(published.run(reconcile.applied.subscribe(), background.clone()));
+    }
+    if let Some(containers) = containers {
+        let current = live.clone();
+        let current = move || current.current().view.clone();
+        tokio::spawn(containers.run(current, reconcile.applied.subscribe(), background.clone()));
+    }
     tokio::spawn(reconcile.run(background.clone()));
     tokio::spawn(live::end_revoked(Arc::clone(&revocations), tunnels.clone(), trust, background.clone()));
     if let Some(file) = revoked {
@@ -462,6 +518,12 @@ async fn serve(
     let drains = Drains { edge: drain, admin };
     shut_down(settings, drains, tunnels, background, threads, &writers, logs).await;
     Ok(())
+}
+
+/// What makes the stack of a published port.
+fn front<K: Sink + Clone + Send + Sync + 'static>(edge: &Edge<K>) -> ports::Front {
+    let edge = edge.clone();
+    Arc::new(move |inner| BoxCloneSyncService::new(edge.port(inner)))
 }
 
 /// Has each configured host counted on its own.

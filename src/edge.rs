@@ -11,7 +11,7 @@ use portcullis_layers::proxy_protocol::ProxyProtocolLayer;
 use portcullis_layers::respond::RespondLayer;
 use portcullis_layers::serve::{ServeLayer, Settings as Serve};
 use portcullis_layers::tls::TlsLayer;
-use portcullis_layers::{Accepted, BoxError};
+use portcullis_layers::{Accepted, BoxError, HttpService};
 use portcullis_services::acme::Challenges;
 use portcullis_services::acme::on_demand::Demand;
 use tokio::net::TcpStream;
@@ -125,6 +125,26 @@ impl<K: Sink> Edge<K> {
     ) -> impl Service<Accepted<TcpStream>, Response = (), Error = BoxError, Future: Send> + Clone + Send + use<K>
     {
         self.proxy_protocol.layer(self.tls.layer(self.serve.layer(self.http())))
+    }
+
+    /// The stack of connections to a published port, whose requests are for `inner` whatever host they name.
+    pub fn port(
+        &self,
+        inner: HttpService,
+    ) -> impl Service<Accepted<TcpStream>, Response = (), Error = BoxError, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + use<K> {
+        let http = ServiceBuilder::new()
+            // Outside respond: it sees what the client sees.
+            .layer(self.access_log.clone())
+            // Below here failures are errors.
+            .layer(RespondLayer::new())
+            // No identity comes from outside.
+            .layer(self.normalize.clone())
+            .service(inner);
+        self.serve.layer(http)
     }
 
     /// The stack of requests.

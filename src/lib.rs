@@ -29,6 +29,7 @@ pub mod metrics;
 mod oauth_paths;
 mod observe;
 pub mod on_demand;
+pub mod ports;
 mod prepare;
 mod recent;
 pub mod reconcile;

@@ -7,6 +7,7 @@ use portcullis_layers::forward::{Client, Tunnels};
 use portcullis_services::acme;
 use portcullis_services::acme::on_demand::Demand;
 use portcullis_services::control::Control;
+use portcullis_services::docker::Switchboard;
 use portcullis_services::logs::Writers;
 use portcullis_services::oauth::JwksFetcher;
 use portcullis_services::stapling::Staples;
@@ -23,6 +24,7 @@ pub(crate) struct Observed<'a, K> {
     pub(crate) writers: &'a Writers,
     pub(crate) balance: &'a Balance,
     pub(crate) client: &'a Client,
+    pub(crate) services: &'a Switchboard,
     pub(crate) tunnels: &'a Tunnels,
     pub(crate) jwks: &'a JwksFetcher,
     pub(crate) issuing: &'a Arc<acme::Counters>,
@@ -35,7 +37,7 @@ pub(crate) struct Observed<'a, K> {
 /// Registers everything that is counted.
 pub(crate) fn register<K: Sink>(metrics: &Metrics, observed: &Observed<'_, K>) {
     let Observed { edge, writers, balance, client, tunnels, jwks, issuing, .. } = observed;
-    let Observed { staples, control, live, demand, .. } = observed;
+    let Observed { staples, control, live, demand, services, .. } = observed;
     metrics.register(sources::proxy_protocol(edge.proxy_protocol.counters()));
     metrics.register(sources::tls(edge.tls.counters()));
     metrics.register(sources::dropped_headers(edge.normalize.firewall().dropped()));
@@ -105,7 +107,8 @@ pub(crate) fn register<K: Sink>(metrics: &Metrics, observed: &Observed<'_, K>) {
         hosts.add(&[("state", "disabled")], (all - enabled) as u64);
     });
     let current = (*live).clone();
-    metrics.register(sources::upstreams((*client).clone(), move || Arc::clone(&current.current().config)));
+    let config = move || Arc::clone(&current.current().config);
+    metrics.register(sources::upstreams((*client).clone(), (*services).clone(), config));
     let operations = Arc::clone(control);
     metrics.register(move |writer| {
         let mut calls = writer.counter("operations_total", "Calls of operations, by name and outcome.");

@@ -91,7 +91,9 @@ impl Reconcile {
             );
         }
         let config = Arc::clone(&next.config);
+        let services = next.services;
         self.live.publish(next, &self.runtime);
+        self.runtime.services.served(services);
         self.challenges.expect(config.certificates.values().any(|one| one.status.is_under_way()));
         self.authorization.serve(config);
         if !from_copy && let Some(view) = &self.live.current().view {
@@ -100,10 +102,30 @@ impl Reconcile {
         self.applied.send_replace(applied);
     }
 
+    /// Serves the same state of the store with services where they are now.
+    async fn refresh(&self) {
+        let (runtime, previous) = (Arc::clone(&self.runtime), self.live.current());
+        let services = self.runtime.services.current().serial;
+        if previous.services >= services {
+            return;
+        }
+        let Some(view) = previous.view.clone() else { return };
+        let built = tokio::task::spawn_blocking(move || Snapshot::build(view, &runtime, &previous));
+        let Ok(next) = built.await else {
+            error!("a configuration could not be built: the one before stays in force");
+            return;
+        };
+        let services = next.services;
+        self.live.publish(next, &self.runtime);
+        debug!(services, "services are somewhere else");
+        self.runtime.services.served(services);
+    }
+
     /// Follows the store until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let since = self.applied.borrow().revision.clone().unwrap_or(Revision { epoch: String::new(), n: 0 });
         let mut changes = self.mirror.store().changes(since);
+        let mut services = self.runtime.services.subscribe();
         let mut pause = BACKOFF.0;
         let mut wait = FULL;
         // Holds until a look succeeds: the store may be away just when it is accepted.
@@ -114,6 +136,10 @@ impl Reconcile {
                     if hint.is_none() {
                         return;
                     }
+                }
+                _ = services.changed() => {
+                    self.refresh().await;
+                    continue;
                 }
                 () = tokio::time::sleep(wait) => {}
                 () = self.accept.notified() => accepted = true,

@@ -12,6 +12,7 @@ use portcullis_layers::mcp_bridge::{Limits, McpBridge};
 use portcullis_layers::sealed::Keys;
 use portcullis_services::config::Builtin;
 use portcullis_services::config::access::Site;
+use portcullis_services::docker::Switchboard;
 use portcullis_services::mcp_tools::Notes;
 use portcullis_services::mirror::Mirror;
 use portcullis_services::oauth::IdentitySigner;
@@ -35,6 +36,8 @@ pub struct Runtime {
     pub site: Site,
     /// How long exchanges may take where a host does not say.
     pub timeouts: Timeouts,
+    /// Where the ready containers of services are.
+    pub services: Switchboard,
     /// The largest request body where a host does not say, in bytes.
     pub max_body: u64,
     /// The HTTPS port that clients see.
@@ -76,6 +79,8 @@ pub struct Parts {
     pub site: Site,
     /// See [`Runtime::timeouts`].
     pub timeouts: Timeouts,
+    /// See [`Runtime::services`].
+    pub services: Switchboard,
     /// See [`Runtime::max_body`].
     pub max_body: u64,
     /// See [`Runtime::public_https_port`].
@@ -117,6 +122,7 @@ impl Runtime {
             mirror: parts.mirror,
             site,
             timeouts,
+            services: parts.services,
             max_body,
             public_https_port,
             oauth,

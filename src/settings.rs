@@ -12,10 +12,12 @@ use secrecy::SecretString;
 
 mod acme;
 mod acme_dns;
+mod docker;
 mod oauth;
 
 pub use self::acme::Acme;
 pub use self::acme_dns::{AcmeDns, AcmeDnsProvider, AcmeDnsResolver, InvalidAcmeDns, InvalidAcmeDnsResolver};
+pub use self::docker::Docker;
 pub use self::oauth::{FetchEntry, OAuth, OrNever, Registration};
 
 /// The name of the admin socket in the data folder.
@@ -36,6 +38,8 @@ pub struct Settings {
     pub acme: Acme,
     #[command(flatten)]
     pub acme_dns: AcmeDns,
+    #[command(flatten)]
+    pub docker: Docker,
     #[command(flatten)]
     pub limits: Limits,
     #[command(flatten)]

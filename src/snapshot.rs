@@ -11,7 +11,7 @@ use portcullis_layers::tls::{CertificateTable, Certificates, Certified};
 use portcullis_services::acme::needs;
 use portcullis_services::acme::on_demand::Noted;
 use portcullis_services::config::proxy::HttpsRedirect;
-use portcullis_services::config::resolve::{EffectiveHost, Globals, Previous, resolve};
+use portcullis_services::config::resolve::{Around, EffectiveHost, Globals, Previous, resolve};
 use portcullis_services::config::view::View;
 use portcullis_services::config::{
     CertName, Certificate, Config, Entity, FieldError, HostPattern, Problem, Serving,
@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub config: Arc<Config>,
     /// How many were served before this one.
     pub serial: u64,
+    /// Up to which change it knows where services are.
+    pub services: u64,
     /// The hosts.
     pub hosts: HostTable<Arc<HostStack>>,
     /// What is wrong with the configuration. Each problem disables only what it is about.
@@ -55,6 +57,7 @@ impl Default for Snapshot {
             view: None,
             config: Arc::default(),
             serial: 0,
+            services: 0,
             hosts: HostTable::new(),
             problems: Vec::new(),
             certificates: BTreeMap::new(),
@@ -77,7 +80,9 @@ impl Snapshot {
             Arc::make_mut(&mut config).keep_last_good(&previous.config.routes);
         }
         let mut problems = config.problems.clone();
-        let resolved = resolve(&config, runtime.timeouts, previous);
+        let services = runtime.services.current();
+        let around = Around { limits: runtime.timeouts, services: &services.addresses };
+        let resolved = resolve(&config, around, previous);
         problems.extend(resolved.problems);
         let certificates = open_certificates(&view, &runtime.vault, previous, &mut problems);
         let fallback = open_fallback(&view, &runtime.vault, previous).or_else(|| previous.fallback.clone());
@@ -123,6 +128,7 @@ impl Snapshot {
             view: Some(view),
             config,
             serial,
+            services: services.serial,
             hosts,
             problems,
             certificates,

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
+use http::StatusCode;
 use portcullis_layers::allowlist::{Allowlist, AllowlistLayer};
 use portcullis_layers::auth::Policy;
 use portcullis_layers::body::BoxFuture;
@@ -19,7 +20,7 @@ use portcullis_layers::mcp::{self, McpLayer};
 use portcullis_layers::mcp_bridge::{McpBridgeLayer, Settings};
 use portcullis_layers::resource_metadata::ResourceMetadataLayer;
 use portcullis_layers::route::{HostRoutes, Place, RewriteLayer, RouteLayer, Routes};
-use portcullis_layers::{BoxError, HostName, HttpService, Principal, Request, Response};
+use portcullis_layers::{BoxError, HostName, HttpService, Principal, Rejection, Request, Response};
 use portcullis_services::config::access::{Access, access, metadata, switched_off};
 use portcullis_services::config::auth::RouteAuth;
 use portcullis_services::config::origins::origins;
@@ -66,6 +67,8 @@ struct Behind {
 enum Fallback {
     Upstream(Forward),
     Builtin(HttpService),
+    /// What is named is not there now.
+    Away,
     Nothing,
 }
 
@@ -119,7 +122,7 @@ impl Behind {
             Destination::Builtin(builtin) => {
                 runtime.builtin(*builtin).map_or(Fallback::Nothing, Fallback::Builtin)
             }
-            Destination::Unavailable(_) => Fallback::Nothing,
+            Destination::Unavailable(_) => Fallback::Away,
         };
         let own = effective.own.iter().map(|route| leaf(route, runtime)).collect();
         Ok(Self { fallback, leaves: Arc::new(Leaves { routes, globals, own }) })
@@ -297,6 +300,7 @@ impl HostStack {
             Fallback::Builtin(service) => {
                 Some(unless_local(self.gate(None, host, service.clone())?, service.clone()))
             }
+            Fallback::Away => Some(self.gate(None, host, tower::service_fn(away))?),
             Fallback::Nothing => None,
         };
         if let Some(fallback) = &fallback
@@ -560,6 +564,13 @@ fn leaf(one: &EffectiveRoute, runtime: &Runtime) -> Option<HttpService> {
         Some(rewrite) => Some(HttpService::new(RewriteLayer::new(rewrite).layer(target))),
         None => Some(target),
     }
+}
+
+/// Answers for what is not there now: a service without a container that is ready.
+fn away(_: Request) -> BoxFuture<Result<Response, BoxError>> {
+    let detail = "What serves this host is not available.";
+    let rejection = Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "no_target", detail);
+    Box::pin(std::future::ready(Err(rejection.into())))
 }
 
 /// Tunnels are not closed with a stack, but when their host goes or no longer lets them in: see `live`.

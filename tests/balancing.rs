@@ -269,7 +269,8 @@ async fn a_service_is_a_list_of_urls_that_routes_can_name() {
 
     let strict = json!({ "health_check": { "path": "/healthz", "interval_seconds": 1, "unhealthy_threshold": 1,
                          "healthy_threshold": 1, "fail_when_all_unhealthy": true } });
-    (a.is_healthy(false), b.is_healthy(false));
+    a.is_healthy(false);
+    b.is_healthy(false);
     daemon.api(Method::PATCH, "/services/external/web", strict).await;
     for one in [&a, &b] {
         let shown = state_becomes(&daemon, "web", &one.url(), &["unhealthy"]).await;

@@ -144,7 +144,7 @@ fn is_group(listed: &str, own: &str, principal: &Principal) -> bool {
 }
 
 /// A network as it is meant: `::ffff:10.0.0.0/104` is `10.0.0.0/8`.
-fn holds(network: &IpNet, address: IpAddr) -> bool {
+pub(crate) fn holds(network: &IpNet, address: IpAddr) -> bool {
     match (network, address) {
         (IpNet::V6(v6), IpAddr::V4(v4)) => v6.contains(&v4.to_ipv6_mapped()) && v6.prefix_len() >= 96,
         _ => network.contains(&address),

@@ -47,6 +47,8 @@ pub mod prefixed;
 pub mod proxy_protocol;
 pub mod readings;
 pub mod rejection;
+#[cfg(feature = "relay")]
+pub mod relay;
 #[cfg(feature = "resource-metadata")]
 pub mod resource_metadata;
 #[cfg(feature = "respond")]
@@ -57,6 +59,10 @@ pub mod route;
 pub mod sealed;
 #[cfg(feature = "serve")]
 pub mod serve;
+#[cfg(feature = "source-networks")]
+pub mod source_networks;
+#[cfg(feature = "source-token")]
+pub mod source_token;
 #[cfg(feature = "strict")]
 pub mod strict;
 #[cfg(feature = "tls")]

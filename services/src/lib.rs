@@ -31,6 +31,8 @@ pub mod vault;
 pub mod api;
 #[cfg(feature = "control")]
 pub mod control;
+#[cfg(feature = "docker")]
+pub mod docker;
 #[cfg(feature = "mcp")]
 pub mod mcp;
 #[cfg(feature = "oauth")]

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::config::resolve::{Destination, of_proxy, of_route, of_service};
+use crate::config::resolve::{Addresses, Around, Destination, of_external, of_host, of_route};
 
 /// An upstream, and how it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -96,7 +96,7 @@ pub struct Totals {
 type Subject = (forward::Upstream, Option<HealthCheck>);
 
 /// All that are in use, and by whom.
-fn subjects(config: &Config) -> HashMap<Subject, BTreeSet<Use>> {
+fn subjects(config: &Config, services: &Addresses) -> HashMap<Subject, BTreeSet<Use>> {
     let mut found: HashMap<Subject, BTreeSet<Use>> = HashMap::new();
     let mut add = |kind, name: &str, destination| {
         let Destination::Upstream(target) = destination else { return };
@@ -112,22 +112,22 @@ fn subjects(config: &Config) -> HashMap<Subject, BTreeSet<Use>> {
         }
     };
     // Times are no matter of who is asked.
-    let limits = Timeouts::default();
+    let around = Around { limits: Timeouts::default(), services };
     for proxy in config.proxies.values().filter(|proxy| proxy.enabled) {
-        add("host", proxy.proxy_hostname.as_str(), of_proxy(proxy, limits));
+        add("host", proxy.proxy_hostname.as_str(), of_host(config, proxy, around));
     }
     for route in config.matched_routes().filter(|route| route.enabled) {
-        add("route", route.route_id.as_str(), of_route(config, route, limits));
+        add("route", route.route_id.as_str(), of_route(config, route, around));
     }
     for service in config.externals.values() {
-        add("service", service.service_name.as_str(), of_service(service, limits));
+        add("service", service.service_name.as_str(), of_external(service, around));
     }
     found
 }
 
 /// All upstreams of a configuration; without a client nothing is known of them.
-pub fn list(config: &Config, client: Option<&Client>) -> Vec<Upstream> {
-    let all = subjects(config).into_iter().map(|((upstream, check), used_by)| {
+pub fn list(config: &Config, services: &Addresses, client: Option<&Client>) -> Vec<Upstream> {
+    let all = subjects(config, services).into_iter().map(|((upstream, check), used_by)| {
         let status = client.and_then(|client| client.upstream_status(&upstream, check.as_ref()));
         Upstream::new(&upstream, check.as_ref(), used_by.into_iter().collect(), status.as_ref())
     });
@@ -137,10 +137,15 @@ pub fn list(config: &Config, client: Option<&Client>) -> Vec<Upstream> {
 }
 
 /// What is counted, by the upstreams' names; of at most so many.
-pub fn totals(config: &Config, client: &Client, most: usize) -> BTreeMap<String, Totals> {
+pub fn totals(
+    config: &Config,
+    services: &Addresses,
+    client: &Client,
+    most: usize,
+) -> BTreeMap<String, Totals> {
     let mut totals: BTreeMap<String, Totals> = BTreeMap::new();
     let mut counted = HashSet::new();
-    for ((upstream, check), _) in subjects(config) {
+    for ((upstream, check), _) in subjects(config, services) {
         let Some(status) = client.upstream_status(&upstream, check.as_ref()) else { continue };
         let Some(counts) = status.counts else { continue };
         let name = status.label.to_string();
@@ -262,12 +267,14 @@ mod tests {
         ];
         let config = config(&documents);
         let client = Client::new(1, Ticker::new(1), Tunnels::new(1), PoolSettings::default());
-        let target = |host: &str| match of_proxy(&config.proxies[host], Timeouts::default()) {
+        let none = Addresses::new();
+        let around = Around { limits: Timeouts::default(), services: &none };
+        let target = |host: &str| match of_host(&config, &config.proxies[host], around) {
             Destination::Upstream(target) => target,
             other => panic!("{other:?}"),
         };
         let _served = Forward::new(&client, target("a.example"), CancellationToken::new()).expect("valid");
-        let list = list(&config, Some(&client));
+        let list = list(&config, &Addresses::new(), Some(&client));
         let names = |one: &Upstream| {
             one.used_by
                 .iter()
@@ -287,9 +294,9 @@ mod tests {
         assert!(list.iter().all(|one| one.state == "unknown"));
         assert_eq!(list[1].health_check.as_ref().map(|check| check.asks.as_str()), Some("connect"));
         assert_eq!(list[0].used_by[0].policy, "round_robin");
-        let counted = totals(&config, &client, 1000);
+        let counted = totals(&config, &Addresses::new(), &client, 1000);
         assert_eq!(counted.keys().collect::<Vec<_>>(), ["http://one:80", "http://two:80"]);
         assert!(counted.values().all(|total| total.up));
-        assert_eq!(totals(&config, &client, 1).len(), 1);
+        assert_eq!(totals(&config, &Addresses::new(), &client, 1).len(), 1);
     }
 }

@@ -12,6 +12,8 @@ mod oauth;
 mod output;
 mod profile;
 mod progress;
+mod service_logs;
+mod steps;
 mod web;
 mod wrap;
 
@@ -185,6 +187,7 @@ fn command(commands: &Commands) -> Command {
         "log" => follow::extend(noun),
         "cert" => issuing::extend(exporting::extend(noun)),
         "proxy" => issuing::extend(noun),
+        "service" => service_logs::extend(noun),
         oauth::NOUN => oauth::extend(noun),
         _ => noun,
     });
@@ -246,6 +249,9 @@ async fn answer(commands: &Commands, matches: &ArgMatches) -> Result<(), Failure
     if let Some(query) = follow::query(matches) {
         return follow::run(&client, &query, global.format).await;
     }
+    if let Some(path) = service_logs::path(matches) {
+        return service_logs::run(&client, &path).await;
+    }
     let asked = commands.asked(matches).map_err(Failure::Arguments)?.ok_or(Failure::Unknown)?;
     let mut call = Call::of(asked);
     let waits = issuing::take_wait(&commands::words(matches), &mut call);
@@ -260,7 +266,11 @@ async fn answer(commands: &Commands, matches: &ArgMatches) -> Result<(), Failure
     if let Some(export) = exporting::Export::of(matches).map_err(Failure::Arguments)? {
         return export.run(&client, &call, global.format).await;
     }
-    let mut answer = progress::shown(send(&client, &call)).await?;
+    let mut answer = if steps::are_told(&commands::words(matches), &call) {
+        steps::send(&client, &call).await?
+    } else {
+        progress::shown(send(&client, &call)).await?
+    };
     if waits {
         answer = issuing::watch(&client, answer).await?;
     }

@@ -9,6 +9,7 @@ use portcullis_layers::normalize::Dropped;
 use portcullis_layers::{proxy_protocol, tls};
 use portcullis_services::acme;
 use portcullis_services::config::Config;
+use portcullis_services::docker::Switchboard;
 use portcullis_services::oauth::JwksFetcher;
 use portcullis_services::stapling::Staples;
 use portcullis_services::upstreams::{Totals, totals};
@@ -173,11 +174,12 @@ where
 /// How upstreams are that are one of several, or checked.
 pub fn upstreams(
     client: Client,
+    services: Switchboard,
     config: impl Fn() -> Arc<Config> + Send + Sync + 'static,
 ) -> impl Fn(&mut Writer) + Send + Sync + 'static {
     type Field = fn(&Totals) -> u64;
     move |writer| {
-        let all = totals(&config(), &client, MAX_UPSTREAMS);
+        let all = totals(&config(), &services.current().addresses, &client, MAX_UPSTREAMS);
         let gauges: [(_, _, Field); 2] = [
             ("upstream_up", "Whether an upstream is neither unhealthy, ejected nor unreachable.", |one| {
                 one.up.into()

@@ -108,7 +108,8 @@ async fn a_session_stays_at_the_upstream_that_began_it_and_with_its_user() {
     // One that is to take nothing new keeps what it has.
     let weights = json!({ "upstreams": [{ "url": other.url(), "weight": 0 }] });
     site.daemon.change(HOST, weights).await;
-    (site.server.seen(), other.seen());
+    site.server.seen();
+    other.seen();
     for _ in 0..4 {
         assert_eq!(site.send(&alice, &[], &hello()).await.status, 200);
     }

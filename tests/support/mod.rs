@@ -15,6 +15,8 @@ pub mod certificate;
 pub mod client;
 pub mod daemon;
 pub mod dns;
+pub mod docker;
+
 pub mod examples;
 #[path = "../../services/tests/support/github/mod.rs"]
 pub mod github;

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::problem::Problem;
 use crate::config::{FieldError, field};
 use crate::control::schema::{self, Field, Kind};
-use crate::control::{Caller, Context, Error, Operation};
+use crate::control::{Caller, Context, Error, Operation, Progress};
 
 /// Reads the input of an operation. `tail` is what must still follow a field of the path that may have slashes.
 pub(super) async fn read<O: Operation>(
@@ -58,6 +58,7 @@ pub(super) fn context(parts: &Parts) -> Result<Context, Problem> {
         client: known.and_then(RequestContext::client_addr).map(|client| client.ip()),
         request_id: known.and_then(|known| known.id).map(|id| id.to_string()),
         if_match: if_match(&parts.headers)?,
+        progress: parts.extensions.get::<Progress>().cloned().unwrap_or_default(),
         ..Context::of(caller)
     })
 }

@@ -9,6 +9,9 @@ pub mod docs;
 mod input;
 pub mod openapi;
 pub mod problem;
+mod progress;
+#[cfg(feature = "docker")]
+pub mod service_logs;
 pub mod stream;
 mod table;
 
@@ -43,6 +46,8 @@ pub fn router(control: Arc<Control>) -> Router {
 
     rest.add_route("/openapi.json", get(move || async move { json_response(StatusCode::OK, spec.to_vec()) }));
     rest.add_route("/docs", get(move || async move { page.into_response() }));
+    #[cfg(feature = "docker")]
+    rest.add_route(service_logs::PATH, service_logs::follow(control.clone()));
     rest.add_route(stream::PATH, stream::follow(control));
     rest.into_router()
 }
@@ -123,6 +128,19 @@ async fn method_not_allowed(request: Request) -> Problem {
 }
 
 async fn answer<O: Operation>(
+    control: Arc<Control>,
+    fields: Arc<[Field]>,
+    status: StatusCode,
+    tail: &'static str,
+    request: Request,
+) -> Response {
+    if O::HTTP.writes() && progress::is_wanted(&request) {
+        return progress::answer(request, |request| plainly::<O>(control, fields, status, tail, request));
+    }
+    plainly::<O>(control, fields, status, tail, request).await
+}
+
+async fn plainly<O: Operation>(
     control: Arc<Control>,
     fields: Arc<[Field]>,
     status: StatusCode,

@@ -150,6 +150,11 @@ impl OpenApi {
 
     /// The log follower, which is no operation: it has no end.
     pub fn add_stream(&mut self) {
+        #[cfg(feature = "docker")]
+        {
+            let operation = super::service_logs::describe(&mut self.generator);
+            self.insert(super::service_logs::PATH, &Method::GET, operation);
+        }
         let operation = stream::describe(&mut self.generator);
         self.insert(stream::PATH, &Method::GET, operation);
     }

@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use smol_str::SmolStr;
 
-use super::names::{Expected, parsed};
+use super::names::{Expected, ServiceName, parsed};
 
 /// A public name that a proxy answers for: a host, or `*.parent` for every name one label below it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -277,17 +277,19 @@ pub enum Target {
     Url(TargetUrl),
     /// A service inside the daemon.
     Builtin(Builtin),
+    /// A service by its name: what a node runs in containers, or an external one.
+    Service(ServiceName),
 }
 
 const TARGET: &str = "an http:// or https:// URL such as http://10.0.0.5:8080 (without user, query and fragment), \
-     `builtin:api`, `builtin:mcp`, `builtin:echo`, or `builtin:oauth` for the issuer's own host";
+     `service:NAME`, `builtin:api`, `builtin:mcp`, `builtin:echo`, or `builtin:oauth` for the issuer's own host";
 
 impl Target {
     /// The URL, when the target is an upstream.
     pub const fn url(&self) -> Option<&TargetUrl> {
         match self {
             Self::Url(url) => Some(url),
-            Self::Builtin(_) => None,
+            Self::Builtin(_) | Self::Service(_) => None,
         }
     }
 }
@@ -296,9 +298,10 @@ impl FromStr for Target {
     type Err = Expected;
 
     fn from_str(text: &str) -> Result<Self, Expected> {
-        match text.strip_prefix("builtin:") {
-            Some(name) => name.parse().map(Self::Builtin),
-            None => text.parse().map(Self::Url),
+        match text.split_once(':') {
+            Some(("builtin", name)) => name.parse().map(Self::Builtin),
+            Some(("service", name)) => name.parse().map(Self::Service),
+            _ => text.parse().map(Self::Url),
         }
         .map_err(|_| Expected(TARGET))
     }
@@ -309,6 +312,7 @@ impl fmt::Display for Target {
         match self {
             Self::Url(url) => url.fmt(f),
             Self::Builtin(builtin) => write!(f, "builtin:{builtin}"),
+            Self::Service(name) => write!(f, "service:{name}"),
         }
     }
 }

@@ -167,11 +167,22 @@ impl Default for Retries {
     }
 }
 
+/// The first upstream of a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First<'a> {
+    /// At a URL.
+    Url(&'a TargetUrl),
+    /// The upstreams are those of a service.
+    Service,
+    /// There are none: the target is built in.
+    Builtin,
+}
+
 /// What a document says of its upstreams.
 #[derive(Debug, Clone, Copy)]
 pub struct Balanced<'a> {
-    /// The first one, unless the list says otherwise; none for a built-in target.
-    pub first: Option<&'a TargetUrl>,
+    /// The first one, unless the list says otherwise.
+    pub first: First<'a>,
     /// The field of the others.
     pub field: &'static str,
     /// The others; with the first one among them, all.
@@ -189,7 +200,7 @@ pub struct Balanced<'a> {
 impl Balanced<'_> {
     /// All upstreams.
     pub fn upstreams(&self) -> Vec<UpstreamUrl> {
-        let Some(first) = self.first else { return Vec::new() };
+        let First::Url(first) = self.first else { return Vec::new() };
         let is_listed = self.more.iter().any(|one| one.url == *first);
         let first = (!is_listed).then(|| UpstreamUrl { url: first.clone(), weight: 1 });
         first.into_iter().chain(self.more.iter().cloned()).collect()
@@ -198,7 +209,9 @@ impl Balanced<'_> {
     /// The policy, said or not.
     pub fn policy(&self) -> Policy {
         let weighted = || self.more.iter().any(|one| one.weight > 1);
-        let usual = || if weighted() { Policy::RoundRobin } else { Policy::Failover };
+        // Containers of a service are all the same.
+        let alike = || self.first == First::Service || weighted();
+        let usual = || if alike() { Policy::RoundRobin } else { Policy::Failover };
         self.load_balancing.policy.unwrap_or_else(usual)
     }
 
@@ -210,7 +223,7 @@ impl Balanced<'_> {
             (Policy::LeastConnections, _) => forward::Policy::LeastConnections,
             (Policy::Hash, on) => forward::Policy::Hash(on.as_ref().map(HashKey::on).unwrap_or_default()),
         };
-        let check = self.health_check.filter(|_| self.first.is_some());
+        let check = self.health_check.filter(|_| self.first != First::Builtin);
         forward::Balancing {
             policy,
             slow_start: seconds(self.load_balancing.slow_start_seconds),
@@ -235,8 +248,15 @@ impl Balanced<'_> {
 
     /// What is wrong with it.
     pub fn check(&self, problems: &mut Vec<FieldError>) {
-        let Some(first) = self.first else { return self.check_builtin(problems) };
-        self.check_list(first, problems);
+        match self.first {
+            First::Builtin => return self.check_builtin(problems),
+            First::Service if !self.more.is_empty() => {
+                let detail = "has no meaning beside a service, which has its own: expected no such field";
+                problems.push(FieldError::bare(self.field, detail));
+            }
+            First::Service => {}
+            First::Url(first) => self.check_list(first, problems),
+        }
         let LoadBalancing { hash_on, slow_start_seconds, .. } = self.load_balancing;
         if let Some(on) = hash_on
             && self.policy() != Policy::Hash

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::address::TargetUrl;
-use super::balancing::{Balanced, HealthCheck, LoadBalancing, PassiveHealth, Retries, UpstreamUrl};
+use super::balancing::{Balanced, First, HealthCheck, LoadBalancing, PassiveHealth, Retries, UpstreamUrl};
 use super::field::{self, FieldError};
 use super::names::ServiceName;
 use super::{Config, Entity, stamped};
@@ -64,7 +64,7 @@ impl External {
     /// What it says of its upstreams.
     pub fn balanced(&self) -> Balanced<'_> {
         Balanced {
-            first: Some(&self.target_url),
+            first: First::Url(&self.target_url),
             field: "target_urls",
             more: &self.target_urls,
             load_balancing: &self.load_balancing,

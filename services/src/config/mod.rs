@@ -14,10 +14,12 @@ pub mod field;
 pub mod headers;
 pub mod names;
 pub mod origins;
+pub mod port;
 pub mod proxy;
 pub mod resolve;
 pub mod resource;
 pub mod route;
+pub mod service;
 pub mod serving;
 pub mod token;
 pub mod tools;
@@ -36,10 +38,14 @@ pub use address::{Builtin, HostPattern, Network, Target, TargetUrl};
 pub use certificate::Certificate;
 pub use external::External;
 pub use field::FieldError;
-pub use names::{CertName, ResourceUri, RouteId, Scope, ServiceName, TokenName, UserPattern};
+pub use names::{
+    CertName, NodeName, PortName, ResourceUri, RouteId, Scope, ServiceName, TokenName, UserPattern,
+};
+pub use port::Port;
 pub use proxy::Proxy;
 pub use resource::Resource;
 pub use route::Route;
+pub use service::Service;
 pub use serving::Serving;
 pub use token::Token;
 
@@ -212,6 +218,10 @@ pub struct Config {
     pub certificates: BTreeMap<CertName, Arc<Certificate>>,
     /// The upstreams that are registered by name.
     pub externals: BTreeMap<ServiceName, Arc<External>>,
+    /// What nodes run in containers.
+    pub services: BTreeMap<ServiceName, Arc<Service>>,
+    /// The ports of machines that lead to them, by protocol and number.
+    pub ports: BTreeMap<String, Arc<Port>>,
     /// The registry of protected resources.
     pub resources: BTreeMap<ResourceUri, Arc<Resource>>,
     /// The named tokens.
@@ -248,6 +258,12 @@ impl Config {
                 }
                 Parsed::External(one) => {
                     config.externals.insert(one.service_name.clone(), Arc::clone(one));
+                }
+                Parsed::Service(one) => {
+                    config.services.insert(one.service_name.clone(), Arc::clone(one));
+                }
+                Parsed::Port(one) => {
+                    config.ports.insert(one.id(), Arc::clone(one));
                 }
                 Parsed::Resource(one) => {
                     config.resources.insert(one.uri.clone(), Arc::clone(one));
@@ -337,6 +353,28 @@ impl Config {
             || self.routes.values().any(of_route)
     }
 
+    /// The document of a service that hosts and routes may name; else what is wrong with the name.
+    pub fn service_key(&self, name: &ServiceName) -> Result<Key, &'static str> {
+        match (self.externals.get(name), self.services.get(name)) {
+            (Some(external), _) if !external.routing_enabled => {
+                Err("this service is not open for routing: set its `routing_enabled`")
+            }
+            (Some(external), _) => Ok(external.key()),
+            (None, Some(service)) if service.deleting => Err("this service is being deleted"),
+            (None, Some(service)) => Ok(service.key()),
+            (None, None) => Err("there is no such service: expected the name of one that is registered"),
+        }
+    }
+
+    /// The hosts and routes that send requests to a service.
+    pub fn users_of(&self, name: &ServiceName) -> Vec<Key> {
+        let hosts = self.proxies.values().filter(|proxy| proxy.target_url == Target::Service(name.clone()));
+        let routes = self.routes.values().filter(
+            |route| matches!(route.target(), Ok(route::RouteTarget::Service(target)) if target == *name),
+        );
+        hosts.map(|proxy| proxy.key()).chain(routes.map(|route| route.key())).collect()
+    }
+
     /// The proxy that answers for a host: the exact one, else the wildcard above it.
     pub fn proxy_of(&self, host: &portcullis_layers::HostName) -> Option<&Arc<Proxy>> {
         self.proxies.get(host.as_str()).or_else(|| {
@@ -353,6 +391,8 @@ enum Parsed {
     Route(Arc<Route>),
     Certificate(Arc<Certificate>),
     External(Arc<External>),
+    Service(Arc<Service>),
+    Port(Arc<Port>),
     Resource(Arc<Resource>),
     Token(Arc<Token>),
     Setting(Value),
@@ -376,6 +416,8 @@ impl Parsed {
             Kind::Route => return Self::route(document),
             Kind::Certificate => parse(document).map(|one| Self::Certificate(Arc::new(one))),
             Kind::External => parse(document).map(|one| Self::External(Arc::new(one))),
+            Kind::Service => parse(document).map(|one| Self::Service(Arc::new(one))),
+            Kind::Port => parse(document).map(|one| Self::Port(Arc::new(one))),
             Kind::Resource => parse(document).map(|one| Self::Resource(Arc::new(one))),
             Kind::Token => parse(document).map(|one| Self::Token(Arc::new(one))),
             Kind::Setting => return Self::setting(document),

@@ -155,6 +155,34 @@ impl Rule for ServiceNameRule {
     }
 }
 
+/// The rule of a [`NodeName`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum NodeNameRule {}
+/// The name of a node.
+pub type NodeName = Text<NodeNameRule>;
+impl Rule for NodeNameRule {
+    const NAME: &'static str = "NodeName";
+    const EXPECTED: &'static str =
+        "the name of a node: 1 to 63 letters, digits, '.', '-' or '_', starting with a letter or a digit";
+    fn normal(text: &str) -> Option<SmolStr> {
+        is_word(text, 63, b".-_").then(|| text.to_ascii_lowercase().into())
+    }
+}
+
+/// The rule of a [`PortName`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PortNameRule {}
+/// The name of a published port among those of its service.
+pub type PortName = Text<PortNameRule>;
+impl Rule for PortNameRule {
+    const NAME: &'static str = "PortName";
+    const EXPECTED: &'static str =
+        "a port name: 1 to 32 letters, digits, '-' or '_', starting with a letter or a digit";
+    fn normal(text: &str) -> Option<SmolStr> {
+        is_word(text, 32, b"-_").then(|| text.to_ascii_lowercase().into())
+    }
+}
+
 /// The rule of a [`TokenName`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum TokenNameRule {}

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::address::{Builtin, HostPattern, Network, Target, TargetUrl};
 use super::auth::{AuthMode, BearerMethod, ScopeRule, TrustedIssuer};
-use super::balancing::{Balanced, HealthCheck, LoadBalancing, PassiveHealth, Retries, UpstreamUrl};
+use super::balancing::{Balanced, First, HealthCheck, LoadBalancing, PassiveHealth, Retries, UpstreamUrl};
 use super::field::FieldError;
 use super::headers::{Cors, HeaderRules, HeaderValues};
 use super::names::{
@@ -411,7 +411,11 @@ impl Proxy {
     /// What it says of its upstreams.
     pub fn balanced(&self) -> Balanced<'_> {
         Balanced {
-            first: self.target_url.url(),
+            first: match &self.target_url {
+                Target::Url(url) => First::Url(url),
+                Target::Service(_) => First::Service,
+                Target::Builtin(_) => First::Builtin,
+            },
             field: "upstreams",
             more: &self.upstreams,
             load_balancing: &self.load_balancing,
@@ -571,6 +575,14 @@ impl Entity for Proxy {
                         id.as_str(),
                         "there is no such route: expected the id of one that exists",
                     ));
+                }
+            }
+        }
+        if let super::Target::Service(name) = &self.target_url {
+            match config.service_key(name) {
+                Ok(key) => keys.push(key),
+                Err(detail) => {
+                    problems.push(FieldError::new("target_url", format!("service:{name}"), detail));
                 }
             }
         }

@@ -4,12 +4,13 @@
 
 mod builtin_mcp;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_layers::forward::{
-    Balancing, Protocol, ProxyHeader, Scheme, Target, Timeouts, TlsOptions, Upstream,
+    Balancing, Policy, Protocol, ProxyHeader, Scheme, Target, Timeouts, TlsOptions, Upstream,
 };
 use portcullis_layers::headers::{Op, RulesError};
 use portcullis_layers::route::{self, HostRoutes, Place, RouteTable};
@@ -21,10 +22,22 @@ use super::proxy::mcp::McpPinning;
 use super::proxy::{ProxyProtocolVersion, RouteMode};
 use super::route::{RouteScope, RouteTarget};
 use super::tools::McpTools;
-use super::{Builtin, Config, External, HostPattern, Problem, Proxy, Route, TargetUrl, Token};
+use super::{Builtin, Config, External, HostPattern, Problem, Proxy, Route, ServiceName, TargetUrl, Token};
 
 /// How long exchanges may take where a host does not say.
 pub type Limits = Timeouts;
+
+/// Where the ready containers of services are.
+pub type Addresses = BTreeMap<ServiceName, Vec<SocketAddr>>;
+
+/// What is not in the configuration, but decides where requests go.
+#[derive(Debug, Clone, Copy)]
+pub struct Around<'a> {
+    /// See [`Limits`].
+    pub limits: Limits,
+    /// See [`Addresses`].
+    pub services: &'a Addresses,
+}
 
 /// A host and everything that decides what happens there.
 #[derive(Debug, PartialEq)]
@@ -128,11 +141,11 @@ impl Previous for () {
 }
 
 /// Joins a configuration.
-pub fn resolve(config: &Config, limits: Limits, previous: &impl Previous) -> Resolved {
+pub fn resolve(config: &Config, around: Around<'_>, previous: &impl Previous) -> Resolved {
     let mut problems = Vec::new();
     let routes = config.matched_routes().filter(|route| route.enabled);
     let (global, own): (Vec<_>, Vec<_>) = routes.partition(|route| route.scope == RouteScope::Global);
-    let globals = globals(config, &global, limits, previous.globals(), &mut problems);
+    let globals = globals(config, &global, around, previous.globals(), &mut problems);
     let mut own_of: HashMap<&str, Vec<&Arc<Route>>> = HashMap::new();
     for route in own {
         let hosts: BTreeSet<&str> = route.proxy_hostnames.iter().map(HostPattern::as_str).collect();
@@ -157,6 +170,8 @@ pub fn resolve(config: &Config, limits: Limits, previous: &impl Previous) -> Res
             && before.own.is_empty()
             && Arc::ptr_eq(&before.proxy, proxy)
             && Arc::ptr_eq(&before.globals.routes, &globals.routes)
+            // Its containers come and go.
+            && !matches!(proxy.target_url, super::Target::Service(_))
             && before.tokens == *tokens
             && before.tools == *tools
         {
@@ -164,7 +179,7 @@ pub fn resolve(config: &Config, limits: Limits, previous: &impl Previous) -> Res
             continue;
         }
         let known = before.map(|before| Known { table: before.routes.own(), routes: &before.own });
-        let mut own = compile(config, own, limits, known, &mut problems);
+        let mut own = compile(config, own, around, known, &mut problems);
         let builtin_mcp = builtin_mcp::of(proxy);
         let has_mcp = builtin_mcp.is_some();
         own.extend(builtin_mcp);
@@ -183,7 +198,7 @@ pub fn resolve(config: &Config, limits: Limits, previous: &impl Previous) -> Res
         };
         let own = in_order(routes.own(), own);
         let host = EffectiveHost {
-            destination: of_proxy(proxy, limits),
+            destination: of_host(config, proxy, around),
             proxy: Arc::clone(proxy),
             routes,
             own,
@@ -208,12 +223,12 @@ fn tools(config: &Config, proxy: &Proxy) -> Option<Arc<McpTools>> {
 fn globals(
     config: &Config,
     routes: &[&Arc<Route>],
-    limits: Limits,
+    around: Around<'_>,
     previous: Option<&Globals>,
     problems: &mut Vec<Problem>,
 ) -> Globals {
     let known = previous.map(|previous| Known { table: &previous.table, routes: &previous.routes });
-    let compiled = compile(config, routes, limits, known, problems);
+    let compiled = compile(config, routes, around, known, problems);
     let (table, effective): (Vec<_>, Vec<_>) = compiled.into_iter().unzip();
     let table = RouteTable::new(table);
     let routes = in_order(&table, effective).into();
@@ -251,7 +266,7 @@ impl Known<'_> {
 fn compile(
     config: &Config,
     routes: &[&Arc<Route>],
-    limits: Limits,
+    around: Around<'_>,
     known: Option<Known<'_>>,
     problems: &mut Vec<Problem>,
 ) -> Vec<(route::Route, EffectiveRoute)> {
@@ -260,7 +275,7 @@ fn compile(
         // Compiling expressions is what takes time here.
         match known.and_then(|known| known.matcher(one)).map_or_else(|| one.matcher(), Ok) {
             Ok(matcher) => {
-                let destination = of_route(config, one, limits);
+                let destination = of_route(config, one, around);
                 compiled.push((matcher, EffectiveRoute { route: Arc::clone(one), destination }));
             }
             Err(error) => problems.push(Problem::new(&super::Entity::key(&***one), &error)),
@@ -270,9 +285,55 @@ fn compile(
 }
 
 /// Where the requests of a host go that match no route.
+pub fn of_host(config: &Config, proxy: &Proxy, around: Around<'_>) -> Destination {
+    let super::Target::Service(name) = &proxy.target_url else { return of_proxy(proxy, around.limits) };
+    match of_service(config, name, around) {
+        Ok((urls, balancing)) => {
+            let upstreams = urls.iter().map(|url| upstream(url, Some(proxy))).collect();
+            let own = config.services.contains_key(name).then(|| proxy.balanced().balancing());
+            let target = target(upstreams, Some(proxy), around.limits);
+            Destination::Upstream(Arc::new(Target { balancing: own.unwrap_or(balancing), ..target }))
+        }
+        Err(why) => Destination::Unavailable(why),
+    }
+}
+
+/// Where a service is, and how requests are spread: over each of its ready containers, or over the URLs of an external
+/// one.
+fn of_service(
+    config: &Config,
+    name: &ServiceName,
+    around: Around<'_>,
+) -> Result<(Vec<UpstreamUrl>, Balancing), String> {
+    if let Some(external) = config.externals.get(name) {
+        let balanced = external.balanced();
+        return match external.routing_enabled {
+            true => Ok((balanced.upstreams(), balanced.balancing())),
+            false => Err(format!("service {name:?} is not open for routing")),
+        };
+    }
+    if !config.services.contains_key(name) {
+        return Err(format!("there is no service {name:?}"));
+    }
+    let addresses = around.services.get(name).map(Vec::as_slice).unwrap_or_default();
+    let urls = addresses.iter().filter_map(|at| format!("http://{at}").parse::<TargetUrl>().ok());
+    let urls: Vec<_> = urls.map(UpstreamUrl::from).collect();
+    // Containers are all the same.
+    let balancing = Balancing { policy: Policy::RoundRobin, observed: true, ..Balancing::default() };
+    if urls.is_empty() {
+        Err(format!("service {name:?} has no container that is ready"))
+    } else {
+        Ok((urls, balancing))
+    }
+}
+
+/// The same for a target that is no service: where those are is not in their documents.
 pub fn of_proxy(proxy: &Proxy, limits: Limits) -> Destination {
     match proxy.target_url {
         super::Target::Builtin(builtin) => Destination::Builtin(builtin),
+        super::Target::Service(ref name) => {
+            Destination::Unavailable(format!("its target is the service {name}"))
+        }
         super::Target::Url(_) => {
             let balanced = proxy.balanced();
             let upstreams = balanced.upstreams();
@@ -284,12 +345,8 @@ pub fn of_proxy(proxy: &Proxy, limits: Limits) -> Destination {
 }
 
 /// Where the requests of a route go.
-pub fn of_route(config: &Config, route: &Route, limits: Limits) -> Destination {
-    let plain = |url: TargetUrl| {
-        let mut target = target(vec![upstream(&url.into(), None)], None, limits);
-        target.preserve_host = false;
-        Destination::Upstream(Arc::new(target))
-    };
+pub fn of_route(config: &Config, route: &Route, around: Around<'_>) -> Destination {
+    let plain = |url: TargetUrl| without_host(&[url.into()], Balancing::default(), around);
     if config.closed.contains_key(&route.route_id) {
         return Destination::Unavailable(format!("the document of route {} can't be read", route.route_id));
     }
@@ -301,25 +358,28 @@ pub fn of_route(config: &Config, route: &Route, limits: Limits) -> Destination {
             Ok(url) => plain(url),
             Err(_) => Destination::Unavailable(format!("port {port} is no target")),
         },
-        Ok(RouteTarget::Service(name)) => match config.externals.get(&name) {
-            Some(service) if service.routing_enabled => of_service(service, limits),
-            Some(_) => Destination::Unavailable(format!("service {name:?} is not open for routing")),
-            None => Destination::Unavailable(format!("there is no service {name:?}")),
+        Ok(RouteTarget::Service(name)) => match of_service(config, &name, around) {
+            Ok((urls, balancing)) => without_host(&urls, balancing, around),
+            Err(why) => Destination::Unavailable(why),
         },
         Ok(RouteTarget::Host(host)) => match config.proxies.get(&host) {
-            Some(proxy) if proxy.enabled => of_proxy(proxy, limits),
+            Some(proxy) if proxy.enabled => of_host(config, proxy, around),
             Some(_) => Destination::Unavailable(format!("host {host} is disabled")),
             None => Destination::Unavailable(format!("there is no host {host}")),
         },
     }
 }
 
-/// Where the requests of routes to a service go.
-pub fn of_service(service: &External, limits: Limits) -> Destination {
+/// Where the requests of routes to an external service go.
+pub fn of_external(service: &External, around: Around<'_>) -> Destination {
     let balanced = service.balanced();
-    let upstreams = balanced.upstreams().iter().map(|one| upstream(one, None)).collect();
-    let target = target(upstreams, None, limits);
-    let balancing = balanced.balancing();
+    without_host(&balanced.upstreams(), balanced.balancing(), around)
+}
+
+/// What no host's document says anything about.
+fn without_host(urls: &[UpstreamUrl], balancing: Balancing, around: Around<'_>) -> Destination {
+    let upstreams = urls.iter().map(|url| upstream(url, None)).collect();
+    let target = target(upstreams, None, around.limits);
     Destination::Upstream(Arc::new(Target { balancing, preserve_host: false, ..target }))
 }
 
@@ -438,7 +498,8 @@ mod tests {
         let view = |documents, before: Option<&View>| {
             View::new(Revision { epoch: "e".into(), n: 1 }, documents, before)
         };
-        let limits = Limits::default();
+        let services = Addresses::new();
+        let limits = Around { limits: Limits::default(), services: &services };
         let first = view(documents(80, "/[a-z]"), None);
         let before = Before(resolve(&first.config, limits, &()));
         assert_eq!(first.config.problems, []);

@@ -505,18 +505,9 @@ impl Entity for Route {
             }
         }
         match self.target() {
-            Ok(RouteTarget::Service(name)) => match config.externals.get(&name) {
-                None => problems.push(FieldError::new(
-                    "target_value",
-                    name.as_str(),
-                    "there is no such service: expected the name of one that is registered",
-                )),
-                Some(external) if !external.routing_enabled => problems.push(FieldError::new(
-                    "target_value",
-                    name.as_str(),
-                    "this service is not open for routing: set its `routing_enabled`",
-                )),
-                Some(_) => keys.push(Key::new(Kind::External, name.as_str())),
+            Ok(RouteTarget::Service(name)) => match config.service_key(&name) {
+                Ok(key) => keys.push(key),
+                Err(detail) => problems.push(FieldError::new("target_value", name.as_str(), detail)),
             },
             Ok(RouteTarget::Host(host)) => {
                 if config.proxies.contains_key(&host) {

@@ -12,7 +12,9 @@ use super::logs::{LEVELS, check_levels};
 use super::system::ACCEPTED_STORE;
 use super::{Context, Control, Error, Managed};
 use crate::config::tools::McpTools;
-use crate::config::{self, Certificate, Config, External, FieldError, Proxy, Resource, Route, Token, field};
+use crate::config::{
+    self, Certificate, Config, External, FieldError, Port, Proxy, Resource, Route, Service, Token, field,
+};
 use crate::oauth::Keys;
 use crate::oauth::github::SealedApp;
 use crate::oauth::keys::SIGNING_KEY;
@@ -37,6 +39,12 @@ pub struct Bundle {
     /// The upstreams that are registered by name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub externals: Vec<Fields>,
+    /// What nodes run in containers, without the values of secret variables.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<Fields>,
+    /// The ports of machines that lead to them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Fields>,
     /// The registry of protected resources.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub resources: Vec<Fields>,
@@ -70,6 +78,8 @@ impl Bundle {
                 Kind::Route => &mut bundle.routes,
                 Kind::Certificate => &mut bundle.certificates,
                 Kind::External => &mut bundle.externals,
+                Kind::Service => &mut bundle.services,
+                Kind::Port => &mut bundle.ports,
                 Kind::Resource => &mut bundle.resources,
                 Kind::Token if tokens => &mut bundle.tokens,
                 // The pointer to the signing key is of no use without the key.
@@ -148,6 +158,8 @@ pub(super) async fn import(
     gather::<Route>("routes", &bundle.routes, &mut items, &mut problems);
     gather::<Certificate>("certificates", &bundle.certificates, &mut items, &mut problems);
     gather::<External>("externals", &bundle.externals, &mut items, &mut problems);
+    gather::<Service>("services", &bundle.services, &mut items, &mut problems);
+    gather::<Port>("ports", &bundle.ports, &mut items, &mut problems);
     gather::<Resource>("resources", &bundle.resources, &mut items, &mut problems);
     gather::<Token>("tokens", &bundle.tokens, &mut items, &mut problems);
     for (section, kind, all) in [
@@ -293,6 +305,16 @@ fn check_whole(
                 .and_then(|()| check_github_app(control, &config, id, &secrets)),
             Kind::Route => examine::<Route>(control, &config, id),
             Kind::External => examine::<External>(control, &config, id),
+            Kind::Service => examine::<Service>(control, &config, id),
+            Kind::Port => examine::<Port>(control, &config, id).and_then(|()| {
+                let open = config
+                    .ports
+                    .get(id)
+                    .is_none_or(|port| !port.require_token || secrets.contains_key(&port.secret_id()));
+                let detail =
+                    "has no token: expected its sealed token among the secrets, or no `require_token`";
+                if open { Ok(()) } else { Err(Error::invalid(FieldError::bare("require_token", detail))) }
+            }),
             Kind::Resource => examine::<Resource>(control, &config, id),
             Kind::Token => examine::<Token>(control, &config, id),
             Kind::Certificate => examine::<Certificate>(control, &config, id).and_then(|()| {

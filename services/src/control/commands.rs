@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Endpoint, Operation, Surface, register};
 
 /// What the words are about that only lead to commands.
-const ABOUT: [(&str, &str); 35] = [
+const ABOUT: [(&str, &str); 37] = [
     ("acme", "What certificate authorities meet with here"),
     ("admin", "Where the endpoints of the protocol are served"),
     ("auth", "Whether a proxy needs a token, and whose"),
@@ -36,12 +36,14 @@ const ABOUT: [(&str, &str); 35] = [
     ("oauth", "The authorization server: clients, tokens, sessions, events"),
     ("oauth-server", "What a proxy says of the authorization server"),
     ("policy", "What clients of the MCP server behind a proxy may do"),
+    ("port", "Ports of machines that lead to services"),
     ("proxy", "Public hosts and where their requests go"),
     ("resource", "Protected resources: what tokens are for"),
     ("route", "Paths that go elsewhere than their host"),
     ("routes", "Which routes a proxy takes"),
     ("rule", "Who may call what of the MCP server behind a proxy"),
-    ("service", "Upstreams that routes can name"),
+    ("secret", "Variables of a service whose values nobody sees"),
+    ("service", "What hosts and routes can name: containers, and upstreams elsewhere"),
     ("session", "Browsers of people who have signed in"),
     ("system", "Health, facts, and the configuration as a whole"),
     ("token", "Named tokens for services"),

@@ -70,6 +70,15 @@ pub enum Error {
          to serve what it holds now, or restore what it held before"
     )]
     StoreReplaced,
+    /// This node has no Docker engine.
+    #[error("{0}")]
+    NoEngine(String),
+    /// The Docker engine does not answer.
+    #[error("{0}: nothing is known to have changed there, try again later")]
+    EngineAway(String),
+    /// The Docker engine, or what it runs, did not do what was asked for.
+    #[error("{0}")]
+    EngineFailed(String),
     /// The caller went away, or the node is shutting down.
     #[error("the operation was cancelled")]
     Cancelled,
@@ -109,7 +118,10 @@ impl Error {
             | Self::NotReady
             | Self::Draining
             | Self::StoreReplaced
+            | Self::NoEngine(_)
+            | Self::EngineAway(_)
             | Self::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
+            Self::EngineFailed(_) => StatusCode::BAD_GATEWAY,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -130,6 +142,9 @@ impl Error {
             Self::NotReady => "not_ready",
             Self::Draining => "draining",
             Self::StoreReplaced => "store_replaced",
+            Self::NoEngine(_) => "no_engine",
+            Self::EngineAway(_) => "engine_unavailable",
+            Self::EngineFailed(_) => "engine_failed",
             Self::Cancelled => "cancelled",
             Self::Internal(_) => "internal",
         }

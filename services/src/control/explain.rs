@@ -240,6 +240,7 @@ fn resolve(config: &Config, route: &Route) -> Result<String, String> {
         RouteTarget::Service(name) => match config.externals.get(&name) {
             Some(external) if external.routing_enabled => Ok(urls(&external.balanced())),
             Some(_) => Err(format!("the service {name} is not open for routing")),
+            None if config.services.contains_key(&name) => Ok(format!("service:{name}")),
             None => Err(format!("there is no service {name}")),
         },
         RouteTarget::Host(host) => match config.proxies.get(&host) {

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::operation::{create, delete, get, patch, put};
 use super::proxies::status;
 use super::{Access, Changes, Context, Control, Done, Endpoint, Error, New, Operation, Surface, Table};
-use crate::config::route::RouteTarget;
 use crate::config::{Config, External, ServiceName};
+use crate::store::{Expect, Key, Kind, Write};
 
 /// Adds the operations of external services.
 pub fn register(surface: &mut impl Surface) {
@@ -42,7 +42,10 @@ impl Operation for RegisterExternal {
     }
 
     async fn run(self, control: &Control, ctx: &Context) -> Result<External, Error> {
-        control.create(ctx, self.service.build()?, Vec::new()).await
+        let service: External = self.service.build()?;
+        // Both kinds of services share their names.
+        let other = Key::new(Kind::Service, service.service_name.as_str());
+        control.create(ctx, service, vec![Write::Check { key: other, expect: Expect::Absent }]).await
     }
 }
 
@@ -178,17 +181,10 @@ impl Operation for UnregisterExternal {
 
 fn forbid_while_used(service: &External, config: &Config) -> Result<(), Error> {
     let name = &service.service_name;
-    let users: Vec<_> = config
-        .routes
-        .values()
-        .filter(|route| matches!(route.target(), Ok(RouteTarget::Service(target)) if target == *name))
-        .map(|route| route.route_id.as_str())
-        .collect();
+    let users: Vec<_> = config.users_of(name).iter().map(ToString::to_string).collect();
     if users.is_empty() {
         return Ok(());
     }
     let users = users.join(", ");
-    Err(Error::Conflict(format!(
-        "the service {name} is the target of {users}: delete or change these routes first"
-    )))
+    Err(Error::Conflict(format!("the service {name} is the target of {users}: delete or change them first")))
 }

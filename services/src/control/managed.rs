@@ -9,7 +9,8 @@ use jiff::Timestamp;
 
 use super::{Context, Control, Error};
 use crate::config::{
-    Builtin, Certificate, Config, Entity, External, FieldError, Proxy, Resource, Route, Target, Token,
+    Builtin, Certificate, Config, Entity, External, FieldError, Port, Proxy, Resource, Route, Service,
+    Target, Token,
 };
 use crate::store::{Expect, Key, Write};
 
@@ -323,8 +324,64 @@ impl Managed for External {
         owned(&config.externals)
     }
 
-    fn check(&self, _: &Control, _: &Config) -> Result<(), Error> {
-        forbid_operation("service_name", self.service_name.as_str(), &["formatted"])
+    fn check(&self, _: &Control, config: &Config) -> Result<(), Error> {
+        forbid_operation("service_name", self.service_name.as_str(), &["formatted"])?;
+        match config.services.get(&self.service_name) {
+            Some(_) => Err(shared_name("Docker service", self.service_name.as_str())),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Managed for Service {
+    fn find<'a>(config: &'a Config, id: &str) -> Option<&'a Self> {
+        among(&config.services, id)
+    }
+
+    fn all(config: &Config) -> Vec<Self> {
+        owned(&config.services)
+    }
+
+    fn check(&self, _: &Control, config: &Config) -> Result<(), Error> {
+        let taken = ["formatted", "external", "unified", "ports", "cleanup"];
+        forbid_operation("service_name", self.service_name.as_str(), &taken)?;
+        match config.externals.get(&self.service_name) {
+            Some(_) => Err(shared_name("external service", self.service_name.as_str())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Hosts and routes name both kinds of services, so that a name means one of them.
+fn shared_name(what: &str, name: &str) -> Error {
+    Error::Conflict(format!("there is already a {what} {name:?}: choose another name"))
+}
+
+impl Managed for Port {
+    fn find<'a>(config: &'a Config, id: &str) -> Option<&'a Self> {
+        among(&config.ports, id)
+    }
+
+    fn all(config: &Config) -> Vec<Self> {
+        owned(&config.ports)
+    }
+
+    fn check(&self, _: &Control, config: &Config) -> Result<(), Error> {
+        let same = |other: &&Arc<Self>| {
+            other.service_name == self.service_name
+                && other.port_name == self.port_name
+                && other.id() != self.id()
+        };
+        match config.ports.values().find(same) {
+            // Where one moves to another number, it is still there under the one before.
+            Some(other) if other.created_at != self.created_at => Err(Error::Conflict(format!(
+                "{} has a port {} already: {}",
+                self.service_name,
+                self.port_name,
+                other.id()
+            ))),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -19,6 +19,8 @@ pub mod mcp_tools;
 #[cfg(feature = "oauth")]
 pub mod oauth;
 pub mod operation;
+#[cfg(feature = "docker")]
+pub mod ports;
 pub mod probes;
 pub mod proxies;
 pub mod proxy_auth;
@@ -34,6 +36,8 @@ pub mod route_auth;
 pub mod routes;
 pub mod schema;
 pub mod secret;
+#[cfg(feature = "docker")]
+pub mod services;
 pub mod setup;
 pub mod system;
 #[cfg(test)]
@@ -99,6 +103,9 @@ pub struct Control {
     pub(crate) draining: CancellationToken,
     #[cfg(feature = "oauth")]
     oauth: Option<Arc<crate::oauth::AuthorizationServer>>,
+    /// None where there is no engine.
+    #[cfg(feature = "docker")]
+    docker: Option<crate::docker::Docker>,
     /// None where nothing is called.
     pub(crate) probes: Option<probes::Probes>,
     started: Timestamp,
@@ -190,6 +197,8 @@ impl Control {
             draining,
             #[cfg(feature = "oauth")]
             oauth: None,
+            #[cfg(feature = "docker")]
+            docker: None,
             probes: None,
             started,
             calls,
@@ -372,6 +381,10 @@ pub fn register(surface: &mut impl Surface) {
     route_auth::register(surface);
     certificates::register(surface);
     externals::register(surface);
+    #[cfg(feature = "docker")]
+    services::register(surface);
+    #[cfg(feature = "docker")]
+    ports::register(surface);
     upstreams::register(surface);
     resources::register(surface);
     resource_tokens::register(surface);

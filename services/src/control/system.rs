@@ -295,6 +295,7 @@ impl Operation for SystemStats {
             ("routes", config.routes.len()),
             ("certificates", config.certificates.len()),
             ("externals", config.externals.len()),
+            ("services", config.services.len()),
             ("resources", config.resources.len()),
             ("tokens", config.tokens.len()),
             ("problems", config.problems.len()),

@@ -13,11 +13,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::certificates::delete_steps;
-use super::managed::remove;
+use super::managed::{remove, replace};
 use super::operation::{create, delete, get, post};
 use super::setup::SETUP;
 use super::{Access, Caller, Context, Control, Done, Endpoint, Error, Operation, Secret, Surface, Table};
-use crate::config::{Builtin, Config, Entity, FieldError, Scope, Target, Token, TokenName};
+use crate::config::{Builtin, Config, Entity, FieldError, Scope, Service, Target, Token, TokenName};
 use crate::store::{Key, Write};
 
 const DAY: u64 = 86_400;
@@ -537,6 +537,11 @@ fn belongings(config: &Config, subject: &str) -> Vec<(Key, Vec<Write>)> {
     found.extend(of(config.resources.values(), subject).map(|one| (one.key(), vec![remove(one)])));
     found.extend(of(config.proxies.values(), subject).map(|one| (one.key(), vec![remove(one)])));
     found.extend(of(config.externals.values(), subject).map(|one| (one.key(), vec![remove(one)])));
+    // Whoever runs its containers removes them, and then the document.
+    found.extend(
+        of(config.services.values(), subject)
+            .map(|one| (one.key(), vec![replace(&Service { deleting: true, ..one.clone() })])),
+    );
     found.extend(of(config.certificates.values(), subject).map(|one| (one.key(), delete_steps(one).into())));
     found
 }

@@ -10,6 +10,7 @@ use super::operation::get;
 use super::probes::Probes;
 use super::{Access, Context, Control, Endpoint, Error, Operation, Surface, Table};
 use crate::config::Config;
+use crate::config::resolve::Addresses;
 use crate::upstreams::{Upstream, list};
 
 /// Adds the operations of upstreams.
@@ -90,6 +91,16 @@ impl Control {
             Some(view) => Arc::clone(&view.config),
             None => self.config().await?,
         };
-        Ok(list(&config, self.probes.as_ref().map(Probes::client)))
+        Ok(list(&config, &self.containers(), self.probes.as_ref().map(Probes::client)))
+    }
+
+    /// Where the containers of this node's services are.
+    fn containers(&self) -> Addresses {
+        #[cfg(feature = "docker")]
+        if let Some(docker) = &self.docker {
+            let all = docker.board.all();
+            return all.iter().map(|(name, known)| (name.clone(), known.addresses.clone())).collect();
+        }
+        Addresses::new()
     }
 }

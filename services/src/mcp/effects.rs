@@ -20,9 +20,10 @@ pub(super) enum Effect {
 }
 
 /// Verbs, and what they do. A new one has to be put here.
-const VERBS: [(&str, Effect); 34] = [
+const VERBS: [(&str, Effect); 40] = [
     ("explain", Effect::Looks),
     ("validate", Effect::Looks),
+    ("check", Effect::Looks),
     ("add", Effect::Adds),
     ("auto", Effect::Adds),
     ("create", Effect::Adds),
@@ -30,6 +31,7 @@ const VERBS: [(&str, Effect); 34] = [
     ("generate", Effect::Adds),
     ("oauth", Effect::Adds),
     ("register", Effect::Adds),
+    ("rebuild", Effect::Changes),
     ("renew", Effect::Adds),
     ("reset", Effect::Adds),
     ("use", Effect::Adds),
@@ -39,10 +41,14 @@ const VERBS: [(&str, Effect); 34] = [
     ("convert", Effect::Changes),
     ("disable", Effect::Changes),
     ("enable", Effect::Changes),
+    ("restart", Effect::Changes),
     ("set", Effect::Changes),
+    ("start", Effect::Changes),
+    ("stop", Effect::Changes),
     ("update", Effect::Changes),
     ("upload", Effect::Changes),
     ("accept", Effect::TakesAway),
+    ("cleanup", Effect::TakesAway),
     ("clear", Effect::TakesAway),
     ("delete", Effect::TakesAway),
     ("end", Effect::TakesAway),

@@ -18,8 +18,7 @@ use crate::config::field;
 use crate::control::{Access, Caller, Context, Control, Error, Operation, Surface, register};
 
 /// Operations that users know by another name as tools.
-const NAMES: [(&str, &str); 3] =
-    [("health", "health_check"), ("search_logs", "get_logs"), ("list_external_services", "list_services")];
+const NAMES: [(&str, &str); 2] = [("health", "health_check"), ("search_logs", "get_logs")];
 
 /// What stands on the first page: clients that never ask for another one can run a gateway with it.
 const FIRST: [&str; 24] = [

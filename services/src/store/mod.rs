@@ -62,6 +62,10 @@ pub enum Kind {
     Certificate,
     /// An upstream registered by name.
     External,
+    /// Containers that a node runs.
+    Service,
+    /// A port of the machine that leads to containers.
+    Port,
     /// A protected resource of the registry.
     Resource,
     /// What is known of a named token: never the token.
@@ -78,11 +82,13 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in a fixed order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Proxy,
         Self::Route,
         Self::Certificate,
         Self::External,
+        Self::Service,
+        Self::Port,
         Self::Resource,
         Self::Token,
         Self::Client,
@@ -98,6 +104,8 @@ impl Kind {
             Self::Route => "route",
             Self::Certificate => "certificate",
             Self::External => "external",
+            Self::Service => "service",
+            Self::Port => "port",
             Self::Resource => "resource",
             Self::Token => "token",
             Self::Client => "client",

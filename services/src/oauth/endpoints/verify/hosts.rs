@@ -29,7 +29,7 @@ use super::original::Stated;
 use crate::config::access::{Access, Site, access, switched_off};
 use crate::config::auth::{RouteAuth, RouteAuthType};
 use crate::config::origins::origins;
-use crate::config::resolve::{EffectiveHost, Globals, Previous, resolve};
+use crate::config::resolve::{Addresses, Around, EffectiveHost, Globals, Previous, resolve};
 use crate::config::{Config, HostPattern, Proxy};
 use crate::oauth::server::scope::Scopes;
 use crate::oauth::{AuthorizationServer, Judge};
@@ -185,7 +185,8 @@ impl Hosts {
 impl Known {
     fn read(config: Arc<Config>, before: Option<&Self>) -> Self {
         // Where requests go and how long they take is the other proxy's business.
-        let resolved = resolve(&config, Timeouts::default(), &Before(before));
+        let (limits, services) = (Timeouts::default(), Addresses::new());
+        let resolved = resolve(&config, Around { limits, services: &services }, &Before(before));
         let hosts =
             resolved.hosts.into_iter().map(|host| (host.proxy.proxy_hostname.clone(), host)).collect();
         Self { config, hosts, ready: Mutex::default() }

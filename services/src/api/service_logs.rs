@@ -1,0 +1,135 @@
+//! Following what the containers of a service write, as server-sent events.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use futures_util::{Stream, StreamExt};
+use http::header::CACHE_CONTROL;
+use http::{HeaderName, HeaderValue, StatusCode};
+use schemars::SchemaGenerator;
+use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
+
+use super::input::{context, query};
+use super::openapi::{parameter, security};
+use super::problem::Problem;
+use crate::config::{FieldError, ServiceName, field};
+use crate::control::schema::{self, Field};
+use crate::control::services::{LogsWanted, follow_logs, log_line};
+use crate::control::{Access, Caller, Control, Error};
+use crate::logs::now;
+
+/// Where it answers.
+pub const PATH: &str = "/services/{service_name}/logs/follow";
+
+/// So many followers at once: each one holds a connection to the engine.
+const FOLLOWERS: usize = 50;
+
+/// How often a comment shows that the connection lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Follows the logs of a service, for admins. The stream ends when the container does, or the caller's token.
+pub(super) fn follow(control: Arc<Control>) -> MethodRouter {
+    let fields: Arc<[Field]> = schema::fields_of::<LogsWanted>().into();
+    let places = Arc::new(Semaphore::new(FOLLOWERS));
+    get(move |request: Request| {
+        let (control, fields, places) = (control.clone(), fields.clone(), places.clone());
+        async move {
+            match open(&control, &fields, places, request).await {
+                Ok(response) => response,
+                Err(problem) => problem.into_response(),
+            }
+        }
+    })
+}
+
+/// What it takes and gives, for OpenAPI.
+pub(super) fn describe(generator: &mut SchemaGenerator) -> Value {
+    let mut schema = <LogsWanted as schemars::JsonSchema>::json_schema(generator);
+    let fields = schema.get_mut("properties").map(Value::take).unwrap_or_default();
+    let name = <ServiceName as schemars::JsonSchema>::json_schema(generator).to_value();
+    let mut parameters = vec![parameter("path", "service_name", name, true)];
+    let fields = fields.as_object().cloned().unwrap_or_default();
+    parameters.extend(fields.into_iter().map(|(name, schema)| parameter("query", &name, schema, false)));
+    json!({
+        "operationId": "follow_service_logs",
+        "summary": "Follow what a Docker service writes",
+        "description": "Follow what the containers of a Docker service write, as server-sent events: the `data` of each is \
+                        a line. Needs the scope `admin`.\n\nOn the command line: `portcullis service logs NAME --follow`",
+        "tags": ["service"],
+        "parameters": parameters,
+        "responses": {
+            "200": {
+                "description": "Events until the container ends, the caller leaves, or its token ends",
+                "content": { "text/event-stream": { "schema": { "type": "string" } } },
+            },
+            "default": { "$ref": "#/components/responses/Problem" },
+        },
+        "security": security(Access::Admin),
+    })
+}
+
+async fn open(
+    control: &Arc<Control>,
+    fields: &[Field],
+    places: Arc<Semaphore>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, _) = request.into_parts();
+    let ctx = context(&parts)?;
+    ctx.caller.check(Access::Admin)?;
+    let path = parts.uri.path().trim_end_matches('/');
+    let name = path.strip_suffix("/logs/follow").and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+    let name: ServiceName = name.parse().map_err(|error: crate::config::names::Expected| {
+        Error::invalid(FieldError::new("service_name", name, error.to_string()))
+    })?;
+    let mut input = Map::new();
+    for (name, texts) in query(parts.uri.query().unwrap_or_default())? {
+        let kind =
+            fields.iter().find(|field| field.name == name).map_or(schema::Kind::Text, |field| field.kind);
+        let value = schema::read_given(kind, &texts)
+            .map_err(|detail| Error::invalid(FieldError::bare(name.as_str(), detail)))?;
+        input.insert(name, value);
+    }
+    let wanted: LogsWanted = field::read(&Value::Object(input)).map_err(Error::invalid)?;
+    let place = places.try_acquire_owned().map_err(|_| {
+        Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too_many_followers",
+            "too many follow the logs of services: try again later",
+        )
+    })?;
+    let lines = follow_logs(control, &name, &wanted).await?;
+    let events = lines.map(move |line| {
+        // Held as long as somebody follows.
+        let _ = &place;
+        Ok::<_, Infallible>(match line {
+            // A carriage return would end the field, and then the event.
+            Ok(line) => Event::default().data(log_line(line).trim_end_matches('\n').replace('\r', "")),
+            Err(error) => Event::default().event("error").data(error.to_string()),
+        })
+    });
+    Ok(match &ctx.caller {
+        Caller::Principal(principal) if principal.expires_at > 0 => {
+            let left = Duration::from_secs(principal.expires_at).saturating_sub(Duration::from_millis(now()));
+            answer(events.take_until(Box::pin(tokio::time::sleep(left))))
+        }
+        Caller::Principal(_) | Caller::Local | Caller::Anonymous => answer(events),
+    })
+}
+
+fn answer(events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static) -> Response {
+    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
+    let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Other proxies between us and the reader must not gather events.
+    response
+        .headers_mut()
+        .insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response
+}

@@ -1,0 +1,104 @@
+//! Services in containers: what documents want is made so on this node's engine, again and again.
+//!
+//! [`plan`] decides from what is there, [`spec`] says what a container may be, [`reconcile`] does it. What is known of
+//! each service is in [`state`], and where its ready containers are in [`addresses`]. Nothing on the request path comes
+//! by here.
+
+pub mod addresses;
+mod context;
+pub mod engine;
+pub mod images;
+mod observe;
+mod plan;
+pub mod policy;
+pub mod ports;
+pub mod reconcile;
+pub mod spec;
+pub mod state;
+
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, Notify};
+
+pub use addresses::Switchboard;
+pub use engine::{Connection, Engine};
+pub use policy::Policy;
+pub use ports::PortBoard;
+pub use reconcile::Reconciler;
+pub use state::{Board, Known, Status};
+
+use crate::config::{NodeName, Service};
+
+/// Whose containers these are: what two deployments or nodes run on one engine does not mix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The issuer of the deployment.
+    pub deployment: String,
+    /// The node.
+    pub node: NodeName,
+}
+
+/// What operations use of the engine. A clone is a reference count.
+#[derive(Debug, Clone)]
+pub struct Docker {
+    pub(crate) engine: Engine,
+    pub(crate) owner: Owner,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) board: Board,
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) ports: PortBoard,
+    /// Engines make two networks of one name when two ask at the same time.
+    networks: Arc<Mutex<()>>,
+}
+
+impl Docker {
+    /// The engine of a node.
+    pub fn new(engine: Engine, owner: Owner, policy: Policy) -> Self {
+        Self {
+            engine,
+            owner,
+            policy: Arc::new(policy),
+            board: Board::default(),
+            wake: Arc::default(),
+            ports: PortBoard::default(),
+            networks: Arc::default(),
+        }
+    }
+
+    /// The node whose engine it is.
+    pub const fn node(&self) -> &NodeName {
+        &self.owner.node
+    }
+
+    /// How the ports that are published here do.
+    pub const fn ports(&self) -> &PortBoard {
+        &self.ports
+    }
+
+    /// Makes the networks of a service where there are none.
+    pub(crate) async fn ensure_networks(&self, service: &Service) -> engine::Result<()> {
+        let _one_at_a_time = self.networks.lock().await;
+        for network in spec::networks(service, &self.policy) {
+            self.engine.ensure_network(&network, &self.owner).await?;
+        }
+        Ok(())
+    }
+
+    /// What is known of the services.
+    pub const fn board(&self) -> &Board {
+        &self.board
+    }
+}
+
+/// Whether somebody listens there.
+pub(crate) async fn accepts(address: std::net::SocketAddr) -> bool {
+    observe::accepts(address).await
+}
+
+/// The containers of this node: id, service and state.
+pub(crate) async fn containers(
+    docker: &Docker,
+) -> engine::Result<Vec<(String, crate::config::ServiceName, String)>> {
+    let found = observe::containers(&docker.engine, &docker.owner).await?;
+    Ok(found.into_iter().map(|one| (one.id, one.service, one.state)).collect())
+}
