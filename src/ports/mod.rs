@@ -119,7 +119,9 @@ impl Ports {
 
     fn is_ours(&self, config: &Config, port: &Port) -> bool {
         let service = config.services.get(&port.service_name);
-        service.is_some_and(|service| !service.deleting && service.node.as_ref() == Some(&self.node))
+        service.is_some_and(|service| {
+            !service.deleting && service.node.as_ref().is_none_or(|node| *node == self.node)
+        })
     }
 
     fn want(&self, port: &Arc<Port>, addresses: &Addresses) -> Wanted {

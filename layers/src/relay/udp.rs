@@ -65,6 +65,8 @@ impl UdpRelay {
     pub async fn run(mut self, stop: CancellationToken) {
         let begun = Instant::now();
         let mut datagram = vec![0; LONGEST];
+        // One for all clients: thousands of the longest datagrams would be a lot of memory.
+        let room: Arc<Mutex<Box<[u8]>>> = Arc::new(Mutex::new(vec![0; LONGEST].into()));
         let mut answers = JoinSet::new();
         loop {
             let received = tokio::select! {
@@ -92,6 +94,7 @@ impl UdpRelay {
                         to: from,
                         begun,
                         socket: Arc::clone(&self.socket),
+                        room: Arc::clone(&room),
                         clients: Arc::clone(&self.clients),
                         networks: self.networks.clone(),
                         idle: self.settings.idle,
@@ -156,6 +159,7 @@ struct Answers {
     to: SocketAddr,
     begun: Instant,
     socket: Arc<UdpSocket>,
+    room: Arc<Mutex<Box<[u8]>>>,
     clients: Arc<Mutex<HashMap<SocketAddr, Client>>>,
     networks: watch::Receiver<Networks>,
     idle: Duration,
@@ -165,16 +169,15 @@ struct Answers {
 impl Answers {
     /// Until nothing has moved for a while.
     async fn run(self) {
-        let mut datagram = vec![0; LONGEST];
         let mut moved = Instant::now();
         loop {
             let heard = self.begun + Duration::from_millis(self.client.heard.load(Ordering::Relaxed));
             let end = moved.max(heard) + self.idle;
-            match timeout_at(end, self.client.towards.recv(&mut datagram)).await {
-                Ok(Ok(length)) if admits(&self.networks.borrow(), self.to.ip()) => {
+            match timeout_at(end, self.receive()).await {
+                Ok(Ok(datagram)) if admits(&self.networks.borrow(), self.to.ip()) => {
                     moved = Instant::now();
-                    self.open.0.sent.fetch_add(length as u64, Ordering::Relaxed);
-                    if let Err(error) = self.socket.send_to(&datagram[..length], self.to).await {
+                    self.open.0.sent.fetch_add(datagram.len() as u64, Ordering::Relaxed);
+                    if let Err(error) = self.socket.send_to(&datagram, self.to).await {
                         trace!(to = %self.to, %error, "an answer was lost");
                     }
                 }
@@ -192,6 +195,19 @@ impl Answers {
         // Another one may have taken its place, towards another destination.
         if clients.get(&self.to).is_some_and(|client| Arc::ptr_eq(&client.towards, &self.client.towards)) {
             clients.remove(&self.to);
+        }
+    }
+
+    /// The next answer.
+    async fn receive(&self) -> io::Result<Vec<u8>> {
+        loop {
+            self.client.towards.readable().await?;
+            let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+            match self.client.towards.try_recv(&mut room) {
+                Ok(length) => return Ok(room[..length].to_vec()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 

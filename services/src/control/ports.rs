@@ -67,8 +67,9 @@ impl Control {
 
     /// Whether this node runs a service.
     fn has_service(&self, config: &Config, name: &ServiceName) -> bool {
-        let here = self.docker.as_ref().map(|docker| &docker.owner.node);
-        here.is_some() && config.services.get(name).is_some_and(|service| service.node.as_ref() == here)
+        let Some(docker) = &self.docker else { return false };
+        let service = config.services.get(name);
+        service.is_some_and(|service| service.node.as_ref().is_none_or(|node| *node == docker.owner.node))
     }
 
     /// The port that the containers of a service listen on.
