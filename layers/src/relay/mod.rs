@@ -79,7 +79,7 @@ impl Default for Settings {
             connect: Duration::from_secs(3),
             patience: Duration::from_secs(10),
             idle: Duration::from_secs(60),
-            max_clients: 4096,
+            max_clients: 256,
         }
     }
 }

@@ -129,7 +129,8 @@ impl UdpRelay {
             self.counters.failed.fetch_add(1, Ordering::Relaxed);
             return Err(io::ErrorKind::NotConnected.into());
         };
-        if self.clients().len() >= self.settings.max_clients {
+        let known = self.clients().contains_key(&from);
+        if !known && self.clients().len() >= self.settings.max_clients {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             return Err(io::Error::other("there are too many clients"));
         }

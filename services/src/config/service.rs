@@ -71,7 +71,7 @@ pub struct Service {
     /// The most memory of a container, e.g. `512m` or `2g`.
     #[serde(default = "memory")]
     pub memory_limit: String,
-    /// The most processors of a container: more than 0, up to 32.
+    /// The most processors of a container: 0.01 to 32.
     #[serde(default = "one")]
     pub cpu_limit: f64,
     /// Whether a container that ends is started again.

@@ -133,7 +133,9 @@ impl Operation for UpdateService {
     async fn run(self, control: &Control, ctx: &Context) -> Result<ServiceInfo, Error> {
         change(control, ctx, &self.service_name, |service| {
             let mut next = self.changes.apply(&service)?;
-            if next.dockerfile_path.is_some() && next.build_revision.is_none() {
+            let other = (&next.dockerfile_path, &next.build_context, &next.build_args)
+                != (&service.dockerfile_path, &service.build_context, &service.build_args);
+            if next.dockerfile_path.is_some() && (other || next.build_revision.is_none()) {
                 next.build_revision = Some(create::revision());
             }
             Ok(next)
@@ -266,7 +268,10 @@ async fn change(
             return Err(Error::Conflict(format!("the service {name} is being deleted")));
         }
         let next = next(service)?;
-        admit(docker, &next)?;
+        // What policy allows no more may end.
+        if next.desired_state == Desired::Running {
+            admit(docker, &next)?;
+        }
         Ok(next)
     });
     let service = edited.await?;

@@ -133,6 +133,7 @@ impl Reconciler {
     ) {
         let mut served = self.switchboard.on_served();
         let mut events: Option<Events> = None;
+        let mut listened_at: Option<Instant> = None;
         let mut wake_at = Instant::now();
         loop {
             let woken = Arc::clone(&self.docker.wake);
@@ -159,7 +160,12 @@ impl Reconciler {
             // What a replaced store wants is nobody's wish yet.
             let acts = applied.borrow_and_update().replaced.is_none();
             wake_at = self.pass(&view, acts).await;
-            if events.is_none() && !self.was_away {
+            // An engine that refuses to tell is not asked without a pause.
+            let pause = listened_at.map_or(Duration::ZERO, |at| AWAY.saturating_sub(at.elapsed()));
+            if events.is_none() && !pause.is_zero() {
+                wake_at = wake_at.min(Instant::now() + pause);
+            } else if events.is_none() && !self.was_away {
+                listened_at = Some(Instant::now());
                 events = self
                     .docker
                     .engine
@@ -225,6 +231,8 @@ impl Reconciler {
             let mine: Vec<&Container> = found.iter().filter(|one| one.service == *name).collect();
             let spec = match spec::fingerprint(service, &self.docker.policy) {
                 Ok(spec) => spec,
+                // What policy allows no more may end: whatever runs is none of what is wanted.
+                Err(_) if service.deleting || service.desired_state == Desired::Stopped => String::new(),
                 // What runs goes on; the document asks for what is not allowed any more.
                 Err(refusal) => {
                     let reason = refusal.to_string();

@@ -93,8 +93,8 @@ pub(super) fn problems(service: &Service) -> Vec<FieldError> {
         let detail = "expected a size of at least 6m, e.g. `512m` or `2g`";
         wrong.push(FieldError::new("memory_limit", service.memory_limit.as_str(), detail));
     }
-    if !(service.cpu_limit > 0.0 && service.cpu_limit <= 32.0) {
-        wrong.push(FieldError::new("cpu_limit", service.cpu_limit, "expected a number above 0, up to 32"));
+    if !(service.cpu_limit >= 0.01 && service.cpu_limit <= 32.0) {
+        wrong.push(FieldError::new("cpu_limit", service.cpu_limit, "expected 0.01 to 32"));
     }
     if !(1..=32).contains(&service.replicas) {
         wrong.push(FieldError::new("replicas", service.replicas, "expected 1 to 32"));
@@ -219,6 +219,7 @@ mod tests {
             (json!({ "environment": { "A=B": "" } }), "environment.A=B"),
             (json!({ "memory_limit": "1m" }), "memory_limit"),
             (json!({ "cpu_limit": 33 }), "cpu_limit"),
+            (json!({ "cpu_limit": 1e-10 }), "cpu_limit"),
             (json!({ "replicas": 0 }), "replicas"),
             (json!({ "volumes": ["x"] }), "volumes[0]"),
             (json!({ "networks": ["a b"] }), "networks[0]"),
