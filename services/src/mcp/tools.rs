@@ -44,8 +44,6 @@ const FIRST: [&str; 24] = [
     "explain_route",
     "create_certificate",
     "certificate_status",
-    "log_errors",
-    "log_stats",
 ];
 
 /// How many tools stand on one page of the list: clients give it little time.
