@@ -1,6 +1,6 @@
 //! Services in containers: what documents want is made so on this node's engine, again and again.
 //!
-//! [`plan`] decides from what is there, [`spec`] says what a container may be, [`reconcile`] does it. What is known of
+//! `plan` decides from what is there, [`spec`] says what a container may be, [`reconcile`] does it. What is known of
 //! each service is in [`state`], and where its ready containers are in [`addresses`]. Nothing on the request path comes
 //! by here.
 

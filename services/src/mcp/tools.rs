@@ -21,7 +21,7 @@ use crate::control::{Access, Caller, Context, Control, Error, Operation, Surface
 const NAMES: [(&str, &str); 2] = [("health", "health_check"), ("search_logs", "get_logs")];
 
 /// What stands on the first page: clients that never ask for another one can run a gateway with it.
-const FIRST: [&str; 24] = [
+const FIRST: [&str; 22] = [
     Echo::NAME,
     RunCommand::NAME,
     "health_check",
