@@ -156,6 +156,20 @@ impl Health {
         until != 0 && now() < until
     }
 
+    /// Takes note that a request goes there. Where connecting failed, it is the only one for a while: an upstream that
+    /// answers to nothing costs each of them the time that connecting may take.
+    pub(super) fn picked(&self) {
+        let until = self.avoid_until.load(Ordering::Relaxed);
+        if until != 0 {
+            let now = self.now();
+            if until <= now {
+                let next = now + millis(AVOID);
+                let _lost =
+                    self.avoid_until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Whether connecting has failed, and has not worked since.
     pub(super) fn is_unreachable(&self) -> bool {
         self.avoid_until.load(Ordering::Relaxed) != 0
@@ -178,6 +192,10 @@ impl Health {
     pub(super) fn answered(&self) {
         if self.in_row.load(Ordering::Relaxed) != 0 {
             self.in_row.store(0, Ordering::Relaxed);
+        }
+        // By a connection that had stood all the time.
+        if self.is_unreachable() {
+            self.connected();
         }
     }
 

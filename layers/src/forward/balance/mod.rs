@@ -160,6 +160,7 @@ impl Balance {
         if !matches!((policy, key), (Policy::Failover, _) | (Policy::Hash(_), Some(_))) {
             self.turns.take(index, weight(&self.members[index]), middle);
         }
+        self.members[index].endpoint.health.picked();
         if tried.is_empty() {
             self.note_all_bad(rank == BAD);
         }
@@ -219,6 +220,11 @@ impl Balance {
         }
     }
 
+    fn has_other(&self, tried: &[usize]) -> bool {
+        let mut members = self.members.iter().enumerate();
+        members.any(|(index, member)| member.weight > 0.0 && !tried.contains(&index))
+    }
+
     /// The upstream to send a request to once more, after as many as were tried, the last one with them.
     pub(super) fn elsewhere(
         &self,
@@ -236,15 +242,18 @@ impl Balance {
         if tried.len() > most {
             return None;
         }
-        let next = self.pick(balancing, key, tried)?;
-        let counters = client.retries();
-        if self.budget.withdraw(self.epoch.elapsed().as_secs(), retries) {
-            counters.sent.fetch_add(1, Ordering::Relaxed);
-            Some(next)
-        } else {
-            counters.refused.fetch_add(1, Ordering::Relaxed);
-            None
+        if !self.has_other(tried) {
+            return None;
         }
+        // Before one is chosen: whose turn it is and who is tried again is only for those who go.
+        let counters = client.retries();
+        if !self.budget.withdraw(self.epoch.elapsed().as_secs(), retries) {
+            counters.refused.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        let next = self.pick(balancing, key, tried)?;
+        counters.sent.fetch_add(1, Ordering::Relaxed);
+        Some(next)
     }
 }
 

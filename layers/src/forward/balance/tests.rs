@@ -87,8 +87,21 @@ async fn a_list_is_asked_from_its_begin_and_a_weight_of_0_takes_nothing() {
     site.endpoints[2].health.avoid();
     assert_eq!(site.shares(10), [0, 10, 0], "neither could, so the order counts");
     tokio::time::advance(Duration::from_secs(6)).await;
-    assert_eq!(site.shares(10), [0, 10, 0]);
+    assert_eq!(site.shares(10), [0, 9, 1], "each is tried once, then the order counts");
     assert_eq!(Site::new(&[3, 0, 1], round_robin()).shares(40), [30, 0, 10]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_request_at_a_time_tries_whom_nobody_could_connect_to() {
+    let site = Site::new(&[1, 1, 1], round_robin());
+    site.endpoints[0].health.avoid();
+    assert_eq!(site.shares(30), [0, 15, 15]);
+    for _ in 0..3 {
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert_eq!(site.shares(30)[0], 1);
+    }
+    site.endpoints[0].health.connected();
+    assert!(site.shares(30)[0] >= 10);
 }
 
 #[tokio::test(start_paused = true)]
