@@ -35,6 +35,7 @@
 //! # }
 //! ```
 
+mod counted;
 mod destinations;
 mod udp;
 
@@ -48,11 +49,13 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tower_service::Service;
 
 use crate::accept::Accepted;
 use crate::drain::Drain;
+
+use counted::Counted;
 
 pub use destinations::{Addresses, Destinations};
 pub use udp::UdpRelay;
@@ -166,21 +169,18 @@ impl Relay {
             found = connect(&destinations, settings) => found,
             () = drain.stopping().cancelled() => return Ok(()),
         };
-        let mut destination = found.inspect_err(|_| {
+        let destination = found.inspect_err(|_| {
             counters.failed.fetch_add(1, Ordering::Relaxed);
         })?;
+        let mut destination = Counted::new(destination, Arc::clone(&counters));
         let _open = Open::new(&counters);
         let copied = tokio::select! {
             copied = copy_bidirectional(&mut connection.io, &mut destination) => copied,
             () = drain.killed().cancelled() => return Ok(()),
         };
-        match copied {
-            Ok((up, down)) => {
-                counters.received.fetch_add(up, Ordering::Relaxed);
-                counters.sent.fetch_add(down, Ordering::Relaxed);
-            }
-            // How connections end: a reset, most of the time.
-            Err(error) => tracing::trace!(%error, "a relayed connection broke"),
+        // How connections end: a reset, most of the time.
+        if let Err(error) = copied {
+            tracing::trace!(%error, "a relayed connection broke");
         }
         Ok(())
     }
@@ -211,7 +211,8 @@ async fn connect(destinations: &Destinations, settings: Settings) -> Result<TcpS
     loop {
         let addresses = changes.look();
         for address in addresses {
-            let connected = timeout(settings.connect, TcpStream::connect(address)).await;
+            let until = end.min(Instant::now() + settings.connect);
+            let connected = timeout_at(until, TcpStream::connect(address)).await;
             let source = match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(stream) => {
                     // Small answers must not wait; a stream that can't be told so works all the same.
@@ -221,6 +222,9 @@ async fn connect(destinations: &Destinations, settings: Settings) -> Result<TcpS
                 Err(source) => source,
             };
             failure = RelayError::Unreachable { address, source };
+            if Instant::now() >= end {
+                return Err(failure);
+            }
         }
         let again = Instant::now() + AGAIN;
         if again >= end {

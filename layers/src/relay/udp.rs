@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,16 +31,22 @@ pub struct UdpRelay {
     networks: watch::Receiver<Networks>,
     settings: Settings,
     counters: Arc<Counters>,
-    clients: Arc<Mutex<HashMap<SocketAddr, Client>>>,
+    clients: Arc<Mutex<HashMap<SocketAddr, Arc<Client>>>>,
 }
 
 /// Somebody who sends datagrams.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Client {
-    towards: Arc<UdpSocket>,
+    towards: UdpSocket,
     destination: SocketAddr,
     /// Milliseconds after the beginning of the relay.
-    heard: Arc<AtomicU64>,
+    heard: AtomicU64,
+    /// Whether it was ever answered.
+    answered: AtomicBool,
+    /// Whether it went on after an answer: then its address is its own. Who only sends may be forged.
+    proven: AtomicBool,
+    /// Somebody else has its place.
+    gone: CancellationToken,
 }
 
 impl UdpRelay {
@@ -90,7 +96,7 @@ impl UdpRelay {
             let client = match self.client(from).await {
                 Ok((client, true)) => {
                     let answering = Answers {
-                        client: client.clone(),
+                        client: Arc::clone(&client),
                         to: from,
                         begun,
                         socket: Arc::clone(&self.socket),
@@ -110,6 +116,9 @@ impl UdpRelay {
                 }
             };
             client.heard.store(since(begun), Ordering::Relaxed);
+            if client.answered.load(Ordering::Relaxed) {
+                client.proven.store(true, Ordering::Relaxed);
+            }
             self.counters.received.fetch_add(length as u64, Ordering::Relaxed);
             // A buffer that is full must not hold up the others for long.
             let sent = timeout(BREATH, client.towards.send(&datagram[..length])).await;
@@ -120,7 +129,7 @@ impl UdpRelay {
     }
 
     /// The client of an address, and whether it is new: its destination may be gone.
-    async fn client(&mut self, from: SocketAddr) -> io::Result<(Client, bool)> {
+    async fn client(&mut self, from: SocketAddr) -> io::Result<(Arc<Client>, bool)> {
         let known = self.clients().get(&from).cloned();
         if let Some(client) = known.filter(|client| self.destinations.has(client.destination)) {
             return Ok((client, false));
@@ -130,7 +139,7 @@ impl UdpRelay {
             return Err(io::ErrorKind::NotConnected.into());
         };
         let known = self.clients().contains_key(&from);
-        if !known && self.clients().len() >= self.settings.max_clients {
+        if !known && !self.has_place(from.ip()) {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             return Err(io::Error::other("there are too many clients"));
         }
@@ -140,12 +149,40 @@ impl UdpRelay {
         };
         let towards = UdpSocket::bind((any, 0)).await?;
         towards.connect(destination).await?;
-        let client = Client { towards: Arc::new(towards), destination, heard: Arc::default() };
-        self.clients().insert(from, client.clone());
+        let client = Arc::new(Client {
+            towards,
+            destination,
+            heard: AtomicU64::default(),
+            answered: AtomicBool::default(),
+            proven: AtomicBool::default(),
+            gone: CancellationToken::new(),
+        });
+        self.clients().insert(from, Arc::clone(&client));
         Ok((client, true))
     }
 
-    fn clients(&self) -> MutexGuard<'_, HashMap<SocketAddr, Client>> {
+    /// Makes room for one more client: whoever has been silent for longest gives way, those first that have never gone on
+    /// after an answer, and at an address that has a quarter of all places one of its own. So forged senders push out
+    /// each other.
+    fn has_place(&self, ip: IpAddr) -> bool {
+        let mut clients = self.clients();
+        if clients.len() < self.settings.max_clients {
+            return true;
+        }
+        let share = self.settings.max_clients.div_ceil(4);
+        let own = clients.keys().filter(|client| client.ip() == ip).count();
+        let candidates = clients.iter().filter(|(client, _)| own < share || client.ip() == ip);
+        let silent = candidates.min_by_key(|(_, client)| {
+            (client.proven.load(Ordering::Relaxed), client.heard.load(Ordering::Relaxed))
+        });
+        let Some(address) = silent.map(|(address, _)| *address) else { return false };
+        if let Some(client) = clients.remove(&address) {
+            client.gone.cancel();
+        }
+        true
+    }
+
+    fn clients(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<Client>>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -156,12 +193,12 @@ fn since(begun: Instant) -> u64 {
 
 /// The way back to one client.
 struct Answers {
-    client: Client,
+    client: Arc<Client>,
     to: SocketAddr,
     begun: Instant,
     socket: Arc<UdpSocket>,
     room: Arc<Mutex<Box<[u8]>>>,
-    clients: Arc<Mutex<HashMap<SocketAddr, Client>>>,
+    clients: Arc<Mutex<HashMap<SocketAddr, Arc<Client>>>>,
     networks: watch::Receiver<Networks>,
     idle: Duration,
     open: Open,
@@ -174,9 +211,14 @@ impl Answers {
         loop {
             let heard = self.begun + Duration::from_millis(self.client.heard.load(Ordering::Relaxed));
             let end = moved.max(heard) + self.idle;
-            match timeout_at(end, self.receive()).await {
+            let received = tokio::select! {
+                received = timeout_at(end, self.receive()) => received,
+                () = self.client.gone.cancelled() => return,
+            };
+            match received {
                 Ok(Ok(datagram)) if admits(&self.networks.borrow(), self.to.ip()) => {
                     moved = Instant::now();
+                    self.client.answered.store(true, Ordering::Relaxed);
                     self.open.0.sent.fetch_add(datagram.len() as u64, Ordering::Relaxed);
                     if let Err(error) = self.socket.send_to(&datagram, self.to).await {
                         trace!(to = %self.to, %error, "an answer was lost");
@@ -194,7 +236,7 @@ impl Answers {
         }
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         // Another one may have taken its place, towards another destination.
-        if clients.get(&self.to).is_some_and(|client| Arc::ptr_eq(&client.towards, &self.client.towards)) {
+        if clients.get(&self.to).is_some_and(|client| Arc::ptr_eq(client, &self.client)) {
             clients.remove(&self.to);
         }
     }
@@ -296,21 +338,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn strangers_and_those_too_many_get_nothing() {
-        let world = relay(vec![server("a").await], Settings { max_clients: 1, ..Settings::default() }).await;
-        let (one, two) = (client(&world).await, client(&world).await);
+    async fn strangers_get_nothing() {
+        let world = relay(vec![server("a").await], Settings::default()).await;
+        let one = client(&world).await;
         assert_eq!(ask(&one, "1").await, "a1");
-        two.send(b"2").await.expect("sent");
+        world.networks.send_replace(["10.0.0.0/8".parse().expect("a network")].into());
+        one.send(b"3").await.expect("sent");
         while world.counters.refused.load(Ordering::Relaxed) < 1 {
             tokio::task::yield_now().await;
         }
-        world.networks.send_replace(["10.0.0.0/8".parse().expect("a network")].into());
-        one.send(b"3").await.expect("sent");
-        while world.counters.refused.load(Ordering::Relaxed) < 2 {
-            tokio::task::yield_now().await;
+        assert!(one.try_recv(&mut [0; 16]).is_err());
+    }
+
+    #[tokio::test]
+    async fn who_only_sends_gives_way_and_who_goes_on_after_an_answer_stays() {
+        let world = relay(vec![server("a").await], Settings { max_clients: 2, ..Settings::default() }).await;
+        let there = client(&world).await;
+        for text in ["1", "2"] {
+            assert_eq!(ask(&there, text).await, format!("a{text}"));
         }
-        let mut datagram = [0; 16];
-        assert!(one.try_recv(&mut datagram).is_err() && two.try_recv(&mut datagram).is_err());
+        // Each has an address of its own, like those that are forged.
+        for _ in 0..20 {
+            assert_eq!(ask(&client(&world).await, "x").await, "ax");
+        }
+        assert_eq!(ask(&there, "3").await, "a3");
+        assert_eq!(world.counters.refused.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
