@@ -46,8 +46,11 @@ const FIRST: [&str; 22] = [
     "certificate_status",
 ];
 
-/// How many tools stand on one page of the list: clients give it little time.
+/// How many tools stand on one page of the list at most: clients give it little time.
 const PAGE: usize = FIRST.len();
+
+/// How many bytes of JSON a page has at most.
+const PAGE_BYTES: usize = 47 * 1024;
 
 type Run =
     dyn Fn(Arc<Control>, Context, JsonObject) -> BoxFuture<'static, Result<Value, Error>> + Send + Sync;
@@ -74,6 +77,8 @@ struct Entry {
 /// All tools.
 pub struct Tools {
     entries: Vec<Entry>,
+    /// How many bytes of JSON each of them is.
+    sizes: Vec<usize>,
     by_name: HashMap<String, usize>,
     /// The tools that are operations, by the operations' names.
     by_operation: HashMap<&'static str, usize>,
@@ -147,6 +152,7 @@ impl Tools {
     pub fn new() -> Self {
         let mut tools = Self {
             entries: Vec::new(),
+            sizes: Vec::new(),
             by_name: HashMap::new(),
             by_operation: HashMap::new(),
             command: RunCommand::new(),
@@ -176,6 +182,8 @@ impl Tools {
         let operations: HashMap<_, _> =
             self.by_operation.drain().map(|(name, at)| (self.entries[at].tool.name.clone(), name)).collect();
         self.entries.sort_by(|one, other| (rank(one), &one.tool.name).cmp(&(rank(other), &other.tool.name)));
+        let size = |entry: &Entry| serde_json::to_vec(&entry.tool).map_or(0, |json| json.len());
+        self.sizes = self.entries.iter().map(size).collect();
         for (at, entry) in self.entries.iter().enumerate() {
             self.by_name.insert(entry.tool.name.to_string(), at);
             if let Some(operation) = operations.get(&entry.tool.name) {
@@ -197,9 +205,16 @@ impl Tools {
                 .get(name)
                 .ok_or_else(|| format!("there is no cursor {name:?}: begin anew without one"))?,
         };
-        let mut allowed = self.entries[from..].iter().filter(|entry| caller.may(entry.access));
-        let page: Vec<_> = allowed.by_ref().take(PAGE).map(|entry| entry.tool.clone()).collect();
-        Ok((page, allowed.next().map(|entry| entry.tool.name.to_string())))
+        let (mut page, mut bytes) = (Vec::new(), 0);
+        let all = self.entries.iter().zip(&self.sizes).skip(from);
+        for (Entry { tool, .. }, size) in all.filter(|(entry, _)| caller.may(entry.access)) {
+            bytes += size + 1;
+            if page.len() == PAGE || (bytes > PAGE_BYTES && !page.is_empty()) {
+                return Ok((page, Some(tool.name.to_string())));
+            }
+            page.push(tool.clone());
+        }
+        Ok((page, None))
     }
 
     /// A tool.
