@@ -16,6 +16,7 @@ CONNECTIONS, WARM, REQUESTS = 8, 50, 250  # each connection's requests; so 2,000
 REQUEST = b"GET /1k HTTP/1.1\r\nHost: bench.test\r\n\r\n"
 ANSWER = (b"HTTP/1.1 200 OK\r\nServer: bench\r\nContent-Type: application/octet-stream\r\n"
           b"Content-Length: 1024\r\n\r\n" + b"x" * 1024)
+POLICIES = os.environ.get("POLICIES", "round_robin least_connections hash").split()
 LIMITS = {"instructions": int(os.environ.get("MAX_INSTRUCTIONS", 50_000)),
           "allocations": int(os.environ.get("MAX_ALLOCATIONS", 16))}
 
@@ -74,15 +75,18 @@ class Daemon:
         self.process.wait(60)
 
 
-async def measure(folder, profile):
+async def measure(folder, profile, policy=None):
+    """Profiles requests to a host with one upstream, or with three under a policy, passive health and slow start."""
     http = free_port()
-    server = await asyncio.start_server(origin, "127.0.0.1", 0)
-    target = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    servers = [await asyncio.start_server(origin, "127.0.0.1", 0) for _ in range(3 if policy else 1)]
+    target, *more = [f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}" for server in servers]
+    balanced = ["--upstreams", ",".join(more), "--passive-health", "{}",
+                "--load-balancing", f"policy={policy},slow_start_seconds=1"] if policy else []
 
     def configure():
         daemon = Daemon(folder, http)
         try:
-            daemon.cli("proxy", "create", "bench.test", target)
+            daemon.cli("proxy", "create", "bench.test", target, *balanced)
             daemon.cli("proxy", "headers", "set", "bench.test", "--response", json.dumps({"set": {"X-Gen": "0"}}))
         finally:
             daemon.stop()
@@ -105,7 +109,8 @@ async def measure(folder, profile):
             writer.close()
     finally:
         await asyncio.to_thread(daemon.stop)
-        server.close()
+        for server in servers:
+            server.close()
 
 
 def count(profile):
@@ -129,19 +134,27 @@ def count(profile):
 
 
 def main():
-    folder = Path(tempfile.mkdtemp(prefix="portcullis-instructions-"))
-    profile = Path(os.environ.get("CALLGRIND_OUT") or folder / "callgrind.out")
-    try:
-        asyncio.run(measure(folder, profile))
-        found = count(profile)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    above = []
-    for what, total in found.items():
-        each = total / (CONNECTIONS * REQUESTS)
-        print(f"{what:13} {each:10,.1f} per request (at most {LIMITS[what]:,})")
-        if not 0 < each <= LIMITS[what]:
-            above.append(what)
+    above, plain = [], None
+    for policy in (None, *POLICIES):
+        folder = Path(tempfile.mkdtemp(prefix="portcullis-instructions-"))
+        profile = folder / "callgrind.out"
+        if not policy and "CALLGRIND_OUT" in os.environ:
+            profile = Path(os.environ["CALLGRIND_OUT"])
+        try:
+            asyncio.run(measure(folder, profile, policy))
+            found = {what: total / (CONNECTIONS * REQUESTS) for what, total in count(profile).items()}
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        if policy:
+            more = found["instructions"] / plain["instructions"] - 1
+            print(f"{policy:18} {found['instructions']:10,.1f} instructions per request ({more:+.1%}), "
+                  f"{found['allocations']:.1f} allocations", flush=True)
+            continue
+        plain = found
+        for what, each in found.items():
+            print(f"{what:13} {each:10,.1f} per request (at most {LIMITS[what]:,})", flush=True)
+            if not 0 < each <= LIMITS[what]:
+                above.append(what)
     sys.exit(f"too many: {', '.join(above)}" if above else 0)
 
 

@@ -5,7 +5,8 @@
 #   PORTCULLIS_BIN    the binary (default: target/dist/portcullis)
 #   MAX_INSTRUCTIONS  per request (default 50000)
 #   MAX_ALLOCATIONS   per request (default 16)
-#   CALLGRIND_OUT     keeps the profile there, for callgrind_annotate
+#   POLICIES          of round_robin, least_connections and hash those that are measured, too, each over three upstreams
+#   CALLGRIND_OUT     keeps the profile of one upstream there, for callgrind_annotate
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 export PORTCULLIS_BIN="${PORTCULLIS_BIN:-$here/../target/dist/portcullis}"
