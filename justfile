@@ -148,7 +148,7 @@ test-deps:
     PATH="$PATH:/usr/sbin"
     for pair in redis-server:redis-server curl:curl nginx:nginx caddy:caddy chromium:chromium \
         chromedriver:chromium-driver certutil:libnss3-tools python3:python3 pebble:pebble pebble-challtestsrv:pebble \
-        knotd:knot knotc:knot openssl:openssl dockerd:docker.io ip:iproute2 setpriv:util-linux; do
+        knotd:knot knotc:knot openssl:openssl dockerd:docker.io docker-registry:docker-registry ip:iproute2 setpriv:util-linux; do
         command -v "${pair%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
     done
     python3 -c 'import ensurepip' >/dev/null 2>&1 || missing="$missing python3-venv"

@@ -16,8 +16,9 @@ use portcullis_services::api;
 use portcullis_services::applied::Applied;
 use portcullis_services::control::oauth::Minter;
 use portcullis_services::control::probes::Probes;
+use portcullis_services::control::services::LabelledHosts;
 use portcullis_services::control::{self, Control};
-use portcullis_services::docker::{Reconciler, Switchboard};
+use portcullis_services::docker::Reconciler;
 use portcullis_services::logs::{self, Levels, Writer, Writers, parse_level};
 use portcullis_services::mcp;
 use portcullis_services::mcp_tools::Recorder;
@@ -339,7 +340,14 @@ async fn serve(
     });
     let docker = settings.docker.engine(&site.issuer);
     let docker = docker.map_err(|(variable, detail)| DaemonError::Setting { variable, detail })?;
-    let services = Switchboard::default();
+    if let Some(docker) = docker.as_ref().filter(|docker| docker.connection().is_exposed()) {
+        let at = docker.connection().to_string();
+        warn!(
+            at,
+            "the Docker engine is spoken to in the clear: whoever reaches that port is root on its machine"
+        );
+    }
+    let services = docker.as_ref().map(|docker| docker.switchboard().clone()).unwrap_or_default();
     let probes = Probes::new(client.clone(), ca);
     let operations = operations.with_oauth(Arc::clone(&authorization)).with_probes(probes);
     let operations = match &docker {
@@ -409,10 +417,11 @@ async fn serve(
         settings: settings.clone(),
     };
     let published = docker.as_ref().map(|docker| (docker.node().clone(), docker.ports().clone()));
+    let labelled = docker.clone().map(|docker| LabelledHosts::new(Arc::clone(&operations), docker));
     let containers = match docker {
         Some(docker) => {
             let vault = Arc::clone(&vault);
-            let mut containers = Reconciler::new(docker, vault, Arc::clone(&store), services);
+            let mut containers = Reconciler::new(docker, vault, Arc::clone(&store));
             // What runs already is found before the first request; an engine that is slow is not waited for.
             let _found = tokio::time::timeout(ENGINE_LOOK, containers.look(&first.view)).await;
             Some(containers)
@@ -434,6 +443,7 @@ async fn serve(
         board,
         requests: Requests { front: front(&edge), runtime: Arc::clone(&runtime) },
         max_connections: settings.limits.max_connections,
+        drain: drain.clone(),
         runtime: sockets.ports,
     });
     let (balance, handed) = Balance::new(workers, limits.max_connections);
@@ -486,6 +496,11 @@ async fn serve(
         let current = live.clone();
         let current = move || current.current().view.clone();
         tokio::spawn(containers.run(current, reconcile.applied.subscribe(), background.clone()));
+    }
+    if let Some(labelled) = labelled {
+        let current = live.clone();
+        let current = move || current.current().view.clone();
+        tokio::spawn(labelled.run(current, reconcile.applied.subscribe(), background.clone()));
     }
     tokio::spawn(reconcile.run(background.clone()));
     tokio::spawn(live::end_revoked(Arc::clone(&revocations), tunnels.clone(), trust, background.clone()));

@@ -21,7 +21,7 @@ const BACKLOG: i32 = 4096;
 pub(crate) const BREATH: Duration = Duration::from_millis(50);
 
 /// Finds dead peers under tunnels and event streams, which have no idle limit.
-const KEEP_ALIVE: Duration = Duration::from_secs(60);
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// Why a port can't be listened on.
 #[derive(Debug, thiserror::Error)]

@@ -148,6 +148,32 @@ fn the_readme_lists_every_example_and_its_links_lead_somewhere() {
     }
 }
 
+#[test]
+fn the_socket_proxy_for_compose_fits_beside_the_gateway() {
+    let read = |name: &str| serde_norway::from_str::<Value>(&document(name)).unwrap();
+    let (compose, proxy) = (read("compose.yml"), read("deploy/docker-socket-proxy/compose.yml"));
+    let gateway = &proxy["services"]["portcullis"];
+    assert!(compose["services"]["portcullis"].is_object());
+    let known = settings();
+    for name in gateway["environment"].as_object().unwrap().keys() {
+        assert!(known.contains_key(name), "{name} is no setting");
+    }
+    assert_eq!(proxy["networks"]["services"]["name"], known["PORTCULLIS_DOCKER_NETWORK"].as_str());
+    assert_eq!(proxy["networks"]["engine"]["internal"], true);
+    let mounted = proxy["services"]["docker-proxy"]["volumes"][0].as_str().unwrap();
+    let (file, rest) = mounted.split_once(':').unwrap();
+    assert!(root().join(file).exists() && rest == "/etc/nginx/nginx.conf:ro", "{mounted}");
+    // What is allowed is what the document says.
+    let (allowed, told) = (document("deploy/docker-socket-proxy/nginx.conf"), document("docs/services.md"));
+    for call in
+        ["/events", "/containers/create?name=portcullis-", "/networks/create", "/images/create?fromImage="]
+    {
+        let pattern = call.replace('?', "\\?");
+        assert!(told.contains(call) && allowed.contains(&pattern), "{call}");
+    }
+    assert_eq!(allowed.matches("#exec ").count(), 3);
+}
+
 /// The lines of a recipe's script.
 fn script(recipe: &str) -> String {
     let text = document("justfile");

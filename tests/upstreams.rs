@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use serde_json::json;
+use serde_json::{Value, json};
+use support::certificate::Authority;
 use support::client::{get, plain, raw, secure};
 use support::daemon::Daemon;
+use support::eventually;
 use support::handmade::{self, full};
 use support::upstream::Upstream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -240,6 +242,73 @@ async fn the_certificate_of_an_upstream_must_be_good_unless_nobody_cares() {
     let lax = json!({ "upstream_tls": { "verify": false, "server_name": "inner.test" } });
     daemon.change("inner.test", lax).await;
     assert_eq!(plain(daemon.http, get("inner.test", "/")).await.header("x-upstream"), "main");
+}
+
+#[tokio::test]
+async fn an_external_service_says_how_its_servers_are_spoken_to() {
+    let (daemon, authority) = (Daemon::start(), Authority::new());
+    let upstream = handmade::serve_tls(&authority.sign(&["inner.test"]), |request| async move {
+        Response::new(full(format!("{:?} {}", request.version(), request.uri().path())))
+    })
+    .await;
+    let own = handmade::nobody();
+    daemon.host("a.test", &own, json!({})).await;
+    daemon.host("b.test", &own, json!({ "upstream_tls": { "ca_pem": Authority::new().pem } })).await;
+    let check = json!({ "path": "/healthz", "interval_seconds": 1, "unhealthy_threshold": 1, "healthy_threshold": 1,
+                        "fail_when_all_unhealthy": true });
+    let url = format!("https://{upstream}");
+    let service = json!({ "service_name": "inner", "target_url": url, "health_check": check });
+    daemon.api(Method::POST, "/services/external", service).await;
+    let route = json!({ "route_id": "inner", "path_pattern": "/inner", "target_type": "service",
+                        "target_value": "inner" });
+    daemon.route(route).await;
+    daemon.change("b.test", json!({ "target_url": "service:inner" })).await;
+
+    let becomes = async |state: &str| {
+        eventually(state, async || {
+            let shown = daemon.api(Method::GET, "/upstreams/inner", json!(null)).await;
+            let all = shown.as_array()?;
+            let of_route = |one: &&Value| one["used_by"].to_string().contains("\"route\"");
+            all.iter().find(of_route).filter(|one| one["state"] == state).cloned()
+        })
+        .await
+    };
+    let change = async |fields: Value| daemon.api(Method::PATCH, "/services/external/inner", fields).await;
+    let ask = async |host: &str| plain(daemon.http, get(host, "/inner")).await;
+    // The platform knows no such authority; the route has the service's check, which fails as its requests would.
+    let shown = becomes("unhealthy").await;
+    assert!(shown["health_check"]["error"].to_string().contains("TLS"), "{shown}");
+    let refused = ask("a.test").await;
+    assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (503, &json!("no_healthy_upstream")));
+
+    let tls = json!({ "ca_pem": authority.pem, "server_name": "inner.test" });
+    let changed = change(json!({ "upstream_tls": tls })).await;
+    assert_eq!(changed["upstream_tls"]["server_name"], "inner.test");
+    becomes("healthy").await;
+    assert_eq!(ask("a.test").await.body, "HTTP/1.1 /inner");
+    // What the service says holds for hosts, too, whatever they say themselves.
+    assert_eq!(plain(daemon.http, get("b.test", "/x")).await.body, "HTTP/1.1 /x");
+    change(json!({ "upstream_http2": true })).await;
+    becomes("healthy").await;
+    assert_eq!(ask("a.test").await.body, "HTTP/2.0 /inner");
+
+    change(json!({ "upstream_tls": { "server_name": "other.test" } })).await;
+    becomes("unhealthy").await;
+    change(json!({ "upstream_tls": { "verify": false } })).await;
+    becomes("healthy").await;
+    assert_eq!(ask("a.test").await.body, "HTTP/2.0 /inner");
+
+    // Where the service says nothing, the host does.
+    change(json!({ "upstream_tls": null, "health_check": null })).await;
+    let refused = ask("a.test").await;
+    assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (502, &json!("upstream_tls")));
+    daemon.change("b.test", json!({ "upstream_tls": { "ca_pem": null, "verify": false } })).await;
+    assert_eq!(plain(daemon.http, get("b.test", "/x")).await.body, "HTTP/2.0 /x");
+
+    let wrong = json!({ "upstream_tls": { "ca_pem": "hello" } });
+    let refused = daemon.ask(Method::PATCH, "/services/external/inner", &wrong).await;
+    assert_eq!(refused.status, 422, "{refused:?}");
+    assert!(refused.json().to_string().contains("upstream_tls.ca_pem"), "{refused:?}");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::config::resolve::{Addresses, Around, Destination, of_external, of_host, of_route};
+use crate::config::resolve::{Addresses, Around, Destination, of_external, of_host, of_named, of_route};
 
 /// An upstream, and how it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -121,6 +121,9 @@ fn subjects(config: &Config, services: &Addresses) -> HashMap<Subject, BTreeSet<
     }
     for service in config.externals.values() {
         add("service", service.service_name.as_str(), of_external(service, around));
+    }
+    for name in config.services.keys() {
+        add("service", name.as_str(), of_named(config, name, around));
     }
     found
 }

@@ -13,6 +13,7 @@ mod output;
 mod profile;
 mod progress;
 mod service_logs;
+mod service_stats;
 mod steps;
 mod web;
 mod wrap;
@@ -187,7 +188,7 @@ fn command(commands: &Commands) -> Command {
         "log" => follow::extend(noun),
         "cert" => issuing::extend(exporting::extend(noun)),
         "proxy" => issuing::extend(noun),
-        "service" => service_logs::extend(noun),
+        "service" => service_stats::extend(service_logs::extend(noun)),
         oauth::NOUN => oauth::extend(noun),
         _ => noun,
     });
@@ -251,6 +252,9 @@ async fn answer(commands: &Commands, matches: &ArgMatches) -> Result<(), Failure
     }
     if let Some(path) = service_logs::path(matches) {
         return service_logs::run(&client, &path).await;
+    }
+    if let Some(path) = service_stats::path(matches) {
+        return service_stats::run(&client, &path, global.format).await;
     }
     let asked = commands.asked(matches).map_err(Failure::Arguments)?.ok_or(Failure::Unknown)?;
     let mut call = Call::of(asked);

@@ -41,6 +41,16 @@ pub(crate) fn path(matches: &ArgMatches) -> Option<String> {
 
 /// Prints lines until the container ends.
 pub(crate) async fn run(client: &Client, path: &str) -> Result<(), Failure> {
+    follow(client, path, |said| {
+        // Nothing that a program writes steers the terminal.
+        let said: String = said.chars().filter(|one| !one.is_control() || *one == '\t').collect();
+        print_text(&format!("{said}\n"));
+    })
+    .await
+}
+
+/// Shows the data of each event until there are no more.
+pub(super) async fn follow(client: &Client, path: &str, mut show: impl FnMut(&str)) -> Result<(), Failure> {
     let broken = |error: hyper::Error| ClientError::Broken(error.into());
     let response = client.open(Method::GET, path, None, "text/event-stream").await?;
     let status = response.status();
@@ -56,11 +66,8 @@ pub(crate) async fn run(client: &Client, path: &str) -> Result<(), Failure> {
         while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = pending.drain(..=end).collect();
             let line = String::from_utf8_lossy(&line);
-            let Some(said) = line.strip_prefix(DATA) else { continue };
-            // Nothing that a program writes steers the terminal.
-            let said = said.strip_prefix(' ').unwrap_or(said);
-            let said: String = said.chars().filter(|one| !one.is_control() || *one == '\t').collect();
-            print_text(&format!("{said}\n"));
+            let Some(said) = line.trim_end_matches(['\r', '\n']).strip_prefix(DATA) else { continue };
+            show(said.strip_prefix(' ').unwrap_or(said));
         }
     }
     Ok(())

@@ -1,16 +1,18 @@
 //! One port that listens.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures_util::FutureExt;
 use portcullis_layers::drain::Drain;
 use portcullis_layers::relay::{self, Counters, Destinations, Open, Relay, Settings, UdpRelay};
 use portcullis_layers::source_networks::{Networks, NotAdmitted, SourceNetworksLayer};
 use portcullis_layers::source_token::SourceToken;
 use portcullis_layers::{Accepted, BoxError};
 use portcullis_services::config::port::PortProtocol;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -19,7 +21,7 @@ use tower::{Layer, Service, ServiceExt};
 use tracing::{debug, warn};
 
 use super::{Ports, Wanted};
-use crate::listen::BREATH;
+use crate::listen::{BREATH, KEEP_ALIVE};
 
 /// How many connections the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -99,7 +101,9 @@ impl Opened {
             counters: Arc::clone(counters),
             permits: Arc::new(Semaphore::new(ports.max_connections)),
             closed: closed.clone(),
+            drain: ports.drain.clone(),
         };
+        let serve = |accept| drop(ports.runtime.spawn(ports.drain.track(accept)));
         let counters = match (&socket, token) {
             (Socket::Udp(socket), _) => {
                 let relay = UdpRelay::new(Arc::clone(socket), destinations, networks.subscribe(), settings);
@@ -108,15 +112,15 @@ impl Opened {
                 counters
             }
             (Socket::Tcp(listener), None) => {
-                let relay = Relay::new(destinations, settings, Drain::new());
+                let relay = Relay::new(destinations, settings, ports.drain.clone());
                 let counters = Arc::clone(relay.counters());
-                ports.runtime.spawn(accept(listener, &counters).run(admitted.layer(relay), false));
+                serve(accept(listener, &counters).run(admitted.layer(relay), false).boxed());
                 counters
             }
             (Socket::Tcp(listener), Some(token)) => {
                 let counters = Arc::default();
                 let stack = ports.requests.stack(token, addresses.subscribe(), closed.clone());
-                ports.runtime.spawn(accept(listener, &counters).run(admitted.layer(stack), true));
+                serve(accept(listener, &counters).run(admitted.layer(stack), true).boxed());
                 counters
             }
         };
@@ -130,6 +134,7 @@ struct Accept {
     counters: Arc<Counters>,
     permits: Arc<Semaphore>,
     closed: CancellationToken,
+    drain: Drain,
 }
 
 impl Accept {
@@ -142,12 +147,14 @@ impl Accept {
             + 'static,
     {
         let mut connections = JoinSet::new();
+        let stopping = self.drain.stopping().child_token();
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
                 Some(_) = connections.join_next() => continue,
                 // The connections end with the set.
                 () = self.closed.cancelled() => return,
+                () = stopping.cancelled() => break,
             };
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
@@ -163,8 +170,7 @@ impl Accept {
                 self.counters.refused.fetch_add(1, Ordering::Relaxed);
                 continue;
             };
-            // Small answers must not wait; what can't be told so works all the same.
-            let _hint = stream.set_nodelay(true);
+            tell(&stream);
             let connection = stack.clone().oneshot(Accepted::new(stream, local, peer));
             let counters = Arc::clone(&self.counters);
             connections.spawn(async move {
@@ -178,7 +184,22 @@ impl Accept {
                 }
             });
         }
+        // Who comes now is refused at once, not kept waiting by a socket that nobody accepts from.
+        let _closed = SockRef::from(&*self.listener).shutdown(Shutdown::Both);
+        // Nobody new; those that stand go on until the process kills them.
+        let ended = async { while connections.join_next().await.is_some() {} };
+        tokio::select! {
+            () = ended => {}
+            () = self.closed.cancelled() => {}
+        }
     }
+}
+
+/// Small answers must not wait, and peers that are gone be found out. What can't be told so works all the same.
+fn tell(stream: &TcpStream) {
+    let _hint = stream.set_nodelay(true);
+    let alive = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE / 4);
+    let _hint = SockRef::from(stream).set_tcp_keepalive(&alive);
 }
 
 fn replace<T: PartialEq + Clone>(sender: &watch::Sender<T>, value: &T) {

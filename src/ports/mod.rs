@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use portcullis_layers::drain::Drain;
 use portcullis_layers::relay;
 use portcullis_layers::source_networks::Networks;
 use portcullis_layers::source_token::SourceToken;
@@ -28,7 +29,7 @@ use self::listener::{Opened, Socket};
 pub use self::requests::{Front, Requests};
 
 /// How long after a failure a port is tried again.
-const AGAIN: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// The one task that opens and closes ports.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub struct Ports {
     pub requests: Requests,
     /// How many connections a port may have.
     pub max_connections: usize,
+    /// Stops accepting, and waits for the connections.
+    pub drain: Drain,
     /// Where connections are served.
     pub runtime: tokio::runtime::Handle,
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::StatusCode;
-use portcullis_layers::forward::{Forward, Target, Upstream};
+use portcullis_layers::forward::{Balancing, Forward, Policy, Target, Upstream};
 use portcullis_layers::forwarded::ForwardedLayer;
 use portcullis_layers::relay::{Addresses, Settings};
 use portcullis_layers::source_token::{SourceToken, SourceTokenLayer};
@@ -97,7 +97,9 @@ impl Containers {
         let upstreams = addresses.iter().map(|at| format!("http://{at}").parse::<Upstream>());
         let upstreams = upstreams.collect::<Result<Vec<_>, _>>()?;
         let first = upstreams.first().cloned().ok_or("there is an address")?;
-        let target = Target { upstreams, timeouts: self.runtime.timeouts, ..Target::new(first) };
+        // Containers are all the same.
+        let balancing = Balancing { policy: Policy::RoundRobin, ..Balancing::default() };
+        let target = Target { upstreams, balancing, timeouts: self.runtime.timeouts, ..Target::new(first) };
         let way = Forward::new(&self.runtime.client, target, self.closed.clone())?;
         *built = Some((addresses, way.clone()));
         Ok(way)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args};
 use portcullis_services::config::NodeName;
 use portcullis_services::docker::engine::USUAL_SOCKET;
-use portcullis_services::docker::policy::{ImagePattern, NEVER};
+use portcullis_services::docker::policy::{BuildLimits, HostRule, ImagePattern, NEVER};
 use portcullis_services::docker::{self, Connection, Engine, Owner, Policy};
 
 use super::seconds;
@@ -20,15 +20,15 @@ pub struct Docker {
     #[arg(long, env = "DOCKER_HOST")]
     pub docker_host: Option<String>,
 
-    /// The version of the engine's API that is spoken.
-    #[arg(long, env = "DOCKER_API_VERSION", default_value = "1.41")]
-    pub docker_api_version: String,
+    /// The version of the engine's API that is spoken, e.g. 1.44. Default: the engine's own.
+    #[arg(long, env = "DOCKER_API_VERSION")]
+    pub docker_api_version: Option<String>,
 
-    /// Whether the engine is spoken to over TLS; any value but 0 and empty.
+    /// Whether the engine is spoken to over TLS, as with DOCKER_CERT_PATH; any value but 0 and empty.
     #[arg(long, env = "DOCKER_TLS_VERIFY")]
     pub docker_tls_verify: Option<String>,
 
-    /// The folder of ca.pem, cert.pem and key.pem for TLS.
+    /// The folder of ca.pem, cert.pem and key.pem for TLS; the last two may be missing where the engine asks for none.
     #[arg(long, env = "DOCKER_CERT_PATH")]
     pub docker_cert_path: Option<PathBuf>,
 
@@ -60,9 +60,42 @@ pub struct Docker {
     #[arg(long, env = "PORTCULLIS_DOCKER_NETWORKS", value_delimiter = ',')]
     pub docker_networks: Vec<String>,
 
+    /// Volumes of the engine that services may mount although they were not made for services, e.g. shared-*. Default:
+    /// none.
+    #[arg(long, env = "PORTCULLIS_DOCKER_VOLUMES", value_delimiter = ',')]
+    pub docker_volumes: Vec<String>,
+
+    /// Whether services may be of containers that somebody else made, and that are only watched.
+    #[arg(long, env = "PORTCULLIS_DOCKER_ADOPT", default_value_t = false, action = ArgAction::Set)]
+    pub docker_adopt: bool,
+
+    /// Whether labels of containers that somebody else made, e.g. portcullis.host=app.example.com, make hosts.
+    #[arg(long, env = "PORTCULLIS_DOCKER_LABELS", default_value_t = false, action = ArgAction::Set)]
+    pub docker_labels: bool,
+
+    /// Hosts that labels may make, e.g. *.apps.example.com. Default: all but the issuer's.
+    #[arg(long, env = "PORTCULLIS_DOCKER_LABEL_HOSTS", value_delimiter = ',')]
+    pub docker_label_hosts: Vec<HostRule>,
+
     /// The folder below which build contexts are.
     #[arg(long, env = "PORTCULLIS_DOCKER_CONTEXTS", default_value = "contexts")]
     pub docker_contexts: PathBuf,
+
+    /// The memory of each step of a build, 6m to 2g; 0: all there is.
+    #[arg(long, env = "PORTCULLIS_DOCKER_BUILD_MEMORY", default_value = "2g", value_parser = memory)]
+    pub docker_build_memory: u64,
+
+    /// The processors of each step of a build.
+    #[arg(long, env = "PORTCULLIS_DOCKER_BUILD_CPUS", default_value_t = 2.0, value_parser = cpus)]
+    pub docker_build_cpus: f64,
+
+    /// Seconds that a build may take in all.
+    #[arg(long, env = "PORTCULLIS_DOCKER_BUILD_TIMEOUT", default_value = "1800", value_parser = seconds)]
+    pub docker_build_timeout: Duration,
+
+    /// Whether builds may ADD what is somewhere in the net: the engine fetches that from where its machine is.
+    #[arg(long, env = "PORTCULLIS_DOCKER_BUILD_URLS", default_value_t = false, action = ArgAction::Set)]
+    pub docker_build_urls: bool,
 
     /// The most processes of a container.
     #[arg(long, env = "PORTCULLIS_DOCKER_PIDS", default_value_t = 512, value_parser = clap::value_parser!(i64).range(1..=1_000_000))]
@@ -113,8 +146,10 @@ impl Docker {
             (None, false) => None,
         };
         let connection = Connection::parse(host.trim(), folder).map_err(|detail| ("DOCKER_HOST", detail))?;
-        let engine = Engine::new(connection, &self.docker_api_version);
+        let version = self.docker_api_version.as_deref().filter(|version| !version.trim().is_empty());
+        let engine = Engine::new(connection, version);
         let engine = engine.map_err(|detail| ("DOCKER_API_VERSION", detail))?;
+        engine.check().map_err(|detail| ("DOCKER_CERT_PATH", detail))?;
         let owner = Owner { deployment: issuer.to_owned(), node: self.node_name.clone() };
         let policy = self.policy(engine.socket());
         Ok(Some(docker::Docker::new(engine, owner, policy)))
@@ -133,11 +168,21 @@ impl Docker {
             networks: self.docker_networks.clone(),
             contexts: self.docker_contexts.clone(),
             pids: self.docker_pids,
+            volumes: self.docker_volumes.clone(),
+            build: BuildLimits {
+                memory: self.docker_build_memory,
+                cpus: self.docker_build_cpus,
+                time: self.docker_build_timeout,
+                urls: self.docker_build_urls,
+            },
             log: (self.docker_log_size.clone(), self.docker_log_files),
             start: self.docker_start_timeout,
             drain: self.docker_drain,
             stop: self.docker_stop_timeout,
             sockets,
+            adopt: self.docker_adopt,
+            labels: self.docker_labels,
+            label_hosts: self.docker_label_hosts.clone(),
         }
     }
 }
@@ -160,6 +205,18 @@ fn capability(text: &str) -> Result<String, String> {
         return Err(format!("{text:?} is never given: it is as good as being root on the engine's machine"));
     }
     Ok(plain.to_owned())
+}
+
+fn memory(text: &str) -> Result<u64, String> {
+    // Engines refuse less than 6 MiB.
+    let bytes = portcullis_services::config::service::memory_bytes(text);
+    let bytes = bytes.filter(|bytes| *bytes == 0 || (6 << 20..=2 << 30).contains(bytes));
+    bytes.ok_or_else(|| format!("{text:?} is no memory for a build: write 6m to 2g, or 0 for all there is"))
+}
+
+fn cpus(text: &str) -> Result<f64, String> {
+    let cpus = text.trim().parse().ok().filter(|cpus| (0.01..=1024.0).contains(cpus));
+    cpus.ok_or_else(|| format!("{text:?} is no number of processors: write e.g. 2 or 0.5"))
 }
 
 fn size(text: &str) -> Result<String, String> {

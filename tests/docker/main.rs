@@ -3,11 +3,17 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adopting;
 mod building;
+mod labels;
 mod lives;
 mod ports;
+mod proxied;
+mod pulling;
+mod reaching;
 mod recovering;
 mod refusing;
+mod stock;
 mod updating;
 mod watching;
 
@@ -30,6 +36,19 @@ async fn ask(daemon: &Daemon, host: &str) -> Answer {
 async fn says(daemon: &Daemon, host: &str) -> (u16, String) {
     let answer = ask(daemon, host).await;
     (answer.status.as_u16(), String::from_utf8_lossy(&answer.body).trim().to_owned())
+}
+
+/// Waits until a host answers so.
+async fn answers(daemon: &Daemon, host: &str, wanted: (u16, &str)) {
+    let end = Instant::now() + LONG;
+    loop {
+        let said = says(daemon, host).await;
+        if said.0 == wanted.0 && (said.0 != 200 || said.1 == wanted.1) {
+            return;
+        }
+        assert!(Instant::now() < end, "{host} never answers {wanted:?}, but {said:?}:\n{}", daemon.logged());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Waits until `show` says so.

@@ -7,6 +7,7 @@ use tokio::net::{TcpStream, UdpSocket};
 
 use super::*;
 use crate::support::docker::Engine;
+use crate::support::redis::RedisServer;
 
 /// Sends datagrams back.
 const SERVER: &str = r#"
@@ -22,7 +23,7 @@ fn main() {
 const TOKEN: &str = "a-token-that-nobody-guesses";
 
 /// Ports of this machine that nobody has; tests run side by side.
-fn spare(count: usize) -> Vec<u16> {
+pub(super) fn spare(count: usize) -> Vec<u16> {
     let bound: Vec<_> = std::iter::repeat_with(|| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
         .filter(|bound| bound.local_addr().unwrap().port() >= 14_000)
         .take(count)
@@ -217,4 +218,38 @@ async fn a_port_that_is_in_use_is_refused_or_told() {
     answers(port, "", |answer| answer.is_none()).await;
     let _daemon = Daemon::start_in(dir, |command| engine.known_to(command));
     answers(port, "", is_200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_never_give_the_same_port_away() {
+    let engines = [Engine::start(), Engine::start()];
+    let redis = RedisServer::start();
+    let nodes = [0, 1].map(|at| {
+        engines[at].daemon_with(|command| {
+            command.env("REDIS_URL", redis.url()).env("PORTCULLIS_NODE_NAME", format!("n{at}"));
+            command.env("PORTCULLIS_SECRET_KEY", "0123456789abcdef0123456789abcdef");
+        })
+    });
+    let apis = [0, 1].map(|at| Api::local(&nodes[at]));
+    for (at, api) in apis.iter().enumerate() {
+        create(api, web(&format!("web{at}"), "x")).await;
+    }
+    let ask = |at: usize, port: Value| {
+        let api = apis[at].clone();
+        async move { api.call("POST", &format!("/services/web{at}/ports"), port).await }
+    };
+    // The lowest free one, at the same time: each gets another one.
+    let racing = (0..6).map(|number| ask(number % 2, json!({ "port_name": format!("p{number}") })));
+    let answers = futures_util::future::join_all(racing).await;
+    let mut given: Vec<_> =
+        answers.iter().map(|answer| answer.json()["host_port"].as_u64().unwrap()).collect();
+    given.sort_unstable();
+    given.dedup();
+    assert_eq!(given.len(), 6, "{given:?}");
+    // One that both want: one has it.
+    let wanted = json!({ "port_name": "same", "host_port": spare(1)[0] });
+    let (one, two) = tokio::join!(ask(0, wanted.clone()), ask(1, wanted));
+    let mut statuses = [one.status.as_u16(), two.status.as_u16()];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [201, 409], "{} {}", one.json(), two.json());
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::support::docker::Engine;
+use crate::support::redis::RedisServer;
 
 #[tokio::test]
 async fn an_engine_that_ends_and_comes_back_has_its_services_again() {
@@ -86,20 +87,28 @@ async fn orphans_of_both_kinds_are_found_and_removed_when_asked() {
     let api = Api::local(&daemon);
     let made = create(&api, web("web", "one")).await;
     let id = made["state"]["containers"][0]["id"].as_str().unwrap();
-    // A container without a service: one more with the labels of ours, and one of somebody else.
-    let mut labels = engine.get(&format!("/containers/{id}/json"))["Config"]["Labels"].clone();
+    // A container without a service: one more with the labels and a name of ours. And two of somebody else, of which one
+    // has got our labels from somewhere.
+    let ours = engine.get(&format!("/containers/{id}/json"));
+    let mut labels = ours["Config"]["Labels"].clone();
     labels["portcullis.service"] = json!("gone");
-    let orphan =
-        engine.post("/containers/create?name=orphan", &json!({ "Image": "web:1", "Labels": labels }));
-    let foreign = engine.post("/containers/create?name=foreign", &json!({ "Image": "web:1" }));
+    let name =
+        ours["Name"].as_str().unwrap().trim_start_matches('/').replace("portcullis-web-", "portcullis-gone-");
+    let make = |name: &str, labels: &Value| {
+        let container = json!({ "Image": "web:1", "Labels": labels });
+        engine.post(&format!("/containers/create?name={name}"), &container)
+    };
+    let orphan = make(&name, &labels);
+    let foreign = [make("foreign", &json!({})), make("labelled", &labels)];
     let found = daemon.run(&["service", "cleanup"]);
     assert_eq!(found["dry_run"], true, "{found:#}");
     assert_eq!(found["containers_removed"][0]["container_id"], orphan["Id"], "{found:#}");
-    assert_eq!(engine.containers().len(), 3, "it only looked");
+    assert_eq!(engine.containers().len(), 4, "it only looked");
     let removed = daemon.run(&["service", "cleanup", "--remove"]);
     assert_eq!(removed["containers_removed"].as_array().unwrap().len(), 1);
     let left: Vec<_> = engine.containers().iter().map(|one| one["Id"].clone()).collect();
-    assert!(left.len() == 2 && left.contains(&foreign["Id"]) && left.contains(&json!(id)), "{left:?}");
+    let stay = [&foreign[0]["Id"], &foreign[1]["Id"], &ours["Id"]];
+    assert!(left.len() == 3 && stay.iter().all(|one| left.contains(one)), "{left:?}");
     // A service without its container.
     engine.post(&format!("/containers/{id}/kill"), &Value::Null);
     let other = |seen: &Value| seen["state"]["status"] == "running";
@@ -140,4 +149,28 @@ async fn fifty_services_are_found_again_within_ten_seconds() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(engine.containers().len(), 50);
+}
+
+#[tokio::test]
+async fn of_two_nodes_of_one_name_with_engines_of_their_own_one_works() {
+    let (one, two) = (Engine::start(), Engine::start());
+    let redis = RedisServer::start();
+    let node = |engine: &Engine| {
+        engine.daemon_with(|command| {
+            command.env("REDIS_URL", redis.url());
+            command.env("PORTCULLIS_SECRET_KEY", "0123456789abcdef0123456789abcdef");
+        })
+    };
+    let first = node(&one);
+    let api = Api::local(&first);
+    create(&api, web("web", "one")).await;
+    let second = node(&two);
+    let api = Api::local(&second);
+    let seen = shown(&api, "web", "refused", |seen| seen["state"]["status"] == "failed").await;
+    assert!(seen["state"]["last_error"].to_string().contains("PORTCULLIS_NODE_NAME"), "{seen:#}");
+    assert_eq!(two.containers(), Vec::<Value>::new());
+    // It takes over when the other one is gone for good.
+    drop(first);
+    shown(&api, "web", "running here", |seen| seen["state"]["status"] == "running").await;
+    assert_eq!(two.containers().len(), 1);
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use http_body_util::BodyExt;
+
 use super::*;
 use crate::support::docker::Engine;
 
@@ -146,4 +148,34 @@ async fn a_new_container_serves_when_its_health_check_says_so() {
         checked.as_array().unwrap().iter().any(|one| one["healthy"] == true && one["exit_code"] == 0),
         "{checked:#}"
     );
+}
+
+#[tokio::test]
+async fn who_follows_the_logs_hears_the_new_container_as_well() {
+    let engine = Engine::start();
+    let daemon = engine.daemon();
+    let api = Api::local(&daemon);
+    let mut service = web("web", "one");
+    service["command"] = json!(["sh", "-c", "echo this is $VERSION; exec sh /bin/web"]);
+    create(&api, service).await;
+    let mut body = api.open("GET", "/services/web/logs/follow", &[], "").await.into_body();
+    let mut heard = String::new();
+    for version in ["one", "two"] {
+        if version == "two" {
+            let changed =
+                api.call("PATCH", "/services/web", json!({ "environment": { "VERSION": "two" } })).await;
+            assert_eq!(changed.status, 200, "{}", changed.json());
+        }
+        let wanted = format!("this is {version}");
+        let read = async {
+            while !heard.contains(&wanted) {
+                let frame = body.frame().await.expect("it goes on").unwrap();
+                heard.push_str(&String::from_utf8_lossy(&frame.into_data().unwrap_or_default()));
+            }
+        };
+        tokio::time::timeout(LONG, read).await.expect("it is heard");
+    }
+    assert_eq!(api.call("DELETE", "/services/web", json!({})).await.status, 200);
+    let rest = async { while body.frame().await.is_some() {} };
+    tokio::time::timeout(LONG, rest).await.expect("it ends with the service");
 }

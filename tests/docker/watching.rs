@@ -1,5 +1,7 @@
 //! What is told of services that do not do well, and what they write and use.
 
+use std::sync::Arc;
+
 use http_body_util::BodyExt;
 
 use super::*;
@@ -70,6 +72,55 @@ async fn what_happens_to_a_container_is_known_within_a_second() {
 }
 
 #[tokio::test]
+async fn a_route_to_a_service_has_the_checks_of_the_service() {
+    let engine = Engine::start();
+    let daemon = engine.daemon();
+    let api = Api::local(&daemon);
+    let mut service = web("web", "x");
+    service["command"] =
+        json!(["sh", "-c", "mkdir -p /tmp/www && echo fine > /tmp/www/well; exec sh /bin/web"]);
+    service["health_check"] = json!({ "path": "/well", "interval_seconds": 1, "unhealthy_threshold": 1,
+                                      "healthy_threshold": 1, "fail_when_all_unhealthy": true });
+    let made = create(&api, service).await;
+    let id = made["state"]["containers"][0]["id"].as_str().unwrap();
+    daemon.proxy("site.test", "http://127.0.0.1:9", &json!({}));
+    daemon.proxy("whole.test", "service:web", &json!({}));
+    daemon.run(&["route", "create", "/well", "service", "web"]);
+    let run = |command: &str| {
+        let exec = json!({ "Cmd": ["sh", "-c", command] });
+        let made = engine.post(&format!("/containers/{id}/exec"), &exec);
+        engine.post(&format!("/exec/{}/start", made["Id"].as_str().unwrap()), &json!({ "Detach": true }));
+    };
+    let answers = async |host: &str, path: &str, status: u16| {
+        let end = Instant::now() + LONG;
+        loop {
+            let answer = plain(daemon.http, get(host, path)).await;
+            if answer.status == status {
+                return answer;
+            }
+            assert!(Instant::now() < end, "{host}{path} answers {answer:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    answers("site.test", "/well", 200).await;
+    let shown = daemon.run(&["upstream", "show", "web"]);
+    assert_eq!(shown[0]["health_check"]["asks"], "GET /well", "{shown:#}");
+    run("mv /tmp/www/well /tmp/www/sick");
+    let refused = answers("site.test", "/well", 503).await;
+    assert_eq!(refused.json()["code"], "no_healthy_upstream");
+    // A host that says nothing of its own has them, too.
+    answers("whole.test", "/", 503).await;
+    run("mv /tmp/www/sick /tmp/www/well");
+    answers("site.test", "/well", 200).await;
+    let wrong = json!({ "health_check": { "interval_seconds": 0 } });
+    let refused = api.call("PATCH", "/services/web", wrong).await;
+    assert!(refused.status == 422 && refused.json().to_string().contains("health_check.interval_seconds"));
+    // How it is asked is no reason for another container.
+    daemon.run(&["service", "update", "web", "--health-check", "path=/"]);
+    assert_eq!(engine.get(&format!("/containers/{id}/json"))["State"]["Running"], true);
+}
+
+#[tokio::test]
 async fn logs_and_usage_are_shown() {
     let engine = Engine::start();
     let daemon = engine.daemon();
@@ -92,6 +143,57 @@ async fn logs_and_usage_are_shown() {
     assert!(stats["pids"].as_u64() >= Some(1) && stats["memory_usage"].as_u64() > Some(0), "{stats:#}");
     let checked = daemon.run(&["service", "check", "web"]);
     assert_eq!(checked[0]["healthy"], true, "{checked:#}");
+}
+
+#[tokio::test]
+async fn what_a_service_uses_is_followed_until_its_container_ends() {
+    let engine = Engine::start();
+    let daemon = Arc::new(engine.daemon());
+    let api = Api::local(&daemon);
+    let mut service = web("web", "x");
+    service["restart_policy"] = json!("no");
+    let made = create(&api, service).await;
+    let id = made["state"]["containers"][0]["id"].as_str().unwrap().to_owned();
+    let command_line = std::thread::spawn({
+        let daemon = Arc::clone(&daemon);
+        move || daemon.cli(&["service", "stats", "web", "--follow"])
+    });
+    let response = api.open("GET", "/services/web/stats?follow=true", &[], "").await;
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut body = response.into_body();
+    let mut said = String::new();
+    let mut killed = false;
+    let read = async {
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.unwrap().into_data() else { continue };
+            said.push_str(&String::from_utf8_lossy(&data));
+            if !killed && said.matches("\"memory_usage\"").count() >= 3 {
+                engine.post(&format!("/containers/{id}/kill"), &Value::Null);
+                killed = true;
+            }
+        }
+    };
+    tokio::time::timeout(LONG, read).await.expect("the stream ends with the container");
+    let first = said.lines().find_map(|line| line.strip_prefix("data: ")).expect("a reading");
+    let first: Value = serde_json::from_str(first).unwrap();
+    assert_eq!(
+        (first["replica"].clone(), first["memory_limit"].clone()),
+        (json!(0), json!(64 << 20)),
+        "{first}"
+    );
+    assert!(first["pids"].as_u64() >= Some(1), "{first}");
+    assert!(said.contains("event: end") && said.contains("has ended"), "{said}");
+    let printed = command_line.join().unwrap();
+    let (lines, end) = (String::from_utf8_lossy(&printed.stdout), String::from_utf8_lossy(&printed.stderr));
+    assert!(
+        printed.status.success() && lines.contains("memory") && end.contains("has ended"),
+        "{lines}\n{end}"
+    );
+    // There is nothing to follow any more.
+    let refused = api.get("/services/web/stats?follow=true").await;
+    assert_eq!(refused.status, 409, "{}", String::from_utf8_lossy(&refused.body));
+    assert_eq!(api.get("/services/web/stats?follow=perhaps").await.status, 422);
+    assert_eq!(api.get("/services/web/stats?follow=false").await.status, 200);
 }
 
 #[tokio::test]

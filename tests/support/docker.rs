@@ -19,6 +19,8 @@ const PLACES: u8 = 60;
 /// An engine.
 pub struct Engine {
     child: Option<Child>,
+    /// Further arguments of `dockerd`.
+    more: Vec<String>,
     place: Place,
 }
 
@@ -122,7 +124,13 @@ impl Place {
 impl Engine {
     /// An engine with the images `web` and `tools`.
     pub fn start() -> Self {
-        let mut engine = Self { child: None, place: Place::take() };
+        Self::start_with(|_| Vec::new())
+    }
+
+    /// The same with further arguments, which may name the engine's folder and the address of its bridge.
+    pub fn start_with(more: impl FnOnce(&Self) -> Vec<String>) -> Self {
+        let mut engine = Self { child: None, more: Vec::new(), place: Place::take() };
+        engine.more = more(&engine);
         let bridge = engine.place.bridge();
         let ip =
             |words: &[&str]| assert!(Command::new("ip").args(words).status().unwrap().success(), "{words:?}");
@@ -132,6 +140,11 @@ impl Engine {
         engine.launch();
         engine.build_usual();
         engine
+    }
+
+    /// The address of its bridge, which is none of the loopback.
+    pub fn bridge(&self) -> String {
+        format!("{}1", self.place.prefix())
     }
 
     /// Where it listens.
@@ -203,6 +216,34 @@ impl Engine {
         serde_json::from_slice(&output).unwrap_or_default()
     }
 
+    /// Has the engine push an image to where its name says; what it tells of that.
+    pub fn push(&self, name: &str) -> String {
+        // It wants credentials although nobody asks for any.
+        let output =
+            self.curl(&["-X", "POST", "-H", "x-registry-auth: e30="], &format!("/images/{name}/push"));
+        String::from_utf8_lossy(&output).into_owned()
+    }
+
+    /// Has the engine remove something.
+    pub fn delete(&self, path: &str) {
+        self.curl(&["-X", "DELETE"], path);
+    }
+
+    /// Runs the image `web` as somebody else would, without portcullis; its id. `more` are further fields.
+    pub fn run(&self, name: &str, version: &str, more: &Value) -> String {
+        let mut body = serde_json::json!({ "Image": "web:1", "Env": [format!("VERSION={version}")] });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let made = self.post(&format!("/containers/create?name={name}"), &body);
+        let id = made["Id"].as_str().unwrap_or_else(|| panic!("{name}: {made}")).to_owned();
+        self.post(&format!("/containers/{id}/start"), &Value::Null);
+        id
+    }
+
+    /// Removes a container, running or not.
+    pub fn remove(&self, name: &str) {
+        self.curl(&["-X", "DELETE"], &format!("/containers/{name}?force=true"));
+    }
+
     /// The containers that are there, running or not.
     pub fn containers(&self) -> Vec<Value> {
         self.get("/containers/json?all=true").as_array().cloned().unwrap()
@@ -237,7 +278,7 @@ impl Engine {
         command.args(["--pdeathsig", "KILL", "dockerd"]);
         command.arg("--data-root").arg(dir.join("data")).arg("--exec-root").arg(dir.join("exec"));
         command.arg("--pidfile").arg(dir.join("pid")).arg("--host").arg(self.host());
-        command.args(["--bridge", &self.place.bridge()]);
+        command.args(["--bridge", &self.place.bridge()]).args(&self.more);
         command.arg("--default-address-pool");
         command.arg(format!("base={}128/25,size=26", self.place.prefix()));
         command.args(["--iptables=false", "--ip-masq=false", "--ip-forward=false", "--userland-proxy=false"]);

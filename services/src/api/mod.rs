@@ -12,6 +12,8 @@ pub mod problem;
 mod progress;
 #[cfg(feature = "docker")]
 pub mod service_logs;
+#[cfg(feature = "docker")]
+pub mod service_stats;
 pub mod stream;
 mod table;
 
@@ -48,6 +50,8 @@ pub fn router(control: Arc<Control>) -> Router {
     rest.add_route("/docs", get(move || async move { page.into_response() }));
     #[cfg(feature = "docker")]
     rest.add_route(service_logs::PATH, service_logs::follow(control.clone()));
+    #[cfg(feature = "docker")]
+    rest.change_route(service_stats::PATH, |methods| service_stats::or_follow(control.clone(), methods));
     rest.add_route(stream::PATH, stream::follow(control));
     rest.into_router()
 }
@@ -70,6 +74,14 @@ impl Rest {
         let path = path.trim_end_matches('/').to_owned();
         let present = self.routes.remove(&path).unwrap_or_default();
         self.routes.insert(path, present.merge(methods));
+    }
+
+    /// Puts something around what is there.
+    #[cfg(feature = "docker")]
+    fn change_route(&mut self, path: &str, change: impl FnOnce(MethodRouter) -> MethodRouter) {
+        if let Some(present) = self.routes.remove(path) {
+            self.routes.insert(path.to_owned(), change(present));
+        }
     }
 
     fn add_endpoint<O: Operation>(&mut self, endpoint: &Endpoint, fields: &Arc<[Field]>) {

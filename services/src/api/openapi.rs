@@ -148,12 +148,15 @@ impl OpenApi {
         self.insert(path, &Method::GET, operation);
     }
 
-    /// The log follower, which is no operation: it has no end.
+    /// The followers, which are no operations: they have no end.
     pub fn add_stream(&mut self) {
         #[cfg(feature = "docker")]
         {
             let operation = super::service_logs::describe(&mut self.generator);
             self.insert(super::service_logs::PATH, &Method::GET, operation);
+            if let Some(stats) = self.paths.get_mut(super::service_stats::PATH) {
+                super::service_stats::describe(&mut stats["get"]);
+            }
         }
         let operation = stream::describe(&mut self.generator);
         self.insert(stream::PATH, &Method::GET, operation);

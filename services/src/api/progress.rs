@@ -33,8 +33,8 @@ pub(super) fn answer<F>(mut request: Request, work: impl FnOnce(Request) -> F) -
 where
     F: Future<Output = Response> + Send + 'static,
 {
-    let (sender, steps) = mpsc::unbounded_channel();
-    request.extensions_mut().insert(Progress::new(sender));
+    let (progress, steps) = Progress::channel();
+    request.extensions_mut().insert(progress);
     let told = Told { steps, work: Some(Box::pin(work(request))), answer: None };
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     let mut response = Sse::new(events(told)).keep_alive(keep_alive).into_response();
@@ -47,7 +47,7 @@ where
 }
 
 struct Told {
-    steps: mpsc::UnboundedReceiver<String>,
+    steps: mpsc::Receiver<String>,
     /// None when it has ended.
     work: Option<Pin<Box<dyn Future<Output = Response> + Send>>>,
     answer: Option<Response>,

@@ -65,7 +65,7 @@ pub(super) fn describe(generator: &mut SchemaGenerator) -> Value {
         "parameters": parameters,
         "responses": {
             "200": {
-                "description": "Events until the container ends, the caller leaves, or its token ends",
+                "description": "Events until the service is deleted, the caller leaves, or its token ends",
                 "content": { "text/event-stream": { "schema": { "type": "string" } } },
             },
             "default": { "$ref": "#/components/responses/Problem" },
@@ -114,13 +114,21 @@ async fn open(
             Err(error) => Event::default().event("error").data(error.to_string()),
         })
     });
-    Ok(match &ctx.caller {
+    Ok(answer_until_expiry(&ctx.caller, events))
+}
+
+/// Answers with events, which end when the caller's token does.
+pub(super) fn answer_until_expiry(
+    caller: &Caller,
+    events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static,
+) -> Response {
+    match caller {
         Caller::Principal(principal) if principal.expires_at > 0 => {
             let left = Duration::from_secs(principal.expires_at).saturating_sub(Duration::from_millis(now()));
             answer(events.take_until(Box::pin(tokio::time::sleep(left))))
         }
         Caller::Principal(_) | Caller::Local | Caller::Anonymous => answer(events),
-    })
+    }
 }
 
 fn answer(events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static) -> Response {

@@ -215,6 +215,14 @@ impl Balanced<'_> {
         self.load_balancing.policy.unwrap_or_else(usual)
     }
 
+    /// Whether it says anything of how upstreams are asked.
+    pub fn is_said(&self) -> bool {
+        *self.load_balancing != LoadBalancing::default()
+            || self.health_check.is_some()
+            || self.passive_health.is_some()
+            || *self.retries != Retries::default()
+    }
+
     /// As the layers want it.
     pub fn balancing(&self) -> forward::Balancing {
         let policy = match (self.policy(), &self.load_balancing.hash_on) {

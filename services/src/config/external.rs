@@ -9,6 +9,7 @@ use super::address::TargetUrl;
 use super::balancing::{Balanced, First, HealthCheck, LoadBalancing, PassiveHealth, Retries, UpstreamUrl};
 use super::field::{self, FieldError};
 use super::names::ServiceName;
+use super::upstream_tls::UpstreamTls;
 use super::{Config, Entity, stamped};
 use crate::store::{Key, Kind};
 
@@ -36,6 +37,12 @@ pub struct External {
     /// When a request is sent to another upstream.
     #[serde(default)]
     pub retries: Retries,
+    /// TLS towards the upstreams, their checks included.
+    #[serde(default)]
+    pub upstream_tls: UpstreamTls,
+    /// Speak HTTP/2 to the upstreams: by ALPN over TLS, with prior knowledge without it.
+    #[serde(default)]
+    pub upstream_http2: bool,
     /// What it is for.
     #[serde(default)]
     pub description: String,
@@ -111,6 +118,7 @@ impl Entity for External {
     fn problems(&self) -> Vec<FieldError> {
         let mut problems = Vec::new();
         self.balanced().check(&mut problems);
+        self.upstream_tls.check(&mut problems);
         problems
     }
 

@@ -23,6 +23,7 @@ pub mod service;
 pub mod serving;
 pub mod token;
 pub mod tools;
+pub mod upstream_tls;
 pub mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -173,7 +174,7 @@ macro_rules! stamped {
 use stamped;
 
 /// The fields that the server sets, whatever a caller says.
-pub const SERVER_SET: [&str; 4] = ["created_by", "created_at", "updated_at", "config_version"];
+pub const SERVER_SET: [&str; 5] = ["created_by", "created_at", "updated_at", "config_version", "labelled_by"];
 
 /// Why a document is not in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]

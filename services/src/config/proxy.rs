@@ -22,6 +22,7 @@ use super::names::{
     CertName, EmailPattern, GithubClientId, Group, LabelPattern, Origin, PathPrefix, RouteId, Scope,
     UserPattern,
 };
+use super::upstream_tls::UpstreamTls;
 use super::{Config, Entity, stamped};
 use crate::store::{Key, Kind};
 
@@ -59,7 +60,7 @@ pub struct Proxy {
     /// When a request is sent to another upstream.
     #[serde(default)]
     pub retries: Retries,
-    /// TLS towards the upstreams.
+    /// TLS towards the upstreams. Beside the target `service:NAME` it is for what that service says nothing of.
     #[serde(default)]
     pub upstream_tls: UpstreamTls,
     /// Speak HTTP/2 to the upstreams: by ALPN over TLS, with prior knowledge without it.
@@ -312,6 +313,10 @@ pub struct Proxy {
     #[serde(default)]
     pub oauth_vault_upstream_token: bool,
 
+    /// The container whose labels made it: `NODE/CONTAINER`.
+    #[serde(default)]
+    pub labelled_by: Option<String>,
+
     /// Who created it.
     #[serde(default)]
     pub created_by: Option<String>,
@@ -324,26 +329,6 @@ pub struct Proxy {
     /// Grows by one with each change.
     #[serde(default)]
     pub config_version: u64,
-}
-
-/// TLS towards upstreams.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct UpstreamTls {
-    /// Whether the upstream's certificate must be valid for its name.
-    pub verify: bool,
-    /// The authorities to trust instead of the system's, as PEM.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca_pem: Option<String>,
-    /// The name to ask for and to verify, instead of the URL's host.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub server_name: Option<HostName>,
-}
-
-impl Default for UpstreamTls {
-    fn default() -> Self {
-        Self { verify: true, ca_pem: None, server_name: None }
-    }
 }
 
 /// A version of the PROXY protocol.

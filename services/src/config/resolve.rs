@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_layers::forward::{
-    Balancing, Policy, Protocol, ProxyHeader, Scheme, Target, Timeouts, TlsOptions, Upstream,
+    Balancing, Protocol, ProxyHeader, Scheme, Target, Timeouts, TlsOptions, Upstream,
 };
 use portcullis_layers::headers::{Op, RulesError};
 use portcullis_layers::route::{self, HostRoutes, Place, RouteTable};
@@ -22,6 +22,7 @@ use super::proxy::mcp::McpPinning;
 use super::proxy::{ProxyProtocolVersion, RouteMode};
 use super::route::{RouteScope, RouteTarget};
 use super::tools::McpTools;
+use super::upstream_tls::UpstreamTls;
 use super::{Builtin, Config, External, HostPattern, Problem, Proxy, Route, ServiceName, TargetUrl, Token};
 
 /// How long exchanges may take where a host does not say.
@@ -289,8 +290,11 @@ pub fn of_host(config: &Config, proxy: &Proxy, around: Around<'_>) -> Destinatio
     let super::Target::Service(name) = &proxy.target_url else { return of_proxy(proxy, around.limits) };
     match of_service(config, name, around) {
         Ok((urls, balancing)) => {
-            let upstreams = urls.iter().map(|url| upstream(url, Some(proxy))).collect();
-            let own = config.services.contains_key(name).then(|| proxy.balanced().balancing());
+            let manner = Manner { proxy: Some(proxy), external: config.externals.get(name).map(Arc::as_ref) };
+            let upstreams = urls.iter().map(|url| upstream(url, manner)).collect();
+            let balanced = proxy.balanced();
+            let says = config.services.contains_key(name) && balanced.is_said();
+            let own = says.then(|| balanced.balancing());
             let target = target(upstreams, Some(proxy), around.limits);
             Destination::Upstream(Arc::new(Target { balancing: own.unwrap_or(balancing), ..target }))
         }
@@ -312,18 +316,16 @@ fn of_service(
             false => Err(format!("service {name:?} is not open for routing")),
         };
     }
-    if !config.services.contains_key(name) {
+    let Some(service) = config.services.get(name) else {
         return Err(format!("there is no service {name:?}"));
-    }
+    };
     let addresses = around.services.get(name).map(Vec::as_slice).unwrap_or_default();
     let urls = addresses.iter().filter_map(|at| format!("http://{at}").parse::<TargetUrl>().ok());
     let urls: Vec<_> = urls.map(UpstreamUrl::from).collect();
-    // Containers are all the same.
-    let balancing = Balancing { policy: Policy::RoundRobin, observed: true, ..Balancing::default() };
     if urls.is_empty() {
         Err(format!("service {name:?} has no container that is ready"))
     } else {
-        Ok((urls, balancing))
+        Ok((urls, service.balanced().balancing()))
     }
 }
 
@@ -337,7 +339,8 @@ pub fn of_proxy(proxy: &Proxy, limits: Limits) -> Destination {
         super::Target::Url(_) => {
             let balanced = proxy.balanced();
             let upstreams = balanced.upstreams();
-            let upstreams = upstreams.iter().map(|one| upstream(one, Some(proxy))).collect();
+            let manner = Manner { proxy: Some(proxy), external: None };
+            let upstreams = upstreams.iter().map(|one| upstream(one, manner)).collect();
             let target = target(upstreams, Some(proxy), limits);
             Destination::Upstream(Arc::new(Target { balancing: balanced.balancing(), ..target }))
         }
@@ -346,7 +349,7 @@ pub fn of_proxy(proxy: &Proxy, limits: Limits) -> Destination {
 
 /// Where the requests of a route go.
 pub fn of_route(config: &Config, route: &Route, around: Around<'_>) -> Destination {
-    let plain = |url: TargetUrl| without_host(&[url.into()], Balancing::default(), around);
+    let plain = |url: TargetUrl| without_host(&[url.into()], None, Balancing::default(), around);
     if config.closed.contains_key(&route.route_id) {
         return Destination::Unavailable(format!("the document of route {} can't be read", route.route_id));
     }
@@ -358,10 +361,7 @@ pub fn of_route(config: &Config, route: &Route, around: Around<'_>) -> Destinati
             Ok(url) => plain(url),
             Err(_) => Destination::Unavailable(format!("port {port} is no target")),
         },
-        Ok(RouteTarget::Service(name)) => match of_service(config, &name, around) {
-            Ok((urls, balancing)) => without_host(&urls, balancing, around),
-            Err(why) => Destination::Unavailable(why),
-        },
+        Ok(RouteTarget::Service(name)) => of_named(config, &name, around),
         Ok(RouteTarget::Host(host)) => match config.proxies.get(&host) {
             Some(proxy) if proxy.enabled => of_host(config, proxy, around),
             Some(_) => Destination::Unavailable(format!("host {host} is disabled")),
@@ -370,15 +370,31 @@ pub fn of_route(config: &Config, route: &Route, around: Around<'_>) -> Destinati
     }
 }
 
-/// Where the requests of routes to an external service go.
+/// Where the requests of routes to a service go.
+pub fn of_named(config: &Config, name: &ServiceName, around: Around<'_>) -> Destination {
+    match of_service(config, name, around) {
+        Ok((urls, balancing)) => {
+            without_host(&urls, config.externals.get(name).map(Arc::as_ref), balancing, around)
+        }
+        Err(why) => Destination::Unavailable(why),
+    }
+}
+
+/// Where an external service is, whether or not routes may name it.
 pub fn of_external(service: &External, around: Around<'_>) -> Destination {
     let balanced = service.balanced();
-    without_host(&balanced.upstreams(), balanced.balancing(), around)
+    without_host(&balanced.upstreams(), Some(service), balanced.balancing(), around)
 }
 
 /// What no host's document says anything about.
-fn without_host(urls: &[UpstreamUrl], balancing: Balancing, around: Around<'_>) -> Destination {
-    let upstreams = urls.iter().map(|url| upstream(url, None)).collect();
+fn without_host(
+    urls: &[UpstreamUrl],
+    external: Option<&External>,
+    balancing: Balancing,
+    around: Around<'_>,
+) -> Destination {
+    let manner = Manner { proxy: None, external };
+    let upstreams = urls.iter().map(|url| upstream(url, manner)).collect();
     let target = target(upstreams, None, around.limits);
     Destination::Upstream(Arc::new(Target { balancing, preserve_host: false, ..target }))
 }
@@ -404,26 +420,43 @@ fn target(upstreams: Vec<Upstream>, proxy: Option<&Proxy>, limits: Limits) -> Ta
     }
 }
 
-fn upstream(UpstreamUrl { url, weight }: &UpstreamUrl, proxy: Option<&Proxy>) -> Upstream {
-    let tls = proxy.map(|proxy| &proxy.upstream_tls);
-    let http2 = proxy.is_some_and(|proxy| proxy.upstream_http2);
+/// Who says how upstreams are spoken to.
+#[derive(Debug, Clone, Copy)]
+struct Manner<'a> {
+    proxy: Option<&'a Proxy>,
+    external: Option<&'a External>,
+}
+
+impl Manner<'_> {
+    /// An external service knows its own servers; a host that names it fills in where it says nothing.
+    fn tls(self) -> TlsOptions {
+        let service = self.external.map(|external| &external.upstream_tls);
+        let host = self.proxy.map(|proxy| &proxy.upstream_tls);
+        let said = service.filter(|tls| **tls != UpstreamTls::default());
+        said.or(host).map(UpstreamTls::options).unwrap_or_default()
+    }
+
+    fn http2(self) -> bool {
+        self.external.is_some_and(|external| external.upstream_http2)
+            || self.proxy.is_some_and(|proxy| proxy.upstream_http2)
+    }
+}
+
+fn upstream(UpstreamUrl { url, weight }: &UpstreamUrl, manner: Manner<'_>) -> Upstream {
+    let header = manner.proxy.and_then(|proxy| proxy.upstream_proxy_protocol);
     Upstream {
         scheme: if url.https { Scheme::Https } else { Scheme::Http },
         host: url.host.clone(),
         port: url.port,
         base_path: url.path.clone(),
         weight: *weight,
-        tls: tls.map_or_else(TlsOptions::default, |tls| TlsOptions {
-            verify: tls.verify,
-            ca: tls.ca_pem.as_deref().map(Into::into),
-            server_name: tls.server_name.clone(),
-        }),
-        protocol: match (http2, url.https) {
+        tls: manner.tls(),
+        protocol: match (manner.http2(), url.https) {
             (true, true) => Protocol::Negotiate,
             (true, false) => Protocol::Http2,
             (false, _) => Protocol::Http1,
         },
-        proxy_header: proxy.and_then(|proxy| proxy.upstream_proxy_protocol).map(|version| match version {
+        proxy_header: header.map(|version| match version {
             ProxyProtocolVersion::V1 => ProxyHeader::V1,
             ProxyProtocolVersion::V2 => ProxyHeader::V2,
         }),

@@ -9,12 +9,14 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::balancing::{self, Balanced, First, LoadBalancing, PassiveHealth, Retries};
 use super::field::FieldError;
 use super::names::{NodeName, ServiceName};
 use super::{Config, Entity, stamped};
 use crate::store::{Key, Kind};
 
 mod check;
+mod foreign;
 mod volume;
 
 #[cfg(feature = "docker")]
@@ -25,13 +27,13 @@ pub use volume::{Source, Volume};
 /// The port where nothing says another one.
 pub const DEFAULT_PORT: u16 = 8080;
 
-/// Containers that one node's engine runs.
+/// Containers that one node's engine runs, or one that somebody else made there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Service {
     /// Its name; hosts and routes name it, and externals have none of these.
     pub service_name: ServiceName,
-    /// The image that it runs; pulled when it is missing. Either this or `dockerfile_path`.
+    /// The image that it runs; pulled when it is missing. Either this, `dockerfile_path` or `container`.
     #[serde(default)]
     pub image: Option<String>,
     /// The Dockerfile that its image is built from, in the build context.
@@ -40,6 +42,12 @@ pub struct Service {
     /// The folder that is built, below PORTCULLIS_DOCKER_CONTEXTS. Default: that folder itself.
     #[serde(default)]
     pub build_context: Option<String>,
+    /// The name of a container that somebody else made, as Compose does: it is watched, and never touched.
+    #[serde(default)]
+    pub container: Option<String>,
+    /// The network that the address of `container` is on. Default: PORTCULLIS_DOCKER_NETWORK, else its only one.
+    #[serde(default)]
+    pub network: Option<String>,
     /// Arguments of the build.
     #[serde(default)]
     pub build_args: BTreeMap<String, String>,
@@ -80,6 +88,19 @@ pub struct Service {
     /// How it is told whether a container is healthy. Default: its image's check; else its port has to accept.
     #[serde(default)]
     pub healthcheck: Option<HealthCheck>,
+    /// How requests are spread over its containers, for routes, and for hosts that do not say.
+    #[serde(default)]
+    pub load_balancing: LoadBalancing,
+    /// How its containers are asked from outside whether they are well, beside `healthcheck`, which is asked inside;
+    /// the same.
+    #[serde(default)]
+    pub health_check: Option<balancing::HealthCheck>,
+    /// When a container gets nothing for a while because of what became of requests; the same.
+    #[serde(default)]
+    pub passive_health: Option<PassiveHealth>,
+    /// When a request is sent to another container; the same.
+    #[serde(default)]
+    pub retries: Retries,
     /// Whether the root of its file system is read-only; `/tmp`, `/run` and the like can be written in any case.
     #[serde(default = "yes")]
     pub read_only_root: bool,
@@ -105,6 +126,9 @@ pub struct Service {
     /// Grows with each restart that was asked for.
     #[serde(default)]
     pub generation: u64,
+    /// The container whose labels made it: `NODE/CONTAINER`.
+    #[serde(default)]
+    pub labelled_by: Option<String>,
     /// Whether its containers are being removed; then the document goes, too.
     #[serde(default)]
     pub deleting: bool,
@@ -193,6 +217,19 @@ const fn retries() -> u32 {
 }
 
 impl Service {
+    /// What it says of its containers, as upstreams.
+    pub fn balanced(&self) -> Balanced<'_> {
+        Balanced {
+            first: First::Service,
+            field: "upstreams",
+            more: &[],
+            load_balancing: &self.load_balancing,
+            health_check: self.health_check.as_ref(),
+            passive_health: self.passive_health.as_ref(),
+            retries: &self.retries,
+        }
+    }
+
     /// The name of the secret with the values of its secret variables.
     pub fn secret_id(name: &ServiceName) -> String {
         format!("service-environment:{name}")
@@ -204,6 +241,13 @@ impl Service {
             let revision = self.build_revision.as_deref().unwrap_or("0");
             format!("{BUILT}{}:{revision}", self.service_name)
         })
+    }
+
+    /// What it runs, in a word: its image, or the container of somebody else.
+    pub fn runs(&self) -> String {
+        self.container
+            .as_ref()
+            .map_or_else(|| self.image_name(), |container| format!("container:{container}"))
     }
 }
 
@@ -237,7 +281,9 @@ impl Entity for Service {
     stamped!();
 
     fn problems(&self) -> Vec<FieldError> {
-        check::problems(self)
+        let mut problems = check::problems(self);
+        self.balanced().check(&mut problems);
+        problems
     }
 
     fn references(&self, _: &Config, _: &mut Vec<FieldError>) -> Vec<Key> {

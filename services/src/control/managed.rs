@@ -30,6 +30,11 @@ pub trait Managed: Entity {
         let _ = (control, config);
         Ok(())
     }
+
+    /// The container whose labels made it: then they alone change it.
+    fn labelled_by(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// Whether a caller's `If-Match` holds.
@@ -130,6 +135,13 @@ impl Control {
             let (config, current) = self.read::<T>(id, attempt).await?;
             let version = current.version();
             check_match(ctx, &current, version)?;
+            if let Some(container) = current.labelled_by() {
+                return Err(Error::Conflict(format!(
+                    "the {} {id:?} is made by the labels of the container {container}: change those, and make the \
+                     container again",
+                    T::NOUN
+                )));
+            }
             let (mut next, also) = change(current.clone(), &config)?;
             if next == current && also.is_empty() {
                 return Ok(current);
@@ -235,6 +247,10 @@ pub(super) fn forbid_operation(field: &str, name: &str, operations: &[&str]) -> 
 }
 
 impl Managed for Proxy {
+    fn labelled_by(&self) -> Option<&str> {
+        self.labelled_by.as_deref()
+    }
+
     fn find<'a>(config: &'a Config, id: &str) -> Option<&'a Self> {
         among(&config.proxies, id)
     }
@@ -334,6 +350,10 @@ impl Managed for External {
 }
 
 impl Managed for Service {
+    fn labelled_by(&self) -> Option<&str> {
+        self.labelled_by.as_deref()
+    }
+
     fn find<'a>(config: &'a Config, id: &str) -> Option<&'a Self> {
         among(&config.services, id)
     }
@@ -343,7 +363,7 @@ impl Managed for Service {
     }
 
     fn check(&self, _: &Control, config: &Config) -> Result<(), Error> {
-        let taken = ["formatted", "external", "unified", "ports", "cleanup"];
+        let taken = ["formatted", "external", "unified", "ports", "cleanup", "labels"];
         forbid_operation("service_name", self.service_name.as_str(), &taken)?;
         match config.externals.get(&self.service_name) {
             Some(_) => Err(shared_name("external service", self.service_name.as_str())),

@@ -217,18 +217,22 @@ impl Caller {
 
 /// Tells whoever waits how far long work is.
 #[derive(Debug, Clone, Default)]
-pub struct Progress(Option<mpsc::UnboundedSender<String>>);
+pub struct Progress(Option<mpsc::Sender<String>>);
+
+/// So many steps wait for who reads them; then some are left out.
+const STEPS: usize = 256;
 
 impl Progress {
-    /// Progress that somebody reads.
-    pub const fn new(sender: mpsc::UnboundedSender<String>) -> Self {
-        Self(Some(sender))
+    /// Progress, and the end where somebody reads it.
+    pub fn channel() -> (Self, mpsc::Receiver<String>) {
+        let (sender, steps) = mpsc::channel(STEPS);
+        (Self(Some(sender)), steps)
     }
 
-    /// Reports a step. Nobody reading is fine.
+    /// Reports a step. That nobody reads, or not fast enough, is fine.
     pub fn report(&self, step: impl Into<String>) {
         if let Some(sender) = &self.0 {
-            let _ = sender.send(step.into());
+            let _ = sender.try_send(step.into());
         }
     }
 }

@@ -72,6 +72,18 @@ impl Control {
         service.is_some_and(|service| service.node.as_ref().is_none_or(|node| *node == docker.owner.node))
     }
 
+    /// Refuses what only the node of a service can check, when another engine's node is asked.
+    fn ask_there(&self, config: &Config, name: &ServiceName) -> Result<(), Error> {
+        let node = config.services.get(name).and_then(|service| service.node.as_ref());
+        match (node, &self.docker) {
+            (Some(node), Some(docker)) if *node != docker.owner.node => Err(Error::Conflict(format!(
+                "the node {node} runs the service {name}: ask that one, this is {}",
+                docker.owner.node
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// The port that the containers of a service listen on.
     fn listens_on(&self, wanted: &Service) -> u16 {
         let known =

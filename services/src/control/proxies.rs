@@ -269,28 +269,37 @@ impl Operation for DeleteProxy {
         let config = control.config().await?;
         let proxy = control
             .delete(ctx, self.proxy_hostname.as_str(), |proxy: &Proxy, config| {
-                forbid_while_used(proxy, config)?;
-                let (mut writes, _) = left_behind(proxy, config);
+                let mut writes = going_with(proxy, config)?;
                 let certificate = own_certificate(proxy, config, with_certificate);
                 writes.extend(certificate.into_iter().flat_map(delete_steps));
-                if proxy.github_client_id.is_some() {
-                    let secret = Proxy::github_secret_id(&proxy.proxy_hostname);
-                    writes.push(Vault::delete(&secret, Expect::Any));
-                }
-                // There may be none; nobody has to know.
-                writes.push(Vault::delete(&Kept::secret_id(&proxy.proxy_hostname), Expect::Any));
-                writes.push(Write::Delete { key: McpTools::key(&proxy.proxy_hostname), expect: Expect::Any });
                 Ok(writes)
             })
             .await?;
         let mut done = Done::new("deleted", &proxy.proxy_hostname);
         done.also = left_behind(&proxy, &config).1;
+        if let Some(container) = &proxy.labelled_by {
+            done.also.push(format!("it comes back as long as the container {container} has its labels"));
+        }
         if let Some(one) = own_certificate(&proxy, &config, with_certificate) {
             forget(control, &one.cert_name).await?;
             done.also.push(format!("certificate {} deleted", one.cert_name));
         }
         Ok(done)
     }
+}
+
+/// The steps that go with deleting a proxy, or why it must stay.
+pub(super) fn going_with(proxy: &Proxy, config: &Config) -> Result<Vec<Write>, Error> {
+    forbid_while_used(proxy, config)?;
+    let (mut writes, _) = left_behind(proxy, config);
+    if proxy.github_client_id.is_some() {
+        let secret = Proxy::github_secret_id(&proxy.proxy_hostname);
+        writes.push(Vault::delete(&secret, Expect::Any));
+    }
+    // There may be none; nobody has to know.
+    writes.push(Vault::delete(&Kept::secret_id(&proxy.proxy_hostname), Expect::Any));
+    writes.push(Write::Delete { key: McpTools::key(&proxy.proxy_hostname), expect: Expect::Any });
+    Ok(writes)
 }
 
 /// Whatever sends requests here would have nowhere to send them.

@@ -3,6 +3,8 @@
 
 mod create;
 mod delete;
+mod labelled;
+mod labels;
 mod list;
 mod look;
 mod proxy;
@@ -16,10 +18,12 @@ use serde::{Deserialize, Serialize};
 
 pub use create::{CreateService, ServiceCreated};
 pub use delete::DeleteService;
+pub use labelled::LabelledHosts;
+pub use labels::ListLabels;
 pub use list::{ListServices, ServiceInfo, ShowService};
 pub use look::{CheckService, ServiceLogs, ServiceStats};
 #[cfg(feature = "api")]
-pub(crate) use look::{LogsWanted, follow_logs, log_line};
+pub(crate) use look::{LogsWanted, Reading, follow_logs, follow_stats, log_line};
 pub use proxy::CreateServiceProxy;
 pub use secrets::{ClearServiceSecret, SetServiceSecret};
 pub use tidy::CleanupServices;
@@ -27,7 +31,7 @@ pub use tidy::CleanupServices;
 use super::operation::{patch, post, put};
 use super::{Access, Changes, Context, Control, Endpoint, Error, Operation, Surface};
 use crate::config::service::Desired;
-use crate::config::{FieldError, Service, ServiceName};
+use crate::config::{Config, FieldError, Service, ServiceName};
 use crate::docker::policy::Refusal;
 use crate::docker::{Docker, engine, images, spec};
 
@@ -49,6 +53,7 @@ pub fn register(surface: &mut impl Surface) {
     surface.add::<CheckService>();
     surface.add::<CreateServiceProxy>();
     surface.add::<CleanupServices>();
+    surface.add::<ListLabels>();
 }
 
 impl Control {
@@ -74,7 +79,7 @@ impl Control {
 impl From<engine::Error> for Error {
     fn from(error: engine::Error) -> Self {
         match error {
-            engine::Error::Unreachable(_) | engine::Error::Late => Self::EngineAway(error.to_string()),
+            engine::Error::Unreachable { .. } | engine::Error::Late => Self::EngineAway(error.to_string()),
             engine::Error::Settings(text) => Self::NoEngine(text),
             other => Self::EngineFailed(other.to_string()),
         }
@@ -98,12 +103,27 @@ impl From<images::Error> for Error {
 }
 
 /// Refuses what this node's policy would not run; another node judges its own services.
-fn admit(docker: &Docker, service: &Service) -> Result<(), Error> {
-    if service.node.as_ref().is_none_or(|node| *node == docker.owner.node) {
+fn admit(docker: &Docker, service: &Service, config: &Config) -> Result<(), Error> {
+    let ours = |service: &Service| service.node.as_ref().is_none_or(|node| *node == docker.owner.node);
+    if ours(service) {
+        if service.container.is_some() {
+            return Ok(docker.policy.check_container(service)?);
+        }
         spec::fingerprint(service, &docker.policy)?;
-        docker.policy.check_mounts(service)?;
+        let others = config.services.values().map(|other| &**other).filter(|other| ours(other));
+        docker.policy.check_mounts(service, others, &[])?;
     }
     Ok(())
+}
+
+/// Refuses to touch a container that somebody else made.
+fn check_made_here(service: &Service) -> Result<(), Error> {
+    let Some(container) = &service.container else { return Ok(()) };
+    Err(Error::Conflict(format!(
+        "somebody else made the container {container} of the service {}, so it is only watched: do this with what made \
+         it",
+        service.service_name
+    )))
 }
 
 /// Change a Docker service: what is not given stays, `null` brings back the default. New containers start beside the
@@ -133,6 +153,16 @@ impl Operation for UpdateService {
     async fn run(self, control: &Control, ctx: &Context) -> Result<ServiceInfo, Error> {
         change(control, ctx, &self.service_name, |service| {
             let mut next = self.changes.apply(&service)?;
+            next.node = next.node.or_else(|| service.node.clone());
+            if next.node != service.node {
+                let detail = "can't be changed: delete the service, and create it for the other node";
+                let node = next.node.as_ref().map(ToString::to_string);
+                return Err(Error::invalid(FieldError::new("node", node, detail)));
+            }
+            if next.container.is_some() != service.container.is_some() {
+                let detail = "can't be given or taken later: delete the service, and create it again";
+                return Err(Error::invalid(FieldError::bare("container", detail)));
+            }
             let other = (&next.dockerfile_path, &next.build_context, &next.build_args)
                 != (&service.dockerfile_path, &service.build_context, &service.build_args);
             if next.dockerfile_path.is_some() && (other || next.build_revision.is_none()) {
@@ -166,6 +196,7 @@ impl Operation for RebuildService {
     async fn run(self, control: &Control, ctx: &Context) -> Result<ServiceInfo, Error> {
         let revision = create::revision();
         change(control, ctx, &self.service_name, |service| {
+            check_made_here(&service)?;
             if service.dockerfile_path.is_none() {
                 return Err(Error::Conflict(format!(
                     "the service {} runs an image that is not built here: update its `image`",
@@ -198,7 +229,10 @@ impl Operation for StartService {
     }
 
     async fn run(self, control: &Control, ctx: &Context) -> Result<ServiceInfo, Error> {
-        let start = |service| Ok(Service { desired_state: Desired::Running, ..service });
+        let start = |service| {
+            check_made_here(&service)?;
+            Ok(Service { desired_state: Desired::Running, ..service })
+        };
         change(control, ctx, &self.service_name, start).await
     }
 }
@@ -223,7 +257,10 @@ impl Operation for StopService {
     }
 
     async fn run(self, control: &Control, ctx: &Context) -> Result<ServiceInfo, Error> {
-        let stop = |service| Ok(Service { desired_state: Desired::Stopped, ..service });
+        let stop = |service| {
+            check_made_here(&service)?;
+            Ok(Service { desired_state: Desired::Stopped, ..service })
+        };
         change(control, ctx, &self.service_name, stop).await
     }
 }
@@ -249,6 +286,7 @@ impl Operation for RestartService {
 
     async fn run(self, control: &Control, ctx: &Context) -> Result<ServiceInfo, Error> {
         let restart = |service: Service| {
+            check_made_here(&service)?;
             Ok(Service { generation: service.generation + 1, desired_state: Desired::Running, ..service })
         };
         change(control, ctx, &self.service_name, restart).await
@@ -263,19 +301,22 @@ async fn change(
     next: impl Fn(Service) -> Result<Service, Error> + Send + Sync,
 ) -> Result<ServiceInfo, Error> {
     let docker = control.docker()?;
-    let edited = control.edit(ctx, name.as_str(), |service: Service, _| {
+    let edited = control.edit(ctx, name.as_str(), |service: Service, config| {
         if service.deleting {
             return Err(Error::Conflict(format!("the service {name} is being deleted")));
         }
         let next = next(service)?;
         // What policy allows no more may end.
         if next.desired_state == Desired::Running {
-            admit(docker, &next)?;
+            admit(docker, &next, config)?;
         }
         Ok(next)
     });
     let service = edited.await?;
     let known = waiting::settled(docker, ctx, &service).await?;
-    waiting::check(&service, &known)?;
+    // How a container of somebody else does is not what was changed.
+    if service.container.is_none() {
+        waiting::check(&service, &known)?;
+    }
     Ok(ServiceInfo { service, state: known })
 }

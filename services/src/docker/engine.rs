@@ -2,23 +2,24 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bollard::Docker as Client;
 use bollard::container::LogOutput;
 use bollard::errors::Error as Cause;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, ContainerStatsResponse, EventMessage,
+    ContainerCreateBody, ContainerInspectResponse, ContainerStatsResponse, EventMessage, MountPoint,
     NetworkConnectRequest, NetworkCreateRequest,
 };
 use bollard::query_parameters as query;
-use bollard::{ClientVersion, Docker as Client};
 use futures_util::{Stream, StreamExt};
 
-use super::Owner;
+use super::connection::{Connection, STREAM, Unusable};
 use super::spec::{self, ImageFacts};
+use super::{Owner, tls};
 
 /// What a plain call may take.
 const CALL: Duration = Duration::from_secs(20);
@@ -26,18 +27,20 @@ const CALL: Duration = Duration::from_secs(20);
 /// What the engine may take to make, start or remove a container, on a busy machine.
 const WORK: Duration = Duration::from_secs(60);
 
-/// Until the first byte of an answer that goes on: the engine reads a whole build context before it says anything.
-const STREAM: u64 = 600;
-
 /// Where an engine is usually.
 pub const USUAL_SOCKET: &str = "/var/run/docker.sock";
 
 /// Why the engine did not do something.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Nobody answers.
-    #[error("the Docker engine at {0} can't be reached")]
-    Unreachable(String),
+    /// Nobody answers, or not who should.
+    #[error("the Docker engine at {at} can't be reached: {why}")]
+    Unreachable {
+        /// Where it should be.
+        at: String,
+        /// What is in the way.
+        why: String,
+    },
     /// It takes too long.
     #[error("the Docker engine did not answer in time")]
     Late,
@@ -61,59 +64,23 @@ pub enum Error {
 /// The result of asking the engine.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Where the engine is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Connection {
-    /// A socket on this machine.
-    Unix(PathBuf),
-    /// A TCP port, in the clear.
-    Tcp(String),
-    /// A TCP port with TLS; `ca.pem`, `cert.pem` and `key.pem` are in the folder.
-    Tls(String, PathBuf),
-}
-
-impl Connection {
-    /// Reads `DOCKER_HOST`, with the folder of the certificates where TLS is wanted.
-    ///
-    /// # Errors
-    ///
-    /// When it is none; says what would be right.
-    pub fn parse(host: &str, tls: Option<PathBuf>) -> std::result::Result<Self, String> {
-        if let Some(path) = host.strip_prefix("unix://").filter(|path| path.starts_with('/')) {
-            return Ok(Self::Unix(path.into()));
-        }
-        let address = host.strip_prefix("tcp://").or_else(|| host.strip_prefix("http://"));
-        let address = address.map(|address| address.trim_end_matches('/'));
-        match (address, host.strip_prefix("https://"), tls) {
-            (Some(address), _, None) if has_port(address) => Ok(Self::Tcp(address.to_owned())),
-            (Some(address), _, Some(folder)) | (None, Some(address), Some(folder)) if has_port(address) => {
-                Ok(Self::Tls(address.to_owned(), folder))
-            }
-            _ => Err(format!("{host:?} is no engine: write unix:///PATH or tcp://HOST:PORT")),
-        }
-    }
-}
-
-fn has_port(address: &str) -> bool {
-    let port = address.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
-    matches!(port, Some((host, Ok(_))) if !host.is_empty() && !host.contains('/'))
-}
-
-impl fmt::Display for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unix(path) => write!(f, "unix://{}", path.display()),
-            Self::Tcp(address) | Self::Tls(address, _) => write!(f, "tcp://{address}"),
-        }
-    }
+/// A folder of the machine that a container mounts.
+#[derive(Debug, Clone)]
+pub struct Mounted {
+    /// The service that the container is of.
+    pub service: String,
+    /// The folder.
+    pub path: String,
+    /// Whether the container can't write it.
+    pub read_only: bool,
 }
 
 /// An engine. A clone is a reference count.
 #[derive(Clone)]
 pub struct Engine {
     connection: Arc<Connection>,
-    version: (usize, usize),
-    client: Arc<OnceLock<Client>>,
+    version: Option<(usize, usize)>,
+    client: Arc<Mutex<Option<Client>>>,
 }
 
 impl fmt::Debug for Engine {
@@ -123,19 +90,31 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// An engine that speaks this version of the API, such as `1.41`.
+    /// An engine that is spoken to in this version of the API, such as `1.44`, or else in its own.
     ///
     /// # Errors
     ///
     /// When the version is none.
-    pub fn new(connection: Connection, version: &str) -> std::result::Result<Self, String> {
-        let parts = version
-            .trim()
-            .split_once('.')
-            .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
-        let version =
-            parts.ok_or_else(|| format!("{version:?} is no version of the API: write e.g. 1.41"))?;
+    pub fn new(connection: Connection, version: Option<&str>) -> std::result::Result<Self, String> {
+        let parse = |text: &str| {
+            let parts = text.trim().split_once('.');
+            let parts = parts.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+            parts.ok_or_else(|| format!("{text:?} is no version of the API: write e.g. 1.44"))
+        };
+        let version = version.map(parse).transpose()?;
         Ok(Self { connection: Arc::new(connection), version, client: Arc::default() })
+    }
+
+    /// Whether it can be asked at all, as far as that can be told without asking.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with its certificates.
+    pub fn check(&self) -> std::result::Result<(), String> {
+        match self.connection.client(self.version) {
+            Ok(_) | Err(Unusable::Away) => Ok(()),
+            Err(Unusable::Settings(why)) => Err(why),
+        }
     }
 
     /// Where it is.
@@ -151,47 +130,55 @@ impl Engine {
         }
     }
 
-    fn client(&self) -> Result<&Client> {
-        if let Some(client) = self.client.get() {
-            return Ok(client);
+    fn client(&self) -> Result<Client> {
+        let mut known = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = &*known {
+            return Ok(client.clone());
         }
-        let version = ClientVersion { major_version: self.version.0, minor_version: self.version.1 };
-        let made = match &*self.connection {
-            Connection::Unix(path) => Client::connect_with_unix(&path.to_string_lossy(), STREAM, &version),
-            Connection::Tcp(address) => {
-                Client::connect_with_http(&format!("tcp://{address}"), STREAM, &version)
-            }
-            Connection::Tls(address, folder) => Client::connect_with_ssl(
-                &format!("tcp://{address}"),
-                &folder.join("key.pem"),
-                &folder.join("cert.pem"),
-                &folder.join("ca.pem"),
-                STREAM,
-                &version,
-            ),
-        };
-        let client = made.map_err(|cause| match cause {
-            Cause::SocketNotFoundError(_) => Error::Unreachable(self.connection.to_string()),
-            other => {
-                Error::Settings(format!("the Docker engine at {} can't be used: {other}", self.connection))
+        let made = self.connection.client(self.version).map_err(|unusable| match unusable {
+            Unusable::Away => self.unreachable("there is no such socket"),
+            Unusable::Settings(why) => {
+                Error::Settings(format!("the Docker engine at {} can't be used: {why}", self.connection))
             }
         })?;
-        Ok(self.client.get_or_init(|| client))
+        Ok(known.insert(made).clone())
+    }
+
+    fn unreachable(&self, why: impl Into<String>) -> Error {
+        Error::Unreachable { at: self.connection.to_string(), why: why.into() }
     }
 
     fn told(&self, cause: Cause) -> Error {
         match cause {
             Cause::DockerResponseServerError { status_code: 404, message } => Error::NotFound(message),
             Cause::DockerResponseServerError { status_code: 409, message } => Error::Conflict(message),
-            Cause::DockerResponseServerError { message, .. } => Error::Refused(message),
+            Cause::DockerResponseServerError { status_code, message } => {
+                Error::Refused(plain(status_code, &message))
+            }
             Cause::DockerStreamError { error } => Error::Refused(error),
             Cause::DockerContainerWaitError { error, .. } => Error::Refused(error),
             Cause::RequestTimeoutError => Error::Late,
             Cause::JsonDataError { .. } | Cause::JsonSerdeError { .. } | Cause::StrParseError { .. } => {
                 Error::Unreadable
             }
-            _ => Error::Unreachable(self.connection.to_string()),
+            other => self.away(&other),
         }
+    }
+
+    /// Nobody answers; why.
+    fn away(&self, cause: &Cause) -> Error {
+        if let Connection::Tls(_, folder) = &*self.connection
+            && let Some(why) = tls::reason(cause, folder)
+        {
+            // Certificates are renewed: the next one who asks reads them again.
+            *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            return self.unreachable(why);
+        }
+        let mut last: &dyn std::error::Error = cause;
+        while let Some(source) = last.source() {
+            last = source;
+        }
+        self.unreachable(last.to_string())
     }
 
     async fn within<T>(
@@ -210,9 +197,24 @@ impl Engine {
         self.within(CALL, self.client()?.ping()).await.map(drop)
     }
 
+    /// What tells this engine from others. Machines that were copied have engines with the same id.
+    pub async fn id(&self) -> Result<String> {
+        let info = self.within(CALL, self.client()?.info()).await?;
+        let parts = [info.id, info.name, info.docker_root_dir].map(Option::unwrap_or_default);
+        Ok(parts.join(" "))
+    }
+
     /// The containers of an owner, by the engine's names.
     pub async fn containers(&self, owner: &Owner) -> Result<Vec<String>> {
         let options = query::ListContainersOptionsBuilder::new().all(true).filters(&filter(owner)).build();
+        let found = self.within(CALL, self.client()?.list_containers(Some(options))).await?;
+        Ok(found.into_iter().filter_map(|one| one.id).collect())
+    }
+
+    /// All containers with a label, running or not, by the engine's names.
+    pub async fn labelled(&self, label: &str) -> Result<Vec<String>> {
+        let filters = HashMap::from([("label", vec![label.to_owned()])]);
+        let options = query::ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
         let found = self.within(CALL, self.client()?.list_containers(Some(options))).await?;
         Ok(found.into_iter().filter_map(|one| one.id).collect())
     }
@@ -253,6 +255,33 @@ impl Engine {
         }
     }
 
+    /// The folders of the machine that containers of a deployment mount, and which may write: of all nodes on this engine.
+    pub async fn mounted(&self, deployment: &str) -> Result<Vec<Mounted>> {
+        let label = format!("{}={deployment}", spec::DEPLOYMENT);
+        let filters = HashMap::from([("label", vec![label])]);
+        let options = query::ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        let found = self.within(CALL, self.client()?.list_containers(Some(options))).await?;
+        let mounts = found.into_iter().flat_map(|one| {
+            let labels = one.labels.unwrap_or_default();
+            let service = labels.get(spec::SERVICE).cloned().unwrap_or_default();
+            let folder = move |mount: MountPoint| {
+                let is_folder = mount.typ.is_some_and(|kind| kind == "bind");
+                let path = mount.source.filter(|_| is_folder)?;
+                Some(Mounted { service: service.clone(), path, read_only: mount.rw == Some(false) })
+            };
+            one.mounts.unwrap_or_default().into_iter().filter_map(folder)
+        });
+        Ok(mounts.collect())
+    }
+
+    /// The deployment whose volume this is; empty when it is nobody's, nothing where there is none.
+    pub async fn volume_owner(&self, name: &str) -> Result<Option<String>> {
+        match self.within(CALL, self.client()?.inspect_volume(name)).await {
+            Err(Error::NotFound(_)) => Ok(None),
+            found => Ok(Some(found?.labels.remove(spec::DEPLOYMENT).unwrap_or_default())),
+        }
+    }
+
     /// Starts a container.
     pub async fn start(&self, id: &str) -> Result<()> {
         self.within(WORK, self.client()?.start_container(id, None)).await
@@ -287,6 +316,7 @@ impl Engine {
             id: found.id.unwrap_or_default(),
             port: config.exposed_ports.unwrap_or_default().iter().filter_map(port).min(),
             user: config.user.filter(|user| !user.is_empty()),
+            bases: config.labels.unwrap_or_default().remove(spec::BASES),
         }))
     }
 
@@ -343,8 +373,10 @@ impl Engine {
         mut told: impl FnMut(String),
     ) -> Result<()> {
         let body = bollard::body_try_stream(context);
-        let mut steps = Box::pin(self.client()?.build_image(options, None, Some(body)));
-        while let Some(step) = self.next(&mut steps).await? {
+        let client = self.client()?;
+        let mut steps = Box::pin(client.build_image(options, None, Some(body)));
+        // Steps may say nothing for long: how long a build takes in all is for whoever wants it.
+        while let Some(step) = steps.next().await.transpose().map_err(|cause| self.told(cause))? {
             if let Some(message) = step.error_detail.and_then(|error| error.message) {
                 return Err(Error::Refused(message));
             }
@@ -365,13 +397,21 @@ impl Engine {
         self.within(Duration::from_secs(STREAM), next).await
     }
 
-    /// What happens to an owner's containers, from now on.
-    pub fn events(&self, owner: &Owner) -> Result<impl Stream<Item = Result<EventMessage>> + Send + use<>> {
+    /// What happens to an owner's containers, from now on; to everybody's, where those of others are watched, too.
+    pub fn events(
+        &self,
+        owner: &Owner,
+        everybody: bool,
+    ) -> Result<impl Stream<Item = Result<EventMessage>> + Send + use<>> {
         const SEEN: [&str; 9] =
             ["start", "die", "oom", "destroy", "stop", "pause", "unpause", "restart", "health_status"];
-        let mut filters = filter(owner);
-        filters.insert("type", vec!["container".to_owned()]);
-        filters.insert("event", SEEN.iter().map(|&event| event.to_owned()).collect());
+        // Addresses and names of ours change with a new container only.
+        const OF_OTHERS: [&str; 4] = ["create", "rename", "connect", "disconnect"];
+        let mut filters = if everybody { HashMap::new() } else { filter(owner) };
+        let types: &[&str] = if everybody { &["container", "network"] } else { &["container"] };
+        let more: &[&str] = if everybody { &OF_OTHERS } else { &[] };
+        filters.insert("type", types.iter().map(|&kind| kind.to_owned()).collect());
+        filters.insert("event", SEEN.iter().chain(more).map(|&event| event.to_owned()).collect());
         let options = query::EventsOptionsBuilder::new().filters(&filters).build();
         let (client, engine) = (self.client()?.clone(), self.clone());
         Ok(client.events(Some(options)).map(move |event| event.map_err(|cause| engine.told(cause))))
@@ -393,6 +433,16 @@ impl Engine {
         let mut all = Box::pin(self.client()?.stats(id, Some(options)));
         let first = async { all.next().await.transpose() };
         self.within(CALL, first).await?.ok_or(Error::Unreadable)
+    }
+
+    /// What a container uses, again each second.
+    pub fn follow_stats(
+        &self,
+        id: &str,
+    ) -> Result<impl Stream<Item = Result<ContainerStatsResponse>> + Send + use<>> {
+        let options = query::StatsOptionsBuilder::new().stream(true).build();
+        let (client, engine) = (self.client()?.clone(), self.clone());
+        Ok(client.stats(id, Some(options)).map(move |stats| stats.map_err(|cause| engine.told(cause))))
     }
 
     /// Runs a command in a container: its exit code, and the first `most` bytes of what it says.
@@ -428,6 +478,16 @@ impl Engine {
     }
 }
 
+/// What an answer says. Proxies in front of engines say it in pages.
+fn plain(status: u16, message: &str) -> String {
+    let message = message.trim();
+    match status {
+        _ if !message.is_empty() && !message.starts_with('<') => message.to_owned(),
+        403 => "what stands in front of it does not allow this call (403)".to_owned(),
+        _ => format!("the answer is {status}, without a word why"),
+    }
+}
+
 /// Whoever is gone has ended and is removed.
 fn gone_is_good(outcome: Result<()>) -> Result<()> {
     match outcome {
@@ -454,16 +514,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_are_read_as_other_clients_of_engines_do() {
-        let plain = |host: &str| Connection::parse(host, None);
-        assert_eq!(plain("unix:///run/docker.sock"), Ok(Connection::Unix("/run/docker.sock".into())));
-        assert_eq!(plain("tcp://10.0.0.5:2375"), Ok(Connection::Tcp("10.0.0.5:2375".into())));
-        let tls = Connection::parse("tcp://10.0.0.5:2376", Some("/certs".into()));
-        assert_eq!(tls, Ok(Connection::Tls("10.0.0.5:2376".into(), "/certs".into())));
-        for wrong in ["", "unix://docker.sock", "tcp://10.0.0.5", "https://10.0.0.5:2376", "ssh://x:1"] {
-            assert!(plain(wrong).is_err(), "{wrong}");
-        }
-        assert!(Engine::new(Connection::Unix("/x".into()), "1").is_err());
+    fn what_is_no_version_of_the_api_is_refused() {
+        let engine = |version| Engine::new(Connection::Unix("/x".into()), version);
+        assert!(engine(Some("1")).is_err() && engine(Some("v1.41")).is_err());
+        assert!(engine(Some("1.41")).is_ok() && engine(None).is_ok());
+    }
+
+    #[test]
+    fn a_page_is_no_message() {
+        assert_eq!(plain(400, "no such option\n"), "no such option");
+        assert!(plain(403, "<html>Forbidden</html>").contains("does not allow"));
+        assert!(plain(500, "").contains("500"));
     }
 
     #[test]

@@ -5,13 +5,17 @@ use std::collections::HashMap;
 use bollard::query_parameters::BuildImageOptionsBuilder;
 
 use super::context::Context;
-use super::policy::Refusal;
+use super::dockerfile::{self, Base};
+use super::policy::{Policy, Refusal};
 use super::spec::{self, ImageFacts};
 use super::{Docker, engine};
 use crate::config::Service;
 
 /// The longest that is kept of what a failed build said.
 const TAIL: usize = 20;
+
+/// What shares of processors are counted in, in microseconds.
+const CPU_PERIOD: i32 = 100_000;
 
 /// Why a service has no image.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +60,9 @@ pub async fn ensure(
         policy.check_image(&name)?;
     }
     if let Some(found) = engine.image(&name).await? {
+        if service.image.is_none() {
+            check_bases(policy, found.bases.as_deref())?;
+        }
         return Ok(found);
     }
     if service.image.is_some() {
@@ -71,6 +78,23 @@ pub async fn ensure(
     }
     let missing = || engine::Error::NotFound(format!("the image {name}, although it was just made"));
     Ok(engine.image(&name).await?.ok_or_else(missing)?)
+}
+
+/// Whether an image that was built before may still run: policy may be another one by now.
+fn check_bases(policy: &Policy, bases: Option<&str>) -> Result<(), Refusal> {
+    if !policy.judges_images() {
+        return Ok(());
+    }
+    let refused =
+        |detail: String| Refusal { field: "dockerfile_path".to_owned(), value: String::new(), detail };
+    let bases: Option<Vec<String>> = bases.and_then(|bases| serde_json::from_str(bases).ok());
+    let unknown = || refused("was built before it was noted from what: rebuild the service".to_owned());
+    for image in bases.ok_or_else(unknown)? {
+        policy
+            .check_image(&image)
+            .map_err(|refusal| refused(format!("begins with {image}: {}", refusal.detail)))?;
+    }
+    Ok(())
 }
 
 async fn build(
@@ -98,17 +122,37 @@ async fn build(
         }
     };
     // What it is built from runs as well.
-    for base in context.bases() {
-        policy.check_image(&base).map_err(|refusal| Refusal {
-            field: "dockerfile_path".to_owned(),
-            detail: format!("begins with {base}: {}", refusal.detail),
-            ..refusal
-        })?;
+    let refused = |value: &str, detail: String| Refusal {
+        field: "dockerfile_path".to_owned(),
+        value: value.to_owned(),
+        detail,
+    };
+    let built = dockerfile::read(&context.text).map_err(|error| refused("", error.to_string()))?;
+    if built.fetches && !policy.build.urls {
+        let detail = "has the engine fetch something (ADD of a URL, or of what an argument says), from where its machine is: \
+                      expected COPY, or RUN with a program that fetches; PORTCULLIS_DOCKER_BUILD_URLS allows it";
+        return Err(refused("", detail.to_owned()).into());
     }
+    let mut bases = Vec::new();
+    for Base { image, varies } in built.bases {
+        if varies && policy.judges_images() {
+            let detail = "is chosen by an argument of the build: expected a name that PORTCULLIS_DOCKER_IMAGES can judge";
+            return Err(refused(&image, detail.to_owned()).into());
+        }
+        policy
+            .check_image(&image)
+            .map_err(|refusal| refused(&image, format!("begins with {image}: {}", refusal.detail)))?;
+        bases.push(image);
+    }
+    docker.ensure_networks(service).await?;
     told(format!("building {name}"));
+    let limits = policy.build;
+    let network = spec::networks(service, policy).into_iter().next().unwrap_or_default();
+    let memory = i32::try_from(limits.memory).unwrap_or(i32::MAX);
     let arguments: HashMap<_, _> = service.build_args.clone().into_iter().collect();
     let mut labels = HashMap::from(spec::owner_labels(owner));
     labels.insert(spec::SERVICE.to_owned(), service.service_name.to_string());
+    labels.insert(spec::BASES.to_owned(), serde_json::Value::from(bases).to_string());
     let options = BuildImageOptionsBuilder::new()
         .dockerfile(&dockerfile)
         .t(name)
@@ -116,21 +160,39 @@ async fn build(
         .forcerm(true)
         .buildargs(&arguments)
         .labels(&labels)
+        // Where the service itself will be, not where containers of others are.
+        .networkmode(&network)
+        .memory(memory)
+        .memswap(memory)
+        .cpuperiod(CPU_PERIOD)
+        .cpuquota((limits.cpus * f64::from(CPU_PERIOD)) as i32)
         .build();
     let mut said = Vec::new();
-    let outcome = engine
-        .build(options, context.archive(), |line| {
-            if said.len() == TAIL {
-                said.remove(0);
-            }
-            said.push(line.clone());
-            told(line);
-        })
-        .await;
-    outcome.map_err(|error| match error {
-        engine::Error::NotFound(reason)
-        | engine::Error::Conflict(reason)
-        | engine::Error::Refused(reason) => Error::Build { reason, said },
-        other => Error::Engine(other),
+    let (archive, broken) = context.archive();
+    let building = engine.build(options, archive, |line| {
+        if said.len() == TAIL {
+            said.remove(0);
+        }
+        said.push(line.clone());
+        told(line);
+    });
+    // The engine ends a build that nobody listens to any more.
+    let outcome = tokio::time::timeout(limits.time, building).await.unwrap_or_else(|_| {
+        let seconds = limits.time.as_secs();
+        Err(engine::Error::Refused(format!(
+            "it takes longer than PORTCULLIS_DOCKER_BUILD_TIMEOUT, {seconds} s"
+        )))
+    });
+    outcome.map_err(|error| match (broken.get(), error) {
+        // The engine has heard only that there is no more.
+        (Some(reason), _) => Error::Build { reason: reason.clone(), said },
+        (
+            None,
+            engine::Error::NotFound(reason)
+            | engine::Error::Conflict(reason)
+            | engine::Error::Refused(reason),
+        ) => Error::Build { reason, said },
+        (None, error @ engine::Error::Late) => Error::Build { reason: error.to_string(), said },
+        (None, other) => Error::Engine(other),
     })
 }

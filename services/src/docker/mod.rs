@@ -5,9 +5,14 @@
 //! by here.
 
 pub mod addresses;
+mod claim;
+mod connection;
 mod context;
+mod dockerfile;
 pub mod engine;
+pub(crate) mod foreign;
 pub mod images;
+pub(crate) mod labels;
 mod observe;
 mod plan;
 pub mod policy;
@@ -15,18 +20,23 @@ pub mod ports;
 pub mod reconcile;
 pub mod spec;
 pub mod state;
+mod tls;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 
 pub use addresses::Switchboard;
-pub use engine::{Connection, Engine};
+pub use connection::Connection;
+pub use engine::Engine;
+pub use labels::{Claim, ClaimState};
 pub use policy::Policy;
 pub use ports::PortBoard;
 pub use reconcile::Reconciler;
 pub use state::{Board, Known, Status};
 
+use crate::config::service::{Source, Volume};
 use crate::config::{NodeName, Service};
 
 /// Whose containers these are: what two deployments or nodes run on one engine does not mix.
@@ -47,6 +57,11 @@ pub struct Docker {
     pub(crate) board: Board,
     pub(crate) wake: Arc<Notify>,
     pub(crate) ports: PortBoard,
+    pub(crate) switchboard: Switchboard,
+    /// The containers of others that have labels of ours.
+    pub(crate) looked: watch::Sender<Arc<labels::Looked>>,
+    /// What became of what these ask for.
+    pub(crate) claims: watch::Sender<Arc<Vec<Claim>>>,
     /// Engines make two networks of one name when two ask at the same time.
     networks: Arc<Mutex<()>>,
 }
@@ -61,6 +76,9 @@ impl Docker {
             board: Board::default(),
             wake: Arc::default(),
             ports: PortBoard::default(),
+            switchboard: Switchboard::default(),
+            looked: watch::Sender::new(Arc::default()),
+            claims: watch::Sender::new(Arc::default()),
             networks: Arc::default(),
         }
     }
@@ -68,6 +86,16 @@ impl Docker {
     /// The node whose engine it is.
     pub const fn node(&self) -> &NodeName {
         &self.owner.node
+    }
+
+    /// Where the containers of services are.
+    pub const fn switchboard(&self) -> &Switchboard {
+        &self.switchboard
+    }
+
+    /// Where the engine is.
+    pub fn connection(&self) -> &Connection {
+        self.engine.connection()
     }
 
     /// How the ports that are published here do.
@@ -80,6 +108,30 @@ impl Docker {
         let _one_at_a_time = self.networks.lock().await;
         for network in spec::networks(service, &self.policy) {
             self.engine.ensure_network(&network, &self.owner).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether everything may be mounted that a service wants, looked at just before that happens: neither folders nor
+    /// volumes are ours alone.
+    pub(crate) async fn check_mounts(
+        &self,
+        service: &Service,
+        beside: &[Arc<Service>],
+    ) -> Result<(), images::Error> {
+        let is_folder = |text: &String| matches!(text.parse(), Ok(Volume { source: Source::Path(_), .. }));
+        let mounted = match service.volumes.iter().any(is_folder) {
+            true => self.engine.mounted(&self.owner.deployment).await?,
+            false => Vec::new(),
+        };
+        self.policy.check_mounts(service, beside.iter().map(|other| &**other), &mounted)?;
+        for (index, text) in service.volumes.iter().enumerate() {
+            let Ok(Volume { source: Source::Named(name), .. }) = text.parse() else { continue };
+            // One that is missing is made with the labels of its owner.
+            let owner = self.engine.volume_owner(&name).await?;
+            if owner.is_some_and(|deployment| deployment != self.owner.deployment) {
+                self.policy.check_volume(&format!("volumes[{index}]"), &name)?;
+            }
         }
         Ok(())
     }
@@ -99,6 +151,6 @@ pub(crate) async fn accepts(address: std::net::SocketAddr) -> bool {
 pub(crate) async fn containers(
     docker: &Docker,
 ) -> engine::Result<Vec<(String, crate::config::ServiceName, String)>> {
-    let found = observe::containers(&docker.engine, &docker.owner).await?;
+    let found = observe::containers(&docker.engine, &docker.owner, &HashMap::new()).await?;
     Ok(found.into_iter().map(|one| (one.id, one.service, one.state)).collect())
 }

@@ -1,10 +1,12 @@
 //! The containers that are there, in our words.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bollard::models::{
-    ContainerInspectResponse, ContainerStateStatusEnum as State, Health as Checked, HealthStatusEnum,
+    ContainerInspectResponse, ContainerStateStatusEnum as State, EndpointSettings, Health as Checked,
+    HealthStatusEnum,
 };
 use futures_util::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -59,14 +61,26 @@ pub(super) struct Container {
     pub(super) ready: bool,
 }
 
-/// All containers of an owner.
-pub(super) async fn containers(engine: &Engine, owner: &Owner) -> Result<Vec<Container>> {
+/// All containers of an owner; those of `known` are not looked at again.
+pub(super) async fn containers(
+    engine: &Engine,
+    owner: &Owner,
+    known: &HashMap<String, Container>,
+) -> Result<Vec<Container>> {
     let ids = engine.containers(owner).await?;
     let looks = ids.into_iter().map(|id| async move {
+        if let Some(known) = known.get(&id) {
+            return Ok(Some(known.clone()));
+        }
         match engine.inspect(&id).await {
-            Ok(found) => Ok(Container::of(found)),
+            Ok(found) => Ok(Container::of(found, owner)),
             // It went in between.
             Err(Error::NotFound(_)) => Ok(None),
+            // One that nobody can look at is none of the others' business.
+            Err(error @ Error::Refused(_)) => {
+                tracing::warn!(container = id, %error, "a container can't be looked at");
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     });
@@ -78,16 +92,49 @@ pub(super) async fn containers(engine: &Engine, owner: &Owner) -> Result<Vec<Con
     Ok(found)
 }
 
+/// Whether the container of a name is one of an owner.
+pub(super) async fn is_ours(engine: &Engine, name: &str, owner: &Owner) -> Result<bool> {
+    match engine.inspect(name).await {
+        Ok(found) => Ok(Container::of(found, owner).is_some()),
+        // It went in between.
+        Err(Error::NotFound(_)) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether somebody listens there.
 pub(super) async fn accepts(address: SocketAddr) -> bool {
     matches!(tokio::time::timeout(PROBE, TcpStream::connect(address)).await, Ok(Ok(_)))
 }
 
 impl Container {
-    fn of(found: ContainerInspectResponse) -> Option<Self> {
-        let config = found.config.unwrap_or_default();
-        let labels = config.labels.unwrap_or_default();
+    /// Labels alone prove nothing: an image may have them, too. The name is one that only its owner gives.
+    fn of(found: ContainerInspectResponse, owner: &Owner) -> Option<Self> {
+        let labels = found.config.as_ref()?.labels.as_ref()?;
         let label = |name: &str| labels.get(name).map(String::as_str);
+        let port = label(spec::PORT).and_then(|port| port.parse().ok()).unwrap_or(DEFAULT_PORT);
+        let (service, spec, replica): (ServiceName, _, _) = (
+            label(spec::SERVICE)?.parse().ok()?,
+            label(spec::SPEC)?.to_owned(),
+            label(spec::REPLICA)?.parse().ok()?,
+        );
+        let name = spec::container_name(&service, replica, &spec, owner);
+        if name_of(&found) != Some(&name) {
+            return None;
+        }
+        let networks = found.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+        let first = found.host_config.as_ref().and_then(|host| host.network_mode.as_deref());
+        let endpoint = networks.and_then(|networks| networks.get(first.unwrap_or_default()));
+        let address = endpoint.and_then(ip).map(|ip| SocketAddr::new(ip, port));
+        Some(Self { spec, replica, ..Self::seen(found, service, address)? })
+    }
+
+    /// A container whose service and address are known.
+    pub(super) fn seen(
+        found: ContainerInspectResponse,
+        service: ServiceName,
+        address: Option<SocketAddr>,
+    ) -> Option<Self> {
         let state = found.state.unwrap_or_default();
         let status = state.status.unwrap_or(State::EMPTY);
         let phase = match status {
@@ -95,27 +142,20 @@ impl Container {
             State::RUNNING => Phase::Running,
             State::RESTARTING => Phase::Restarting,
             State::EXITED => Phase::Exited,
-            State::EMPTY | State::PAUSED | State::REMOVING | State::DEAD | State::STOPPING => Phase::Other,
+            State::DEAD => Phase::Dead,
+            State::EMPTY | State::PAUSED | State::REMOVING | State::STOPPING => Phase::Other,
         };
-        let networks = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
-        let first = found.host_config.and_then(|host| host.network_mode).unwrap_or_default();
-        let endpoint = networks.get(&first);
-        let ip = endpoint.and_then(|endpoint| {
-            let addresses = [endpoint.ip_address.as_deref(), endpoint.global_ipv6_address.as_deref()];
-            addresses.into_iter().flatten().find_map(|text| text.parse::<IpAddr>().ok())
-        });
-        let port = label(spec::PORT).and_then(|port| port.parse().ok()).unwrap_or(DEFAULT_PORT);
         let has_ended = matches!(phase, Phase::Exited | Phase::Restarting);
         Some(Self {
             id: found.id?,
-            service: label(spec::SERVICE)?.parse().ok()?,
-            spec: label(spec::SPEC)?.to_owned(),
-            replica: label(spec::REPLICA)?.parse().ok()?,
+            spec: String::new(),
+            service,
+            replica: 0,
             phase,
             state: status.as_ref().to_owned(),
             health: health(state.health),
-            address: ip.map(|ip| SocketAddr::new(ip, port)),
-            image: config.image.unwrap_or_default(),
+            address,
+            image: found.config.and_then(|config| config.image).unwrap_or_default(),
             exit_code: state.exit_code.filter(|_| has_ended),
             oom_killed: state.oom_killed.unwrap_or_default(),
             restarts: found.restart_count.unwrap_or_default(),
@@ -125,6 +165,17 @@ impl Container {
             ready: false,
         })
     }
+}
+
+/// What the engine calls a container.
+pub(super) fn name_of(found: &ContainerInspectResponse) -> Option<&str> {
+    found.name.as_deref().map(|name| name.trim_start_matches('/'))
+}
+
+/// The address of an endpoint of a container.
+pub(super) fn ip(endpoint: &EndpointSettings) -> Option<IpAddr> {
+    let addresses = [endpoint.ip_address.as_deref(), endpoint.global_ipv6_address.as_deref()];
+    addresses.into_iter().flatten().find_map(|text| text.parse().ok())
 }
 
 fn health(checked: Option<Checked>) -> Health {

@@ -23,7 +23,9 @@ pub(super) enum Phase {
     Running,
     Restarting,
     Exited,
-    /// Paused, dead, being removed.
+    /// It could not be removed; it never starts again.
+    Dead,
+    /// Paused, being removed.
     Other,
 }
 
@@ -65,40 +67,54 @@ pub(super) fn plan(wanted: &Wanted<'_>, seen: &[Seen<'_>]) -> Plan {
         let steps = seen.iter().map(|one| Step::Remove(one.id.to_owned())).collect();
         return Plan { steps, ..Plan::default() };
     }
-    let (mut current, mut others): (Vec<Option<&Seen<'_>>>, Vec<&Seen<'_>>) = (Vec::new(), Vec::new());
+    let is_dead = |one: &&Seen<'_>| one.phase == Phase::Dead;
+    let mut plan = Plan {
+        steps: seen.iter().filter(is_dead).map(|one| Step::Remove(one.id.to_owned())).collect(),
+        ..Plan::default()
+    };
+    let (mut current, mut surplus, mut old) = (Vec::<Option<&Seen<'_>>>::new(), Vec::new(), Vec::new());
     current.resize(wanted.replicas as usize, None);
-    let mut sorted: Vec<_> = seen.iter().collect();
+    let mut sorted: Vec<_> = seen.iter().filter(|one| !is_dead(one)).collect();
     // Of two of the same place the better one stays.
     sorted.sort_by_key(|one| (!one.ready, one.phase != Phase::Running, one.id));
     for one in sorted {
         match current.get_mut(one.replica as usize) {
             Some(place) if one.spec == wanted.spec && place.is_none() => *place = Some(one),
-            _ => others.push(one),
+            // One more than is wanted is as good as the others.
+            _ if one.spec == wanted.spec => surplus.push(one),
+            _ => old.push(one),
         }
     }
     if !wanted.runs {
         let ending =
             current.iter().flatten().filter(|one| one.phase != Phase::Exited && one.phase != Phase::Created);
-        let mut steps: Vec<_> = ending.map(|one| Step::Stop(one.id.to_owned())).collect();
-        steps.extend(others.iter().map(|one| Step::Remove(one.id.to_owned())));
-        return Plan { steps, ..Plan::default() };
+        plan.steps.extend(ending.map(|one| Step::Stop(one.id.to_owned())));
+        plan.steps.extend(surplus.iter().chain(&old).map(|one| Step::Remove(one.id.to_owned())));
+        return plan;
     }
     let complete = current.iter().all(|place| place.is_some_and(|one| one.ready));
     let ready = |list: &[&Seen<'_>]| -> Vec<String> {
         list.iter().filter(|one| one.ready).map(|one| one.id.to_owned()).collect()
     };
-    let old = ready(&others);
-    let mut plan = Plan::default();
-    if complete || old.is_empty() {
-        let present: Vec<_> = current.iter().flatten().copied().collect();
+    let ready_old = ready(&old);
+    if complete || ready_old.is_empty() {
+        let mut present: Vec<_> = current.iter().flatten().copied().collect();
+        if !complete {
+            present.extend(&surplus);
+        }
         plan.serving = ready(&present);
     } else {
-        plan.serving = old;
+        plan.serving = ready_old;
         plan.updating = true;
     }
     if complete {
-        plan.steps.extend(others.iter().map(|one| Step::Retire(one.id.to_owned())));
+        plan.steps.extend(surplus.iter().chain(&old).map(|one| Step::Retire(one.id.to_owned())));
         return plan;
+    }
+    if current.iter().all(Option::is_some) {
+        // Who has ended, or ends again and again, is of no use to anybody when those that are wanted are there.
+        let useless = |one: &&&Seen<'_>| !matches!(one.phase, Phase::Running | Phase::Other);
+        plan.steps.extend(old.iter().filter(useless).map(|one| Step::Remove(one.id.to_owned())));
     }
     if wanted.failed {
         // What serves goes on; what failed goes. Where nothing serves it is left for people to look at.
@@ -123,7 +139,8 @@ const fn is_to_start(one: &Seen<'_>, restart: Restart) -> bool {
         (Phase::Created, _) => true,
         (Phase::Exited, Restart::Always | Restart::UnlessStopped) => true,
         (Phase::Exited, Restart::OnFailure) => one.exit_code != 0,
-        (Phase::Exited, Restart::No) | (Phase::Running | Phase::Restarting | Phase::Other, _) => false,
+        (Phase::Exited, Restart::No)
+        | (Phase::Running | Phase::Restarting | Phase::Dead | Phase::Other, _) => false,
     }
 }
 
@@ -142,6 +159,10 @@ mod tests {
 
     fn seen<'a>(id: &'a str, spec: &'a str, phase: Phase, ready: bool) -> Seen<'a> {
         Seen { id, spec, replica: 0, phase, exit_code: 0, ready }
+    }
+
+    fn seen_new(id: &str) -> Seen<'_> {
+        seen(id, "new", Phase::Running, true)
     }
 
     fn plan_of(wanted: &Wanted<'_>, seen: &[Seen<'_>]) -> (Vec<Step>, Vec<String>) {
@@ -221,8 +242,30 @@ mod tests {
             plan_of(&WANTED, &[first.clone(), second.clone()]),
             (vec![Step::Retire("b".into())], ids(&["a"]))
         );
-        let sick = Seen { ready: false, ..second };
-        assert_eq!(plan_of(&two, &[first, sick]), (vec![], ids(&["a"])), "who is not ready gets no traffic");
+        let sick = Seen { ready: false, ..second.clone() };
+        let seen = [first.clone(), sick.clone()];
+        assert_eq!(plan_of(&two, &seen), (vec![], ids(&["a"])), "who is not ready gets no traffic");
+        // Fewer are wanted while one is sick: those that are well go on.
+        let third = Seen { replica: 2, ..seen_new("c") };
+        let failed = Wanted { failed: true, ..two };
+        for wanted in [two, failed] {
+            let seen = [first.clone(), sick.clone(), third.clone()];
+            assert_eq!(plan_of(&wanted, &seen), (vec![], ids(&["a", "c"])));
+        }
+        let seen = [first, second, third];
+        assert_eq!(plan_of(&two, &seen), (vec![Step::Retire("c".into())], ids(&["a", "b"])));
+    }
+
+    #[test]
+    fn what_ended_or_fails_goes_when_its_successor_is_there() {
+        let old = [seen("o", "old", Phase::Exited, false), seen("p", "old", Phase::Restarting, false)];
+        let gone = vec![Step::Remove("o".into()), Step::Remove("p".into())];
+        for phase in [Phase::Exited, Phase::Restarting, Phase::Running] {
+            let all = [seen("n", "new", phase, false), old[0].clone(), old[1].clone()];
+            let wanted = Wanted { restart: Restart::No, ..WANTED };
+            assert_eq!(plan_of(&wanted, &all), (gone.clone(), vec![]), "{phase:?}");
+        }
+        assert_eq!(plan_of(&WANTED, &old), (vec![Step::Create(0)], vec![]));
     }
 
     #[test]

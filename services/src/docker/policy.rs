@@ -5,6 +5,9 @@ use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use portcullis_layers::glob;
+
+use super::engine::Mounted;
 use crate::config::Service;
 use crate::config::service::{Source, Volume};
 
@@ -29,6 +32,10 @@ pub struct Policy {
     pub pids: i64,
     /// How large a log file of a container grows, and how many are kept.
     pub log: (String, u32),
+    /// The volumes of the engine that services may mount although portcullis did not make them.
+    pub volumes: Vec<String>,
+    /// What a build may use.
+    pub build: BuildLimits,
     /// How long a new container may take until it is ready.
     pub start: Duration,
     /// How long an old container may still answer what it was asked before.
@@ -37,6 +44,31 @@ pub struct Policy {
     pub stop: Duration,
     /// The sockets of engines: nothing may mount them, or a folder that they are in.
     pub sockets: Vec<PathBuf>,
+    /// Whether services may be of containers that somebody else made.
+    pub adopt: bool,
+    /// Whether labels of such containers make hosts.
+    pub labels: bool,
+    /// Which hosts labels may make; none: all but the issuer's.
+    pub label_hosts: Vec<HostRule>,
+}
+
+/// What a build may use: a Dockerfile runs whatever it says.
+#[derive(Debug, Clone, Copy)]
+pub struct BuildLimits {
+    /// The memory of each of its steps, in bytes; 0: all there is. The client of the engine counts to 2 GiB.
+    pub memory: u64,
+    /// The processors of each of its steps.
+    pub cpus: f64,
+    /// How long it may take in all.
+    pub time: Duration,
+    /// Whether the engine may fetch what an ADD names.
+    pub urls: bool,
+}
+
+impl Default for BuildLimits {
+    fn default() -> Self {
+        Self { memory: 2 << 30, cpus: 2.0, time: Duration::from_secs(1800), urls: false }
+    }
 }
 
 impl Default for Policy {
@@ -51,10 +83,15 @@ impl Default for Policy {
             contexts: "contexts".into(),
             pids: 512,
             log: ("10m".to_owned(), 3),
+            volumes: Vec::new(),
+            build: BuildLimits::default(),
             start: Duration::from_secs(60),
             drain: Duration::from_secs(10),
             stop: Duration::from_secs(10),
             sockets: vec!["/var/run/docker.sock".into(), "/run/docker.sock".into()],
+            adopt: false,
+            labels: false,
+            label_hosts: Vec::new(),
         }
     }
 }
@@ -96,10 +133,21 @@ impl Refusal {
 }
 
 impl Policy {
+    /// Whether there are images that may not run.
+    pub const fn judges_images(&self) -> bool {
+        self.digests || !self.images.is_empty()
+    }
+
     /// Whether an image may run.
     pub fn check_image(&self, image: &str) -> Result<(), Refusal> {
         if self.digests && !has_digest(image) {
             let detail = "PORTCULLIS_DOCKER_REQUIRE_DIGEST asks for a digest: expected `NAME@sha256:…`";
+            return Err(Refusal::new("image", image, detail));
+        }
+        // Engines take these for the ids of images, whatever the images are called.
+        let name = image.strip_prefix("sha256:").unwrap_or(image);
+        if self.judges_images() && name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let detail = "may be the id of an image: expected a name with a tag or a registry, e.g. `library/NAME:TAG`";
             return Err(Refusal::new("image", image, detail));
         }
         if !self.images.is_empty() && !self.images.iter().any(|pattern| pattern.matches(image)) {
@@ -110,10 +158,49 @@ impl Policy {
         Ok(())
     }
 
+    /// Whether a service may be of a container that somebody else made.
+    pub fn check_container(&self, service: &Service) -> Result<(), Refusal> {
+        let Some(container) = &service.container else { return Ok(()) };
+        match (self.adopt, &service.labelled_by) {
+            (true, _) => Ok(()),
+            (false, Some(_)) if self.labels => Ok(()),
+            (false, Some(_)) => {
+                let detail = "PORTCULLIS_DOCKER_LABELS is off: labels of containers make nothing";
+                Err(Refusal::new("container", container, detail))
+            }
+            (false, None) => {
+                let detail =
+                    "PORTCULLIS_DOCKER_ADOPT is off: services are of containers that are made here only";
+                Err(Refusal::new("container", container, detail))
+            }
+        }
+    }
+
+    /// Whether there may be services of containers that somebody else made.
+    pub const fn watches_others(&self) -> bool {
+        self.adopt || self.labels
+    }
+
+    /// Whether labels may make a host.
+    pub fn check_label_host(&self, host: &str) -> Result<(), &'static str> {
+        if self.label_hosts.is_empty() || self.label_hosts.iter().any(|rule| rule.matches(host)) {
+            return Ok(());
+        }
+        Err("PORTCULLIS_DOCKER_LABEL_HOSTS does not allow this host")
+    }
+
     /// Whether a path of the engine's machine may be mounted.
     pub fn check_path(&self, field: &str, path: &str) -> Result<(), Refusal> {
         let wanted = Path::new(path);
-        if self.sockets.iter().any(|socket| socket.starts_with(wanted) || wanted.starts_with(socket)) {
+        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let is_below = |socket: &Path| {
+            let (real, socket_real) = (real(wanted), real(socket));
+            socket.starts_with(wanted)
+                || wanted.starts_with(socket)
+                || socket_real.starts_with(&real)
+                || real.starts_with(&socket_real)
+        };
+        if self.sockets.iter().any(|socket| is_below(socket)) {
             let detail = "the engine's socket is never mounted: it is as good as being root there";
             return Err(Refusal::new(field, path, detail));
         }
@@ -125,14 +212,43 @@ impl Policy {
         Ok(())
     }
 
-    /// The same for what the paths of a service stand for by now.
-    pub fn check_mounts(&self, service: &Service) -> Result<(), Refusal> {
-        for (index, text) in service.volumes.iter().enumerate() {
-            if let Ok(Volume { source: Source::Path(path), .. }) = text.parse() {
-                self.check_links(&format!("volumes[{index}]"), &path)?;
+    /// The same for what the paths of a service stand for by now, beside the other services of the engine: what stands
+    /// below a folder that somebody can write could become a link to anywhere, at any time.
+    pub fn check_mounts<'a>(
+        &self,
+        service: &'a Service,
+        others: impl IntoIterator<Item = &'a Service>,
+        mounted: &'a [Mounted],
+    ) -> Result<(), Refusal> {
+        let own = folders(service);
+        for (field, folder) in &own {
+            self.check_links(field, &folder.path)?;
+        }
+        let others = others.into_iter().filter(|other| other.service_name != service.service_name);
+        // Also what containers mount that no document wants any more, or that are of other nodes.
+        let mounted = mounted.iter().map(|one| Folder::of(&one.service, one.path.clone(), one.read_only));
+        let others = others.flat_map(folders).map(|(_, folder)| folder);
+        let others: Vec<_> = others.chain(mounted).collect();
+        for (at, (field, folder)) in own.iter().enumerate() {
+            let rest =
+                own.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, (_, folder))| folder);
+            for other in rest.chain(&others) {
+                if let Some(detail) = folder.conflict(other) {
+                    return Err(Refusal::new(field, &folder.path, detail));
+                }
             }
         }
         Ok(())
+    }
+
+    /// Whether a volume of the engine that is there already, and was not made for a service, may be mounted.
+    pub fn check_volume(&self, field: &str, name: &str) -> Result<(), Refusal> {
+        if self.volumes.iter().any(|pattern| glob::matches(pattern, name)) {
+            return Ok(());
+        }
+        let detail = "this volume was not made for services, and PORTCULLIS_DOCKER_VOLUMES does not allow it: expected \
+                      another name";
+        Err(Refusal::new(field, name, detail))
     }
 
     /// The same for what a path stands for when it is a link on this machine.
@@ -209,6 +325,46 @@ impl Policy {
     }
 }
 
+/// A folder of the machine that a service mounts.
+struct Folder<'a> {
+    service: &'a str,
+    path: String,
+    /// What it stands for, as far as that can be told here.
+    real: PathBuf,
+    read_only: bool,
+}
+
+impl<'a> Folder<'a> {
+    fn of(service: &'a str, path: String, read_only: bool) -> Self {
+        let real = std::fs::canonicalize(&path).unwrap_or_else(|_| path.clone().into());
+        Self { service, path, real, read_only }
+    }
+    /// Why this one and another can't be mounted at the same time.
+    fn conflict(&self, other: &Self) -> Option<String> {
+        let below = |one: &Self, other: &Self| one.real != other.real && one.real.starts_with(&other.real);
+        let Self { service, path, .. } = other;
+        if below(self, other) && !other.read_only {
+            return Some(format!(
+                "is below {path}, which the service {service} can write: expected the same folder, or one beside it"
+            ));
+        }
+        (below(other, self) && !self.read_only).then(|| {
+            format!("the service {service} mounts {path} below it: expected a folder beside that, or `:ro`")
+        })
+    }
+}
+
+/// The folders that a service mounts, with their fields.
+fn folders(service: &Service) -> Vec<(String, Folder<'_>)> {
+    let folder = |(index, text): (usize, &String)| match text.parse() {
+        Ok(Volume { source: Source::Path(path), read_only, .. }) => {
+            Some((format!("volumes[{index}]"), Folder::of(service.service_name.as_str(), path, read_only)))
+        }
+        _ => None,
+    };
+    service.volumes.iter().enumerate().filter_map(folder).collect()
+}
+
 fn capability(name: &str) -> String {
     let name = name.to_ascii_uppercase();
     name.strip_prefix("CAP_").map_or_else(|| name.clone(), str::to_owned)
@@ -240,19 +396,54 @@ impl ImagePattern {
     /// Whether an image is one of these. Short names stand for Docker Hub, as for the engine.
     fn matches(&self, image: &str) -> bool {
         let image = full(image);
-        let mut parts = self.0.split('*');
-        let first = parts.next().unwrap_or_default();
-        let Some(mut rest) = image.strip_prefix(first) else { return false };
-        let parts: Vec<_> = parts.collect();
-        let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
-        for part in middle {
-            match rest.find(part) {
-                Some(at) => rest = &rest[at + part.len()..],
-                None => return false,
-            }
-        }
-        rest.ends_with(last)
+        let (Some((registry, name)), Some((wanted, pattern))) =
+            (image.split_once('/'), self.0.split_once('/'))
+        else {
+            return false;
+        };
+        // The name of a registry ends where that of an image begins.
+        is_like(wanted, registry) && is_like(pattern, name)
     }
+}
+
+/// A pattern of host names, such as `*.apps.example.com`: `*` stands for any characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostRule(String);
+
+impl FromStr for HostRule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim().trim_end_matches('.').to_ascii_lowercase();
+        let fine = |byte: u8| byte.is_ascii_alphanumeric() || b".-_*".contains(&byte);
+        if text.is_empty() || text.len() > 253 || !text.bytes().all(fine) {
+            return Err(format!("{text:?} is no pattern of hosts: write e.g. *.apps.example.com"));
+        }
+        Ok(Self(text))
+    }
+}
+
+impl HostRule {
+    /// Whether a host, in lower case, is one of these.
+    fn matches(&self, host: &str) -> bool {
+        is_like(&self.0, host)
+    }
+}
+
+/// Whether a text is what a pattern says, in which `*` stands for any characters.
+fn is_like(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let parts: Vec<_> = parts.collect();
+    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
+    for part in middle {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
 }
 
 /// An image with its registry, and with its tag where it has neither tag nor digest.
@@ -292,8 +483,67 @@ mod tests {
             ("ghcr.io/owner/*", "ghcr.io/owner/app:1", true),
             ("ghcr.io/owner/*", "ghcr.io/owner2/app:1", false),
             ("owner/*", "owner/app", true),
+            ("*.example.com/*", "a.example.com/app:1", true),
+            ("*.example.com/*", "evil.test/a.example.com/app:1", false),
+            ("*/app:1", "a.test/app:1", true),
+            ("*/app:1", "a.test/b/app:1", false),
         ] {
             assert_eq!(matches(pattern, image), expected, "{pattern} {image}");
         }
+    }
+
+    #[test]
+    fn what_others_can_write_holds_no_mounts() {
+        let service = |name: &str, volumes: &[&str]| {
+            let fields = serde_json::json!({ "service_name": name, "image": "web:1", "volumes": volumes });
+            let fields = fields.as_object().cloned().expect("an object");
+            <Service as crate::config::Entity>::from_fields(fields).expect("a service")
+        };
+        let policy = Policy {
+            paths: ["/srv/a", "/srv/a/in", "/srv/ab"].map(PathBuf::from).into(),
+            ..Policy::default()
+        };
+        let check = |own: &[&str], others: &[&str]| {
+            let (own, other) = (service("own", own), service("other", others));
+            policy.check_mounts(&own, [&other, &own], &[]).map_err(|refusal| refusal.to_string())
+        };
+        for (own, others) in [
+            (&["/srv/a:/a"][..], &["/srv/a:/a"][..]),
+            (&["/srv/ab:/a"], &["/srv/a:/a"]),
+            (&["/srv/a/in:/a:ro"], &["/srv/a:/a:ro", "data:/d"]),
+            (&["/srv/a:/a:ro", "/srv/a/in:/b"], &[]),
+        ] {
+            assert_eq!(check(own, others), Ok(()), "{own:?} {others:?}");
+        }
+        for (own, others, expected) in [
+            (
+                &["/srv/a/in:/a:ro"][..],
+                &["/srv/a:/a"][..],
+                "volumes[0]: is below /srv/a, which the service other",
+            ),
+            (&["/srv/a:/a"], &["/srv/a/in:/a"], "volumes[0]: the service other mounts /srv/a/in below it"),
+            (&["data:/d", "/srv/a:/a", "/srv/a/in:/b"], &[], "volumes[1]: the service own mounts"),
+        ] {
+            let told = check(own, others).expect_err("refused");
+            assert!(told.starts_with(expected), "{told}");
+        }
+    }
+
+    #[test]
+    fn labels_make_the_hosts_that_are_allowed() {
+        let rules = ["*.apps.example.com", "Shop.example.com"].map(|rule| rule.parse().expect("a pattern"));
+        let policy = Policy { label_hosts: rules.into(), ..Policy::default() };
+        for (host, allowed) in [
+            ("a.apps.example.com", true),
+            ("a.b.apps.example.com", true),
+            ("shop.example.com", true),
+            ("apps.example.com", false),
+            ("shop.example.com.evil.test", false),
+            ("evilapps.example.com", false),
+        ] {
+            assert_eq!(policy.check_label_host(host).is_ok(), allowed, "{host}");
+        }
+        assert!(Policy::default().check_label_host("any.test").is_ok());
+        assert!("a b".parse::<HostRule>().is_err() && "".parse::<HostRule>().is_err());
     }
 }

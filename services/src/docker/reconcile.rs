@@ -1,7 +1,7 @@
 //! Makes the engine's containers what documents want: on start, on change, on the engine's events, and from time to
 //! time. Nothing is remembered that a plan depends on: whoever dies in the middle is followed by one who looks anew.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,66 +9,55 @@ use std::time::Duration;
 use bollard::models::EventMessage;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, Stream, StreamExt};
-use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::claim::{self, Claim};
 use super::engine::{self, Error};
-use super::observe::{self, Container, Health};
+use super::labels::Looked;
+use super::observe::{self, Container};
 use super::plan::{Phase, Plan, Seen, Step, Wanted, plan};
 use super::spec::{self, Secrets};
 use super::state::Known;
-use super::{Docker, Status, Switchboard};
+use super::{Docker, Status, Switchboard, foreign};
 use crate::applied::Applied;
 use crate::config::resolve::Addresses;
 use crate::config::service::Desired;
 use crate::config::view::View;
-use crate::config::{Entity, Service, ServiceName};
+use crate::config::{Entity, NodeName, Service, ServiceName};
 use crate::store::{Expect, Store, Write};
 use crate::vault::Vault;
 
+mod failures;
+mod ready;
 mod told;
 mod work;
 
+use failures::{Failure, Failures, Wish};
+use ready::{Readiness, STEADY};
 use work::{Job, Outcome};
 
 /// A full look, even when nothing happened.
 const FULL: Duration = Duration::from_secs(30);
 
+/// Between two looks at what runs but is not ready.
+const UNREADY: Duration = Duration::from_secs(1);
+
 /// Between two looks at what starts, and at an engine that is away.
 const SOON: Duration = Duration::from_millis(200);
 const AWAY: Duration = Duration::from_secs(1);
 
-/// The pause after a failure, at first and at most.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
-
 /// So often a container may end before it counts as a loop.
 const LOOP: i64 = 3;
-
-/// So long somebody who has ended before must run before requests go there.
-const STEADY: Duration = Duration::from_secs(5);
-
-/// So many ports are tried, and services worked on, at a time.
-const AT_ONCE: usize = 16;
 
 /// A service that is worked on, and how that went.
 type Working = Pin<Box<dyn Future<Output = (ServiceName, Outcome)> + Send>>;
 
 /// What the engine tells of its containers.
 type Events = Pin<Box<dyn Stream<Item = engine::Result<EventMessage>> + Send>>;
-
-/// What a failure leaves: the same wish waits until then.
-#[derive(Debug)]
-struct Failure {
-    spec: String,
-    reason: String,
-    tries: u32,
-    until: Instant,
-    retry_at: Timestamp,
-}
 
 /// An old container that nobody shall be sent to any more.
 #[derive(Debug)]
@@ -85,13 +74,19 @@ pub struct Reconciler {
     vault: Arc<Vault>,
     store: Arc<dyn Store>,
     switchboard: Switchboard,
-    failures: HashMap<ServiceName, Failure>,
-    /// The ports that have accepted, by container, with the start that this is about.
-    accepted: HashMap<String, Option<String>>,
-    oom_killed: std::collections::HashSet<String>,
+    failures: Failures,
+    /// The engine did not answer work that was begun.
+    away_until: Option<Instant>,
+    readiness: Readiness,
+    /// Containers that were ready, and of which the engine has told nothing since: while another one starts they are not
+    /// looked at again.
+    steady: HashMap<String, Container>,
+    looked_at: Option<Instant>,
     retiring: HashMap<String, Retiring>,
-    busy: BTreeMap<ServiceName, String>,
+    /// What is worked on, for which wish, and how to end that.
+    busy: BTreeMap<ServiceName, (Wish, CancellationToken)>,
     working: FuturesUnordered<Working>,
+    watch: foreign::Watch,
     was_away: bool,
 }
 
@@ -103,18 +98,21 @@ impl std::fmt::Debug for Reconciler {
 
 impl Reconciler {
     /// One over an engine.
-    pub fn new(docker: Docker, vault: Arc<Vault>, store: Arc<dyn Store>, switchboard: Switchboard) -> Self {
+    pub fn new(docker: Docker, vault: Arc<Vault>, store: Arc<dyn Store>) -> Self {
         Self {
+            switchboard: docker.switchboard.clone(),
             docker,
             vault,
             store,
-            switchboard,
-            failures: HashMap::new(),
-            accepted: HashMap::new(),
-            oom_killed: std::collections::HashSet::new(),
+            failures: Failures::default(),
+            away_until: None,
+            readiness: Readiness::default(),
+            steady: HashMap::new(),
+            looked_at: None,
             retiring: HashMap::new(),
             busy: BTreeMap::new(),
             working: FuturesUnordered::new(),
+            watch: foreign::Watch::default(),
             was_away: false,
         }
     }
@@ -135,17 +133,26 @@ impl Reconciler {
         let mut events: Option<Events> = None;
         let mut listened_at: Option<Instant> = None;
         let mut wake_at = Instant::now();
+        let (told, mut claim) = watch::channel(Claim::default());
+        let mut claiming = Box::pin(claim::hold(self.docker.clone(), Arc::clone(&self.store), told));
         loop {
             let woken = Arc::clone(&self.docker.wake);
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = applied.changed() => if changed.is_err() { return },
                 _ = served.changed() => {}
+                () = &mut claiming => {}
+                _ = claim.changed() => {}
                 () = woken.notified() => {}
                 Some((service, outcome)) = self.working.next() => self.finish(&service, outcome),
                 event = next(&mut events) => match event {
+                    // What others do with containers of their own is no reason to look.
+                    Some(Ok(event)) if !self.watch.concerns(&event, &self.docker) => continue,
                     Some(Ok(event)) => self.note(event),
-                    _ => events = None,
+                    _ => {
+                        events = None;
+                        self.steady.clear();
+                    }
                 },
                 () = tokio::time::sleep_until(wake_at) => {}
             }
@@ -157,9 +164,21 @@ impl Reconciler {
                 self.finish(&service, outcome);
             }
             let Some(view) = current() else { continue };
-            // What a replaced store wants is nobody's wish yet.
-            let acts = applied.borrow_and_update().replaced.is_none();
-            wake_at = self.pass(&view, acts).await;
+            // What a replaced store wants is nobody's wish yet, and what a copy wants may be long over.
+            let acts = {
+                let applied = applied.borrow_and_update();
+                applied.replaced.is_none() && !applied.from_copy
+            };
+            let claim = *claim.borrow_and_update();
+            if claim == Claim::Anothers {
+                self.report(&view, Status::Failed, &claim::reason(&self.docker));
+                wake_at = Instant::now() + FULL;
+                continue;
+            }
+            wake_at = self.pass(&view, acts && claim == Claim::Ours).await;
+            if events.is_none() {
+                self.steady.clear();
+            }
             // An engine that refuses to tell is not asked without a pause.
             let pause = listened_at.map_or(Duration::ZERO, |at| AWAY.saturating_sub(at.elapsed()));
             if events.is_none() && !pause.is_zero() {
@@ -169,7 +188,7 @@ impl Reconciler {
                 events = self
                     .docker
                     .engine
-                    .events(&self.docker.owner)
+                    .events(&self.docker.owner, self.docker.policy.watches_others())
                     .ok()
                     .map(|events| Box::pin(events) as Events);
                 // What happened before they were listened to.
@@ -179,34 +198,33 @@ impl Reconciler {
     }
 
     fn note(&mut self, event: EventMessage) {
-        if event.action.as_deref() == Some("oom") {
-            self.oom_killed.extend(event.actor.and_then(|actor| actor.id));
+        if let Some(id) = event.actor.as_ref().and_then(|actor| actor.id.as_ref()) {
+            self.steady.remove(id);
         }
+        self.readiness.note(event);
     }
 
     fn finish(&mut self, service: &ServiceName, outcome: Outcome) {
-        let spec = self.busy.remove(service).unwrap_or_default();
+        let Some((wish, _)) = self.busy.remove(service) else { return };
         match outcome {
             Outcome::Done => {}
             // It is asked again soon; the wish is not to blame.
-            Outcome::Away => self.was_away = true,
-            Outcome::Failed(reason) => self.fail(service, spec, reason),
+            Outcome::Away => self.away_until = Some(Instant::now() + AWAY),
+            Outcome::Failed(reason) => self.failures.add(service, wish, reason, true),
         }
-    }
-
-    fn fail(&mut self, service: &ServiceName, spec: String, reason: String) {
-        let before = self.failures.remove(service).filter(|failure| failure.spec == spec);
-        let tries = before.map_or(0, |failure| failure.tries + 1);
-        let pause = BACKOFF.0.saturating_mul(1 << tries.min(10)).min(BACKOFF.1);
-        warn!(%service, reason, retry_seconds = pause.as_secs(), "a service is not what it shall be");
-        let (until, retry_at) = (Instant::now() + pause, Timestamp::now() + pause);
-        self.failures.insert(service.clone(), Failure { spec, reason, tries, until, retry_at });
     }
 
     /// One look, and what follows from it; when the next one is due.
     async fn pass(&mut self, view: &View, acts: bool) -> Instant {
         let now = Instant::now();
-        let mut found = match observe::containers(&self.docker.engine, &self.docker.owner).await {
+        if self.looked_at.is_none_or(|at| now - at >= FULL) {
+            self.steady.clear();
+            self.looked_at = Some(now);
+        }
+        let found = observe::containers(&self.docker.engine, &self.docker.owner, &self.steady);
+        let others = foreign::look(&self.docker, view.config.services.values());
+        let labelled = foreign::labelled(&self.docker);
+        let (mut found, mut others, labelled) = match tokio::try_join!(found, others, labelled) {
             Ok(found) => found,
             Err(error) => {
                 self.report_away(view, &error);
@@ -216,16 +234,38 @@ impl Reconciler {
         if std::mem::take(&mut self.was_away) {
             info!("the Docker engine answers");
         }
-        self.judge(&mut found).await;
-        self.forget(&found);
+        let all = found.iter_mut().chain(others.values_mut().filter_map(|other| other.container.as_mut()));
+        self.readiness.judge(all.collect()).await;
+        let steady = found.iter().filter(|one| one.ready);
+        self.steady = steady.map(|one| (one.id.clone(), one.clone())).collect();
+        self.forget(found.iter().chain(others.values().filter_map(|other| other.container.as_ref())));
+        if self.docker.policy.labels {
+            self.docker.looked.send_replace(Arc::new(Looked { at: Some(now), containers: labelled }));
+        }
+        self.watch = foreign::Watch::of(&view.config.services, &others);
         let mut next = now + FULL;
         let mut addresses = Addresses::new();
         let mut board = BTreeMap::new();
-        let mut due: Vec<(Arc<Service>, String, Plan)> = Vec::new();
+        let mut due: Vec<(Arc<Service>, Wish, Plan)> = Vec::new();
         for (name, service) in &view.config.services {
             if service.node.as_ref().is_some_and(|node| *node != self.docker.owner.node) {
                 let version = service.version();
                 board.insert(name.clone(), Known { status: Status::Elsewhere, version, ..Known::default() });
+                continue;
+            }
+            if service.container.is_some() && !service.deleting {
+                let known = match self.docker.policy.check_container(service) {
+                    Ok(()) => told::foreign(service, others.get(name), self.docker.policy.start),
+                    Err(refusal) => told::refused(service, &[], &[], refusal.to_string()),
+                };
+                if !known.status.is_settled() {
+                    next = next.min(now + SOON);
+                } else if known.status == Status::Unhealthy {
+                    // Nobody else tells when a port accepts after all.
+                    next = next.min(now + STEADY);
+                }
+                addresses.insert(name.clone(), known.addresses.clone());
+                board.insert(name.clone(), known);
                 continue;
             }
             let mine: Vec<&Container> = found.iter().filter(|one| one.service == *name).collect();
@@ -244,10 +284,16 @@ impl Reconciler {
                     continue;
                 }
             };
-            let plan = self.plan(service, &spec, &mine);
-            let failure = self.failures.get(name).filter(|failure| failure.spec == spec);
-            if let Some(failure) = failure {
-                next = next.min(failure.until);
+            let wish = Wish::of(service, &spec);
+            let plan = self.plan(service, &wish, &spec, &mine);
+            if mine.iter().filter(|one| one.spec == spec && one.ready).count() >= service.replicas as usize {
+                self.failures.over(name);
+            }
+            let failure = self.failures.of(name, &wish);
+            next = failure.and_then(Failure::waits_until).map_or(next, |until| next.min(until));
+            if mine.iter().any(|one| one.phase == Phase::Running && !one.ready) {
+                // Nobody else tells when a port accepts, or that somebody who had ended runs on.
+                next = next.min(now + UNREADY);
             }
             let known = told::known(&told::Facts {
                 service,
@@ -263,15 +309,15 @@ impl Reconciler {
             }
             addresses.insert(name.clone(), known.addresses.clone());
             board.insert(name.clone(), known);
-            due.push((Arc::clone(service), spec, plan));
+            due.push((Arc::clone(service), wish, plan));
         }
-        self.failures.retain(|name, _| view.config.services.contains_key(name));
+        self.failures.retain(|name| view.config.services.contains_key(name));
         addresses.retain(|_, all| !all.is_empty());
         let serial = self.switchboard.publish(addresses);
         self.docker.board.write(board);
         if acts {
-            for (service, spec, plan) in due {
-                let at = self.act(view, service, spec, plan, &found, serial);
+            for (service, wish, plan) in due {
+                let at = self.act(view, service, wish, plan, &found, serial);
                 next = next.min(at);
             }
         }
@@ -282,60 +328,30 @@ impl Reconciler {
         if !std::mem::replace(&mut self.was_away, true) {
             warn!(%error, "the Docker engine can't be used: services stay as they are");
         }
+        self.report(view, Status::Unknown, &error.to_string());
+    }
+
+    /// Tells of all services of this node what is with all of them.
+    fn report(&self, view: &View, status: Status, reason: &str) {
         let known = |name: &ServiceName, service: &Service| {
             let before = self.docker.board.of(name).map(|known| Known::clone(&known)).unwrap_or_default();
             let elsewhere = service.node.as_ref().is_some_and(|node| *node != self.docker.owner.node);
-            let status = if elsewhere { Status::Elsewhere } else { Status::Unknown };
-            let last_error = (!elsewhere).then(|| error.to_string());
+            let status = if elsewhere { Status::Elsewhere } else { status };
+            let last_error = (!elsewhere).then(|| reason.to_owned());
             Known { status, version: service.version(), last_error, ..before }
         };
         let all = view.config.services.iter().map(|(name, service)| (name.clone(), known(name, service)));
         self.docker.board.write(all.collect());
     }
 
-    /// Finds out which containers are ready.
-    async fn judge(&mut self, found: &mut [Container]) {
-        let now = Timestamp::now();
-        let mut unknown = Vec::new();
-        for (at, one) in found.iter_mut().enumerate() {
-            one.oom_killed |= self.oom_killed.contains(&one.id);
-            if one.phase != Phase::Running {
-                continue;
-            }
-            let since = one.started_at.as_ref().and_then(|at| at.parse::<Timestamp>().ok());
-            let ran = since.and_then(|since| Duration::try_from(now.duration_since(since)).ok());
-            if one.restarts > 0 && ran.is_none_or(|ran| ran < STEADY) {
-                continue;
-            }
-            match one.health {
-                Health::Healthy => one.ready = one.address.is_some(),
-                Health::Starting | Health::Unhealthy(_) => {}
-                Health::None => match self.accepted.get(&one.id) {
-                    Some(start) if *start == one.started_at => one.ready = true,
-                    _ => unknown.extend(one.address.map(|address| (at, address))),
-                },
-            }
-        }
-        let probes =
-            unknown.into_iter().map(|(at, address)| async move { (at, observe::accepts(address).await) });
-        let mut probes = futures_util::stream::iter(probes).buffer_unordered(AT_ONCE);
-        while let Some((at, accepts)) = probes.next().await {
-            if accepts {
-                found[at].ready = true;
-                self.accepted.insert(found[at].id.clone(), found[at].started_at.clone());
-            }
-        }
-    }
-
     /// Keeps nothing of containers that are gone.
-    fn forget(&mut self, found: &[Container]) {
-        let there = |id: &String| found.iter().any(|one| one.id == *id);
-        self.accepted.retain(|id, _| there(id));
-        self.oom_killed.retain(there);
-        self.retiring.retain(|id, _| there(id));
+    fn forget<'a>(&mut self, found: impl Iterator<Item = &'a Container>) {
+        let ids: HashSet<_> = found.map(|one| one.id.as_str()).collect();
+        self.readiness.forget(&ids);
+        self.retiring.retain(|id, _| ids.contains(id.as_str()));
     }
 
-    fn plan(&mut self, service: &Service, spec: &str, mine: &[&Container]) -> Plan {
+    fn plan(&mut self, service: &Service, wish: &Wish, spec: &str, mine: &[&Container]) -> Plan {
         let seen: Vec<_> = mine
             .iter()
             .map(|one| Seen {
@@ -348,16 +364,13 @@ impl Reconciler {
             })
             .collect();
         let name = &service.service_name;
-        let failed = |failures: &HashMap<ServiceName, Failure>| {
-            failures.get(name).is_some_and(|failure| failure.spec == spec && failure.until > Instant::now())
-        };
         let mut wanted = Wanted {
             spec,
             replicas: service.replicas,
             runs: service.desired_state == Desired::Running,
             deleting: service.deleting,
             restart: service.restart_policy,
-            failed: failed(&self.failures),
+            failed: self.failures.of(name, wish).is_some_and(|failure| failure.waits_until().is_some()),
         };
         let first = plan(&wanted, &seen);
         if !first.updating || wanted.failed || self.busy.contains_key(name) {
@@ -369,7 +382,7 @@ impl Reconciler {
         else {
             return first;
         };
-        self.fail(name, spec.to_owned(), reason);
+        self.failures.add(name, wish.clone(), reason, false);
         wanted.failed = true;
         plan(&wanted, &seen)
     }
@@ -379,7 +392,7 @@ impl Reconciler {
         &mut self,
         view: &View,
         service: Arc<Service>,
-        spec: String,
+        wish: Wish,
         plan: Plan,
         found: &[Container],
         serial: u64,
@@ -387,8 +400,15 @@ impl Reconciler {
         let now = Instant::now();
         let mut again = now + FULL;
         let name = service.service_name.clone();
-        if self.busy.contains_key(&name) {
+        if let Some((begun, over)) = self.busy.get(&name) {
+            if *begun != wish {
+                over.cancel();
+            }
             return again;
+        }
+        let paused = self.failures.pause(&name).max(self.away_until.filter(|until| *until > now));
+        if let Some(until) = paused {
+            return again.min(until);
         }
         let gone = service.deleting && !found.iter().any(|one| one.service == name);
         let mut steps = Vec::new();
@@ -429,15 +449,23 @@ impl Reconciler {
         let job = Job {
             docker: self.docker.clone(),
             store: Arc::clone(&self.store),
+            beside: beside(view, &self.docker.owner.node),
             service,
             steps,
             secrets,
             forget,
+            over: CancellationToken::new(),
         };
-        self.busy.insert(name.clone(), spec);
+        self.busy.insert(name.clone(), (wish, job.over.clone()));
         self.working.push(Box::pin(async move { (name, job.run().await) }));
         again
     }
+}
+
+/// Services that an engine runs.
+fn beside(view: &View, node: &NodeName) -> Vec<Arc<Service>> {
+    let all = view.config.services.values().filter(|service| !service.volumes.is_empty());
+    all.filter(|service| service.node.as_ref().is_none_or(|other| other == node)).cloned().collect()
 }
 
 async fn next(events: &mut Option<Events>) -> Option<engine::Result<EventMessage>> {

@@ -1,18 +1,19 @@
 //! From a service to a container: what it may be, or which policy refuses it. Pure.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bollard::models::{
     ContainerCreateBody, EndpointSettings, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType,
-    NetworkingConfig, RestartPolicy, RestartPolicyNameEnum,
+    MountVolumeOptions, NetworkingConfig, RestartPolicy, RestartPolicyNameEnum,
 };
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Owner;
 use super::policy::{Policy, Refusal, USUAL_CAPABILITIES};
-use crate::config::Service;
 use crate::config::service::{DEFAULT_PORT, Restart, Source, Volume, memory_bytes};
+use crate::config::{Service, ServiceName};
 
 /// The service that a container is of.
 pub const SERVICE: &str = "portcullis.service";
@@ -24,6 +25,8 @@ pub const DEPLOYMENT: &str = "portcullis.deployment";
 pub const SPEC: &str = "portcullis.spec";
 /// Which replica it is.
 pub const REPLICA: &str = "portcullis.replica";
+/// What an image was built from.
+pub const BASES: &str = "portcullis.bases";
 /// The port that it listens on.
 pub const PORT: &str = "portcullis.port";
 
@@ -32,6 +35,9 @@ const SCRATCH: [&str; 4] = ["/tmp", "/run", "/var/run", "/var/tmp"];
 
 /// What can be written, too, and begins with what the image has there: programs miss their folders otherwise.
 const KEPT: [&str; 2] = ["/var/cache", "/var/log"];
+
+/// In many images the first of each is a link to the second.
+const LINKED: [(&str, &str); 2] = [("/var/run", "/run"), ("/var/tmp", "/tmp")];
 
 const SCRATCH_OPTIONS: &str = "rw,noexec,nosuid,nodev,size=64m,mode=1777";
 
@@ -44,6 +50,8 @@ pub struct ImageFacts {
     pub port: Option<u16>,
     /// The user that it runs as.
     pub user: Option<String>,
+    /// What it was built from, if it was built for a service.
+    pub bases: Option<String>,
 }
 
 /// The values of a service's secret variables.
@@ -61,6 +69,13 @@ pub fn container(
     let port = service.internal_port.or(image.port).unwrap_or(DEFAULT_PORT);
     let value = |name: &str| secrets.get(name).map(|value| value.expose_secret().to_owned());
     let mut body = body(service, policy, value)?;
+    // By its labels a volume is known as one that was made for a service.
+    for mount in body.host_config.iter_mut().flat_map(|host| host.mounts.iter_mut().flatten()) {
+        if mount.typ == Some(MountType::VOLUME) && mount.source.is_some() {
+            let labels = Some(HashMap::from(owner_labels(owner)));
+            mount.volume_options = Some(MountVolumeOptions { labels, ..MountVolumeOptions::default() });
+        }
+    }
     // What is judged is what runs: the name may mean another image a moment later.
     if !image.id.is_empty() {
         body.image = Some(image.id.clone());
@@ -75,11 +90,12 @@ pub fn container(
     if !service.environment.contains_key("PORT") && !service.secrets.contains_key("PORT") {
         body.env.get_or_insert_default().push(format!("PORT={port}"));
     }
-    body.hostname = Some(service.service_name.as_str().replace('_', "-"));
-    // Other services on the network find it by its name.
+    // Names of machines have no underscores, and end with a letter or a digit.
+    body.hostname = Some(service.service_name.as_str().replace('_', "-").trim_end_matches('-').to_owned());
+    // Other services find it by its name. On a network of others it would stand for whoever has that name there.
     let first = networks(service, policy).into_iter().next().unwrap_or_default();
-    let alias =
-        EndpointSettings { aliases: Some(vec![service.service_name.to_string()]), ..Default::default() };
+    let aliases = (first == policy.network).then(|| vec![service.service_name.to_string()]);
+    let alias = EndpointSettings { aliases, ..Default::default() };
     body.networking_config =
         Some(NetworkingConfig { endpoints_config: Some(HashMap::from([(first, alias)])) });
     Ok(body)
@@ -95,9 +111,13 @@ pub fn owner_labels(owner: &Owner) -> [(String, String); 4] {
     ]
 }
 
+/// Whether a container with these labels is one that a portcullis makes for a service.
+pub fn is_made_here(labels: &HashMap<String, String>) -> bool {
+    labels.contains_key(DEPLOYMENT)
+}
+
 /// What a container is called: the same for the same wish, so that nobody makes it twice.
-pub fn container_name(service: &Service, replica: u32, fingerprint: &str, owner: &Owner) -> String {
-    let name = &service.service_name;
+pub fn container_name(name: &ServiceName, replica: u32, fingerprint: &str, owner: &Owner) -> String {
     let whose = short(&digest(&SHA256, format!("{}\n{}", owner.deployment, owner.node).as_bytes()), 3);
     format!("portcullis-{name}-{whose}-{fingerprint}-{replica}")
 }
@@ -160,7 +180,10 @@ fn body(
 fn host_config(service: &Service, policy: &Policy) -> Result<HostConfig, Refusal> {
     let mut mounts = mounts(service, policy)?;
     let taken: Vec<_> = mounts.iter().filter_map(|mount| mount.target.clone()).collect();
-    let free = |path: &&str| !taken.iter().any(|target| target == *path);
+    let below = |path: &str| taken.iter().any(|target| Path::new(target).starts_with(path));
+    // What was mounted below the one would be hidden by the other where they are the same folder.
+    let hides = |path: &str| LINKED.iter().any(|(link, folder)| *link == path && below(folder));
+    let free = |path: &&str| !taken.iter().any(|target| target == *path) && !hides(path);
     let mut tmpfs = HashMap::new();
     if service.read_only_root {
         let scratch = SCRATCH.iter().copied().filter(free);

@@ -10,14 +10,14 @@ use crate::control::Progress;
 #[derive(Debug)]
 pub(super) struct Reports {
     token: ProgressToken,
-    steps: mpsc::UnboundedReceiver<String>,
+    steps: mpsc::Receiver<String>,
 }
 
 impl Reports {
     /// For a client that gave a token to name them by.
     pub(super) fn new(token: ProgressToken) -> (Progress, Self) {
-        let (sender, steps) = mpsc::unbounded_channel();
-        (Progress::new(sender), Self { token, steps })
+        let (progress, steps) = Progress::channel();
+        (progress, Self { token, steps })
     }
 
     /// Sends each step as it is done, until the work has ended.

@@ -180,6 +180,10 @@ fn a_service_is_a_url_or_a_list_of_urls() {
             json!({ "service_name": "web", "target_url": "http://a", "health_check": { "x": 1 } }),
             "health_check.x",
         ),
+        (
+            json!({ "service_name": "web", "target_url": "https://a", "upstream_tls": { "ca_pem": "x" } }),
+            "upstream_tls.ca_pem",
+        ),
     ] {
         assert_eq!(read(value.clone()).expect_err("refused")[0].field, field, "{value}");
     }

@@ -2,8 +2,6 @@
 
 use portcullis_layers::auth::{Audience, SESSION_PATH};
 use portcullis_layers::normalize::path::{PathRules, normalize};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 
 use super::{OUR_COOKIES, Proxy};
 use crate::config::field::FieldError;
@@ -124,15 +122,7 @@ impl Proxy {
 
     pub(super) fn check_upstreams(&self, problems: &mut Vec<FieldError>) {
         self.balanced().check(problems);
-        if let Some(pem) = &self.upstream_tls.ca_pem {
-            let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-            if !certificates.is_ok_and(|certificates| !certificates.is_empty()) {
-                problems.push(FieldError::bare(
-                    "upstream_tls.ca_pem",
-                    "expected one or more certificates as PEM",
-                ));
-            }
-        }
+        self.upstream_tls.check(problems);
         for (field, seconds) in [
             ("connect_timeout_seconds", self.connect_timeout_seconds),
             ("request_timeout_seconds", self.request_timeout_seconds),

@@ -36,11 +36,22 @@ pub fn memory_bytes(text: &str) -> Option<u64> {
 pub(super) fn problems(service: &Service) -> Vec<FieldError> {
     let mut problems = Vec::new();
     let wrong = &mut problems;
-    match (&service.image, &service.dockerfile_path) {
-        (Some(_), None) | (None, Some(_)) => {}
-        (None, None) => wrong.push(FieldError::bare("image", "expected this, or `dockerfile_path`")),
-        (Some(_), Some(_)) => {
+    match (&service.image, &service.dockerfile_path, &service.container) {
+        (Some(_), None, None) | (None, Some(_), None) => super::foreign::refuse(service, wrong),
+        (None, None, Some(name)) => {
+            super::foreign::problems(service, name, wrong);
+            return problems;
+        }
+        (None, None, None) => {
+            wrong.push(FieldError::bare("image", "expected this, or `dockerfile_path`, or `container`"));
+        }
+        (Some(_), Some(_), _) => {
             wrong.push(FieldError::bare("image", "expected either this or `dockerfile_path`"));
+        }
+        (_, _, Some(_)) => {
+            let detail =
+                "expected no `image` and no `dockerfile_path` beside it: somebody else made this container";
+            wrong.push(FieldError::bare("container", detail));
         }
     }
     if let Some(image) = &service.image
@@ -167,7 +178,7 @@ pub(crate) fn is_variable(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-fn is_word(text: &str) -> bool {
+pub(super) fn is_word(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 128
         && text.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '_')
@@ -181,13 +192,13 @@ fn is_image(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
     use crate::config::Entity;
 
-    fn read(more: Value) -> Result<Service, Vec<FieldError>> {
+    pub(in crate::config::service) fn read(more: Value) -> Result<Service, Vec<FieldError>> {
         let mut fields = json!({ "service_name": "web", "image": "nginx:1" });
         let (Value::Object(fields), Value::Object(more)) = (&mut fields, more) else { panic!("objects") };
         fields.extend(more);

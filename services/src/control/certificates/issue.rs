@@ -331,7 +331,8 @@ impl Operation for GenerateCertificate {
                 control.create(ctx, document, Vec::new()).await?.cert_name
             }
         };
-        if proxy.cert_name.as_ref() != Some(&name) {
+        // What labels have made is served with whatever covers it.
+        if proxy.labelled_by.is_none() && proxy.cert_name.as_ref() != Some(&name) {
             // Until it is there, whatever covers the host goes on.
             let serve = |proxy: Proxy, _: &Config| Ok(Proxy { cert_name: Some(name.clone()), ..proxy });
             control.edit::<Proxy>(ctx, self.proxy_hostname.as_str(), serve).await?;

@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::{PortInfo, check_token, find, in_turn, is_given, refused, reveal, service_of};
 use crate::config::port::{BindAddress, Port, PortProtocol, forbidden};
 use crate::config::{Config, Entity, FieldError, Network, PortName, ServiceName};
-use crate::control::managed::{checks, put, sign};
+use crate::control::managed::{put, sign};
 use crate::control::operation::create;
 use crate::control::{Access, Context, Control, Endpoint, Error, Operation, Secret};
 use crate::docker::ports::{free, taken, try_bind};
-use crate::store::Expect;
+use crate::store::{Expect, Write};
 
 /// Publish a port of a Docker service: a listener of our own on its node, in front of its containers.
 #[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
@@ -73,7 +73,11 @@ impl Operation for AddPort {
             let mut port = self.place(control, &config)?;
             sign(&mut port, ctx);
             let mut writes = vec![fence, put(&port, Expect::Absent)];
-            writes.extend(checks(control.examine(&port, &config)?));
+            control.examine(&port, &config)?;
+            // Not one that begins to go at the same moment.
+            let service = service_of(&config, &self.service_name)?;
+            let unchanged = Expect::Version(service.config_version);
+            writes.push(Write::Check { key: service.key(), expect: unchanged });
             if let Some(token) = &self.source_token {
                 let sealed = control.vault.put(&port.secret_id(), token.expose().as_bytes(), Expect::Any);
                 writes.push(sealed.map_err(Error::internal)?);
@@ -90,6 +94,7 @@ impl AddPort {
     /// The port as it will be.
     fn place(&self, control: &Control, config: &Config) -> Result<Port, Error> {
         let service = service_of(config, &self.service_name)?;
+        control.ask_there(config, &self.service_name)?;
         let is_here = control.has_service(config, &self.service_name);
         let (address, protocol) = (self.bind_address.0, self.protocol);
         let taken = taken(config, protocol);

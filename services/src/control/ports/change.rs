@@ -136,6 +136,7 @@ impl UpdatePort {
         if let Some(given) = config.ports.get(&port.id()) {
             return Err(is_given(given));
         }
+        control.ask_there(config, &self.service_name)?;
         if !control.has_service(config, &self.service_name) {
             return Ok(());
         }
@@ -146,6 +147,7 @@ impl UpdatePort {
 
     /// Whether the machine has another address; our own listener has the port.
     fn check_address(&self, control: &Control, config: &Config, port: &Port) -> Result<(), Error> {
+        control.ask_there(config, &self.service_name)?;
         if !control.has_service(config, &self.service_name) {
             return Ok(());
         }

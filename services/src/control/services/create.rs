@@ -10,12 +10,12 @@ use serde_json::{Map, Value, json};
 
 use super::{Error, admit, waiting};
 use crate::config::service::Desired;
-use crate::config::{Config, HostPattern, Service, ServiceName};
+use crate::config::{Config, FieldError, HostPattern, Service, ServiceName};
 use crate::control::certificates::of_host::CertificateOfHost;
 use crate::control::operation::create;
 use crate::control::proxies::{CreateProxy, Created};
 use crate::control::{Access, Context, Control, Endpoint, New, Operation, Secret};
-use crate::docker::{Docker, Known, images};
+use crate::docker::{Docker, Known, foreign, images};
 use crate::random;
 use crate::store::{Expect, Key, Kind, Write};
 
@@ -33,8 +33,9 @@ pub struct ServiceCreated {
     pub instance_registered: bool,
 }
 
-/// Create a Docker service from an image, which is pulled when it is missing, or from a Dockerfile, which is built. The
-/// answer comes when it runs; if it does not, what was made is taken back and the answer says why.
+/// Create a Docker service from an image, which is pulled when it is missing, from a Dockerfile, which is built, or of a
+/// container that is there. The answer comes when it runs; if it does not, what was made is taken back and the answer
+/// says why.
 #[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
 pub struct CreateService {
     /// Make this host, whose requests go to the service.
@@ -137,8 +138,8 @@ impl Operation for CreateService {
         if !problems.is_empty() {
             return Err(Error::Invalid(problems));
         }
-        admit(docker, &service)?;
         let config = control.config().await?;
+        admit(docker, &service, &config)?;
         let host = self.host(&service.service_name, control, &config)?;
         control.examine(&service, &config)?;
         // A name that is taken is told before an image is pulled for it.
@@ -148,8 +149,13 @@ impl Operation for CreateService {
                 "there is already a service {name:?}: update it, or choose another name"
             )));
         }
-        if is_ours(docker, &service) {
+        if is_ours(docker, &service) && service.container.is_some() {
+            if let Some(trouble) = foreign::trouble(docker, &service).await? {
+                return Err(Error::invalid(FieldError::new("container", service.container, trouble)));
+            }
+        } else if is_ours(docker, &service) {
             docker.engine.ping().await?;
+            docker.check_mounts(&service, &[]).await?;
             let progress = ctx.progress.clone();
             let image = images::ensure(docker, &service, move |step| progress.report(step));
             tokio::select! {

@@ -14,13 +14,14 @@ use crate::control::ports;
 use crate::control::proxies::DeleteProxy;
 use crate::control::{Access, Caller, Context, Control, Done, Endpoint, Operation};
 use crate::docker::Docker;
-use crate::store::{Expect, Kind};
+use crate::store::{Expect, Kind, Write};
 use crate::vault::Vault;
 
 /// What removing containers may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Delete a Docker service with its containers. Hosts and routes that send requests to it are in the way.
+/// Delete a Docker service with its containers, but for one that somebody else made. Hosts and routes that send requests
+/// to it are in the way.
 #[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
 #[serde(deny_unknown_fields)]
 pub struct DeleteService {
@@ -51,6 +52,9 @@ impl Operation for DeleteService {
         let name = &self.service_name;
         let service: Service = control.get(name.as_str()).await?;
         let mut done = Done::new("deleted", name);
+        if let Some(container) = &service.labelled_by {
+            done.also.push(format!("it comes back as long as the container {container} has its labels"));
+        }
         let config = control.config().await?;
         forbid_while_used(name, &config, self.delete_proxy)?;
         if self.delete_proxy {
@@ -61,6 +65,10 @@ impl Operation for DeleteService {
                 one.run(control, ctx).await?;
                 done.also.push(format!("proxy {host} deleted"));
             }
+        }
+        if service.container.is_some() {
+            control.delete::<Service>(ctx, name.as_str(), going_with).await?;
+            return Ok(done);
         }
         if self.force {
             let secret = |service: &Service, config: &Config| {
@@ -100,10 +108,28 @@ impl Operation for DeleteService {
     }
 }
 
+/// The steps that go with deleting a service whose container stays, or why it must stay.
+pub(super) fn going_with(service: &Service, config: &Config) -> Result<Vec<Write>, Error> {
+    forbid_while_used(&service.service_name, config, false)?;
+    Ok(ports::release(config, &service.service_name))
+}
+
 /// Says in the document that it goes.
 async fn mark(control: &Control, ctx: &Context, name: &ServiceName) -> Result<Service, Error> {
+    mark_if(control, ctx, name, |_| true).await
+}
+
+async fn mark_if(
+    control: &Control,
+    ctx: &Context,
+    name: &ServiceName,
+    wanted: impl Fn(&Service) -> bool + Send + Sync,
+) -> Result<Service, Error> {
     // Its ports are free at once: containers may take their time.
     let marked = |service: Service, config: &Config| {
+        if !wanted(&service) {
+            return Err(Error::Conflict(format!("the service {name} is another one by now")));
+        }
         let released =
             if service.deleting { Vec::new() } else { ports::release(config, &service.service_name) };
         Ok((Service { deleting: true, ..service }, released))
@@ -115,7 +141,11 @@ async fn mark(control: &Control, ctx: &Context, name: &ServiceName) -> Result<Se
 pub(super) async fn take_back(control: &Control, docker: &Docker, service: &Service) {
     // Not cancelled with the operation.
     let ctx = Context::of(Caller::Local);
-    let marked = match mark(control, &ctx, &service.service_name).await {
+    // Somebody may have deleted it, or taken it over, since.
+    let still = |found: &Service| {
+        (&found.created_at, found.config_version) == (&service.created_at, service.config_version)
+    };
+    let marked = match mark_if(control, &ctx, &service.service_name, still).await {
         Ok(marked) => marked,
         Err(error) => {
             tracing::warn!(service = %service.service_name, %error, "a service that failed stays");

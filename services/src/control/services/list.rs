@@ -56,7 +56,7 @@ pub struct Listed {
     pub kind: ServiceType,
     /// How it goes.
     pub status: String,
-    /// Its image, or its URL.
+    /// Its image, its container or its URL.
     pub target: String,
     /// Of ready containers.
     pub addresses: Vec<String>,
@@ -115,7 +115,7 @@ impl Operation for ListServices {
         let config = control.config().await?;
         let mut services = Vec::new();
         if self.kind != ServiceType::External {
-            services.extend(config.services.values().map(|service| docker(control, service)));
+            services.extend(config.services.values().map(|service| docker(control, ctx, service)));
         }
         if self.kind != ServiceType::Docker {
             services.extend(config.externals.values().map(|service| Listed {
@@ -141,13 +141,13 @@ impl Operation for ListServices {
     }
 }
 
-fn docker(control: &Control, service: &Service) -> Listed {
-    let known = known(control, service);
+fn docker(control: &Control, ctx: &Context, service: &Service) -> Listed {
+    let known = known(control, ctx, service);
     Listed {
         name: service.service_name.clone(),
         kind: ServiceType::Docker,
         status: word(&known.status),
-        target: service.image_name(),
+        target: service.runs(),
         addresses: known.addresses.iter().map(ToString::to_string).collect(),
         node: service.node.as_ref().map(ToString::to_string),
         last_error: known.last_error,
@@ -156,10 +156,15 @@ fn docker(control: &Control, service: &Service) -> Listed {
     }
 }
 
-/// What this node knows of a service.
-fn known(control: &Control, service: &Service) -> Known {
+/// What this node knows of a service. What its programs and its build have said is for admins.
+fn known(control: &Control, ctx: &Context, service: &Service) -> Known {
     let board = control.docker.as_ref().and_then(|docker| docker.board().of(&service.service_name));
-    board.map(|known| Known::clone(&known)).unwrap_or_default()
+    let mut known = board.map(|known| Known::clone(&known)).unwrap_or_default();
+    if !ctx.caller.may(Access::Admin) {
+        known.last_error = known.last_error.map(|_| "admins are shown what went wrong".to_owned());
+        known.containers.iter_mut().for_each(|one| one.health_output = None);
+    }
+    known
 }
 
 fn row(one: &Listed) -> Vec<String> {
@@ -188,9 +193,15 @@ impl Operation for ShowService {
     const SCOPE: Access = Access::User;
     type Output = ServiceInfo;
 
-    async fn run(self, control: &Control, _: &Context) -> Result<ServiceInfo, Error> {
-        let service: Service = control.get(self.service_name.as_str()).await?;
-        let state = known(control, &service);
+    async fn run(self, control: &Control, ctx: &Context) -> Result<ServiceInfo, Error> {
+        let mut service: Service = control.get(self.service_name.as_str()).await?;
+        if !ctx.caller.may(Access::Admin) {
+            // What programs are told may be meant for them alone.
+            let hide = |value: &mut String| "(admins are shown this)".clone_into(value);
+            service.environment.values_mut().chain(service.build_args.values_mut()).for_each(hide);
+            service.command.iter_mut().for_each(hide);
+        }
+        let state = known(control, ctx, &service);
         Ok(ServiceInfo { service, state })
     }
 }

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub use logs::ServiceLogs;
 pub(crate) use logs::{Wanted as LogsWanted, follow as follow_logs, line as log_line};
 pub use stats::ServiceStats;
+#[cfg(feature = "api")]
+pub(crate) use stats::{Reading, follow as follow_stats};
 
 use super::Error;
 use crate::config::{Service, ServiceName};
@@ -42,7 +44,8 @@ pub struct Checked {
 }
 
 /// Run the health check of a service now, in each of its running containers: the one of the document, else its image's;
-/// else its port has to accept.
+/// else its port has to accept. In a container that somebody else made nothing is run: what its engine found last is
+/// told.
 #[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
 #[serde(deny_unknown_fields)]
 pub struct CheckService {
@@ -61,13 +64,13 @@ impl Operation for CheckService {
         let (docker, service) = here(control, &self.service_name).await?;
         let mut checked = Vec::new();
         for one in containers(docker, &service, None)?.iter().filter(|one| one.state == "running") {
-            checked.push(check(docker, one).await?);
+            checked.push(check(docker, one, service.container.is_none()).await?);
         }
         Ok(checked)
     }
 }
 
-async fn check(docker: &Docker, one: &ContainerState) -> Result<Checked, Error> {
+async fn check(docker: &Docker, one: &ContainerState, made_here: bool) -> Result<Checked, Error> {
     let found = docker.engine.inspect(&one.id).await?;
     let health = found.config.and_then(|config| config.healthcheck).unwrap_or_default();
     let test = health.test.unwrap_or_default();
@@ -79,6 +82,11 @@ async fn check(docker: &Docker, one: &ContainerState) -> Result<Checked, Error> 
         _ => None,
     };
     let (container_id, replica) = (one.id.clone(), one.replica);
+    if command.is_some() && !made_here {
+        let output = one.health_output.clone().unwrap_or_else(|| one.health.to_owned());
+        let (healthy, check) = (one.health == "healthy", "what the engine found last".to_owned());
+        return Ok(Checked { container_id, replica, healthy, check, exit_code: None, output });
+    }
     let Some(command) = command else {
         let accepts = match one.address {
             Some(address) => crate::docker::accepts(address).await,

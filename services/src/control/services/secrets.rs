@@ -123,6 +123,7 @@ async fn change(
     let values: Values = values.into_iter().map(|(name, value)| (name, Zeroizing::new(value))).collect();
     let expect = before.as_ref().map_or(Expect::Absent, |before| Expect::Version(before.version));
     let edit = |mut service: Service, _: &Config| {
+        super::check_made_here(&service)?;
         let mut values = values.clone();
         change(&mut service, &mut values)?;
         let write = match (values.is_empty(), &before) {

@@ -5,8 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
-use crate::config::Config;
 use crate::config::service::BUILT;
+use crate::config::{Config, ServiceName};
 use crate::control::operation::post;
 use crate::control::{Access, Context, Control, Endpoint, Operation};
 use crate::docker::Docker;
@@ -61,9 +61,14 @@ impl Operation for CleanupServices {
         if control.applied.borrow().replaced.is_some() {
             return Err(Error::StoreReplaced);
         }
+        // First what is there, then what is wanted: what was created in between is no leftover.
+        let (found, built) =
+            (crate::docker::containers(docker).await?, docker.engine.built_images(&docker.owner).await?);
         let config = control.config().await?;
-        let (containers, without_container) = containers(docker, &config).await?;
-        let images = images(docker, &config).await?;
+        let (containers, without_container) = containers(docker, &config, found);
+        let used: Vec<_> = config.services.values().map(|service| service.image_name()).collect();
+        let images: Vec<_> =
+            built.into_iter().filter(|image| image.starts_with(BUILT) && !used.contains(image)).collect();
         if self.remove {
             for one in &containers {
                 docker.engine.remove(&one.container_id).await?;
@@ -85,10 +90,15 @@ impl Operation for CleanupServices {
     }
 }
 
-async fn containers(docker: &Docker, config: &Config) -> Result<(Vec<Leftover>, Vec<String>), Error> {
-    let found = crate::docker::containers(docker).await?;
+fn containers(
+    docker: &Docker,
+    config: &Config,
+    found: Vec<(String, ServiceName, String)>,
+) -> (Vec<Leftover>, Vec<String>) {
     let node = &docker.owner.node;
-    let ours = |service: &crate::config::Service| service.node.as_ref().is_none_or(|other| other == node);
+    let ours = |service: &crate::config::Service| {
+        service.container.is_none() && service.node.as_ref().is_none_or(|other| other == node)
+    };
     let without = config
         .services
         .values()
@@ -101,11 +111,5 @@ async fn containers(docker: &Docker, config: &Config) -> Result<(Vec<Leftover>, 
         service_name: name.to_string(),
         state,
     });
-    Ok((left.collect(), without))
-}
-
-async fn images(docker: &Docker, config: &Config) -> Result<Vec<String>, Error> {
-    let used: Vec<_> = config.services.values().map(|service| service.image_name()).collect();
-    let built = docker.engine.built_images(&docker.owner).await?;
-    Ok(built.into_iter().filter(|image| image.starts_with(BUILT) && !used.contains(image)).collect())
+    (left.collect(), without)
 }

@@ -12,21 +12,29 @@ use crate::docker::{Docker, Known, Status};
 /// What pulling, building and making may take beside the time that a container has to become ready.
 const PATIENCE: Duration = Duration::from_secs(900);
 
+/// What it may take until requests go to containers that are ready.
+const SERVED: Duration = Duration::from_secs(5);
+
 /// What is known of a service when its document, or a later one, is in force and nothing more happens.
 pub(super) async fn settled(docker: &Docker, ctx: &Context, service: &Service) -> Result<Known, Error> {
     let name = &service.service_name;
     let end = Instant::now() + PATIENCE + docker.policy.start;
     let mut board = docker.board.subscribe();
-    let mut told = None;
+    let (mut told, mut seen) = (None, false);
     docker.wake.notify_one();
     loop {
         let known = board.borrow_and_update().get(name).cloned();
+        if known.as_ref().is_none_or(|known| known.status == Status::Deleting) && seen {
+            return Err(Error::Conflict(format!("the service {name} was deleted meanwhile")));
+        }
         if let Some(known) = known.filter(|known| known.version >= service.version()) {
+            seen = true;
             if told != Some(known.status) {
                 told = Some(known.status);
                 ctx.progress.report(format!("{name} is {}", super::super::operation::word(&known.status)));
             }
             if known.status.is_settled() {
+                served(docker, ctx).await?;
                 return Ok(Known::clone(&known));
             }
         }
@@ -37,6 +45,17 @@ pub(super) async fn settled(docker: &Docker, ctx: &Context, service: &Service) -
                 return Err(Error::EngineFailed(format!("the service {name} is still not what it shall be")));
             }
         }
+    }
+}
+
+/// Waits until requests go where services are by now: whoever is answered asks the new container.
+async fn served(docker: &Docker, ctx: &Context) -> Result<(), Error> {
+    let serial = docker.switchboard.current().serial;
+    let mut served = docker.switchboard.on_served();
+    tokio::select! {
+        _ = served.wait_for(|served| *served >= serial) => Ok(()),
+        () = ctx.cancel.cancelled() => Err(Error::Cancelled),
+        () = tokio::time::sleep(SERVED) => Ok(()),
     }
 }
 

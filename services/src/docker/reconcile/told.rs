@@ -9,6 +9,7 @@ use super::LOOP;
 use crate::config::service::{Desired, Restart};
 use crate::config::{Entity, Service};
 use crate::docker::Status;
+use crate::docker::foreign::Found;
 use crate::docker::observe::{Container, Health};
 use crate::docker::plan::{Phase, Plan};
 use crate::docker::state::{ContainerState, Known};
@@ -57,6 +58,44 @@ pub(super) fn refused(
         addresses: addresses(containers, serving),
         last_error: Some(reason),
         retry_at: None,
+    }
+}
+
+/// What is known of a service of a container that somebody else made.
+pub(super) fn foreign(service: &Service, found: Option<&Found>, patience: Duration) -> Known {
+    let one = found.and_then(|found| found.container.as_ref());
+    let trouble = found.and_then(|found| found.trouble.clone());
+    let (status, last_error) = match (one, trouble) {
+        (_, Some(trouble)) => (Status::Failed, Some(trouble)),
+        // It is looked at next time.
+        (None, None) => (Status::Pending, None),
+        (Some(one), None) => of_others(one, patience),
+    };
+    Known {
+        status,
+        version: service.version(),
+        containers: one.map(|one| state(one, "")).into_iter().collect(),
+        addresses: one.filter(|one| one.ready).and_then(|one| one.address).into_iter().collect(),
+        last_error,
+        retry_at: None,
+    }
+}
+
+fn of_others(one: &Container, patience: Duration) -> (Status, Option<String>) {
+    let since = one.started_at.as_ref().and_then(|at| at.parse::<Timestamp>().ok()).or(one.created_at);
+    let ran = since.and_then(|since| Duration::try_from(Timestamp::now().duration_since(since)).ok());
+    let late = ran.is_some_and(|ran| ran > patience);
+    match (&one.phase, &one.health) {
+        (Phase::Running, _) if one.ready => (Status::Running, None),
+        (Phase::Running | Phase::Restarting, _) if one.restarts >= LOOP => {
+            (Status::CrashLoop, Some(ending(one)))
+        }
+        (Phase::Running, Health::Unhealthy(said)) => (Status::Unhealthy, Some(unhealthy(said))),
+        (Phase::Running, Health::None) if late => (Status::Unhealthy, Some(silent(one, patience))),
+        (Phase::Running | Phase::Restarting, _) => (Status::Starting, None),
+        (Phase::Exited | Phase::Dead, _) => (Status::Exited, Some(ending(one))),
+        (Phase::Created, _) => (Status::Stopped, Some("the container was not started yet".to_owned())),
+        (Phase::Other, _) => (Status::Unhealthy, Some(format!("the container is {}", one.state))),
     }
 }
 

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::config::Service;
 use crate::docker::engine::Error;
+use crate::docker::observe;
 use crate::docker::plan::Step;
 use crate::docker::spec::{self, Secrets};
 use crate::docker::{Docker, images};
@@ -14,10 +17,14 @@ pub(super) struct Job {
     pub(super) docker: Docker,
     pub(super) store: Arc<dyn Store>,
     pub(super) service: Arc<Service>,
+    /// All services of the engine.
+    pub(super) beside: Vec<Arc<Service>>,
     pub(super) steps: Vec<Step>,
     pub(super) secrets: Secrets,
     /// What is written when its containers are gone.
     pub(super) forget: Option<Vec<Write>>,
+    /// Set when the wish is over: what takes long is not gone on with.
+    pub(super) over: CancellationToken,
 }
 
 /// How it went.
@@ -34,7 +41,7 @@ impl Job {
         for step in std::mem::take(&mut self.steps) {
             match self.step(step).await {
                 Ok(()) => {}
-                Err(images::Error::Engine(Error::Unreachable(_) | Error::Late)) => return Outcome::Away,
+                Err(images::Error::Engine(Error::Unreachable { .. } | Error::Late)) => return Outcome::Away,
                 Err(error) => return Outcome::Failed(error.to_string()),
             }
         }
@@ -60,22 +67,27 @@ impl Job {
     async fn create(&self, replica: u32) -> Result<(), images::Error> {
         let Docker { engine, policy, owner, .. } = &self.docker;
         let service = &self.service;
-        policy.check_mounts(service)?;
         let log = |line: String| tracing::debug!(service = %service.service_name, line, "image");
-        let facts = images::ensure(&self.docker, service, log).await?;
+        let facts = tokio::select! {
+            facts = images::ensure(&self.docker, service, log) => facts?,
+            // The next plan is another one.
+            () = self.over.cancelled() => return Ok(()),
+        };
+        self.docker.check_mounts(service, &self.beside).await?;
         let body = spec::container(service, replica, &self.secrets, &facts, policy, owner)?;
         self.docker.ensure_networks(service).await?;
         let fingerprint = spec::fingerprint(service, policy)?;
-        let name = spec::container_name(service, replica, &fingerprint, owner);
+        let name = spec::container_name(&service.service_name, replica, &fingerprint, owner);
         match engine.create(&name, body).await {
             Ok(id) => self.start(&id).await,
-            // It is there: the next look finds how far it is.
-            Err(Error::Conflict(_)) => Ok(()),
+            // It is there: the next look finds how far it is. One of somebody else is in the way.
+            Err(Error::Conflict(_)) if observe::is_ours(engine, &name, owner).await? => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
     async fn start(&self, id: &str) -> Result<(), images::Error> {
+        self.docker.check_mounts(&self.service, &self.beside).await?;
         let engine = &self.docker.engine;
         for network in spec::networks(&self.service, &self.docker.policy).iter().skip(1) {
             match engine.join(network, id).await {

@@ -37,6 +37,21 @@ fn a_container_has_as_little_as_stock_images_need() {
 }
 
 #[test]
+fn what_can_be_written_hides_no_volume() {
+    let tmpfs = |volumes: serde_json::Value| {
+        let body = made(&service(json!({ "volumes": volumes })), &Policy::default()).expect("allowed");
+        let mut paths: Vec<_> =
+            body.host_config.and_then(|host| host.tmpfs).expect("there").into_keys().collect();
+        paths.sort();
+        paths.join(" ")
+    };
+    assert_eq!(tmpfs(json!([])), "/run /tmp /var/run /var/tmp");
+    assert_eq!(tmpfs(json!(["a:/run/app"])), "/run /tmp /var/tmp", "/var/run may be a link to /run");
+    assert_eq!(tmpfs(json!(["a:/tmp", "b:/var/run/app"])), "/run /var/run");
+    assert_eq!(tmpfs(json!(["a:/runner/app"])), "/run /tmp /var/run /var/tmp");
+}
+
+#[test]
 fn whatever_policy_refuses_is_named_with_the_setting() {
     let strict = Policy {
         images: vec!["nginx:*".parse().expect("a pattern")],

@@ -1,22 +1,24 @@
 //! What the containers of a service write: the last lines, or each line as it comes. What is held is bounded.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use bollard::container::LogOutput;
 use bollard::query_parameters::{LogsOptions, LogsOptionsBuilder};
 use clap::Args;
-use futures_util::stream::{self, BoxStream};
+use futures_util::stream::{self, BoxStream, SelectAll};
 use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::{Error, containers, here};
 use crate::config::{FieldError, ServiceName};
 use crate::control::operation::get;
 use crate::control::{Access, Context, Control, Endpoint, Operation};
-use crate::docker::engine;
+use crate::docker::engine::{self, Engine};
+use crate::docker::state::{All, ContainerState};
 
 /// The most lines of an answer, and its most bytes.
 const MAX_LINES: u32 = 10_000;
@@ -57,14 +59,17 @@ impl Wanted {
             return Err(Error::invalid(FieldError::new("lines", self.lines, detail)));
         }
         let since = self.since.as_deref().map(since).transpose()?.unwrap_or_default();
-        Ok(LogsOptionsBuilder::new()
+        Ok(LogsOptions { since, ..self.plain(follow) })
+    }
+
+    fn plain(&self, follow: bool) -> LogsOptions {
+        LogsOptionsBuilder::new()
             .stdout(true)
             .stderr(true)
             .follow(follow)
             .timestamps(self.timestamps)
-            .since(since)
             .tail(&self.lines.to_string())
-            .build())
+            .build()
     }
 }
 
@@ -122,7 +127,7 @@ impl Operation for ServiceLogs {
     type Output = Written;
 
     async fn run(self, control: &Control, ctx: &Context) -> Result<Written, Error> {
-        let mut lines = open(control, &self.service_name, &self.wanted, false).await?;
+        let mut lines = open(control, &self.service_name, &self.wanted).await?;
         let mut last = Last::default();
         let read = async {
             while let Some(next) = lines.next().await {
@@ -165,22 +170,11 @@ pub(crate) fn line(output: LogOutput) -> String {
     String::from_utf8_lossy(&output.into_bytes()).into_owned()
 }
 
-/// Each line as it comes, from the last ones on. Nobody reads ahead of whoever takes them.
-pub(crate) async fn follow(
-    control: &Control,
-    service: &ServiceName,
-    wanted: &Wanted,
-) -> Result<impl Stream<Item = Result<LogOutput, engine::Error>> + Send + use<>, Error> {
-    open(control, service, wanted, true).await
-}
+/// What one container writes.
+type Lines = BoxStream<'static, Result<LogOutput, engine::Error>>;
 
-async fn open(
-    control: &Control,
-    service: &ServiceName,
-    wanted: &Wanted,
-    follow: bool,
-) -> Result<BoxStream<'static, Result<LogOutput, engine::Error>>, Error> {
-    let options = wanted.options(follow)?;
+async fn open(control: &Control, service: &ServiceName, wanted: &Wanted) -> Result<Lines, Error> {
+    let options = wanted.options(false)?;
     let (docker, service) = here(control, service).await?;
     let mut streams = Vec::new();
     for one in containers(docker, &service, wanted.replica)? {
@@ -188,7 +182,82 @@ async fn open(
     }
     // Old ones first, so that what is newest stands last.
     streams.reverse();
-    Ok(if follow { stream::select_all(streams).boxed() } else { stream::iter(streams).flatten().boxed() })
+    Ok(stream::iter(streams).flatten().boxed())
+}
+
+/// Each line as it comes, from the last ones on, also of the containers that take the place of those that are there. It
+/// ends with the service. Nobody reads ahead of whoever takes the lines.
+pub(crate) async fn follow(
+    control: &Control,
+    service: &ServiceName,
+    wanted: &Wanted,
+) -> Result<impl Stream<Item = Result<LogOutput, engine::Error>> + Send + use<>, Error> {
+    let options = wanted.options(true)?;
+    let (docker, service) = here(control, service).await?;
+    let mut followed = Followed {
+        engine: docker.engine.clone(),
+        board: docker.board.subscribe(),
+        service: service.service_name.clone(),
+        wanted: Wanted { lines: MAX_LINES, since: None, ..wanted.clone() },
+        seen: HashSet::new(),
+        streams: SelectAll::new(),
+        ended: false,
+    };
+    followed.board.mark_unchanged();
+    for one in containers(docker, &service, wanted.replica)? {
+        followed.streams.push(docker.engine.logs(&one.id, options.clone())?.boxed());
+        followed.seen.insert((one.id, one.started_at));
+    }
+    Ok(stream::unfold(followed, async |mut followed| Some((followed.next().await?, followed))))
+}
+
+/// The containers of a service whose lines somebody follows.
+struct Followed {
+    engine: Engine,
+    board: watch::Receiver<All>,
+    service: ServiceName,
+    /// For those that come later.
+    wanted: Wanted,
+    /// By id, and by when they were started: the engine ends the lines of one that ends.
+    seen: HashSet<(String, Option<String>)>,
+    streams: SelectAll<Lines>,
+    ended: bool,
+}
+
+impl Followed {
+    async fn next(&mut self) -> Option<Result<LogOutput, engine::Error>> {
+        loop {
+            tokio::select! {
+                Some(line) = self.streams.next() => return Some(line),
+                changed = self.board.changed(), if !self.ended => {
+                    self.ended = changed.is_err();
+                    if let Err(error) = self.look() {
+                        return Some(Err(error));
+                    }
+                }
+                else => return None,
+            }
+        }
+    }
+
+    /// Adds the containers that were started meanwhile.
+    fn look(&mut self) -> engine::Result<()> {
+        let Some(known) = self.board.borrow_and_update().get(&self.service).cloned() else {
+            self.ended = true;
+            return Ok(());
+        };
+        self.seen.retain(|(id, _)| known.containers.iter().any(|one| one.id == *id));
+        let wanted = |one: &&ContainerState| self.wanted.replica.is_none_or(|replica| one.replica == replica);
+        for one in known.containers.iter().filter(|one| one.state == "running").filter(wanted) {
+            if self.seen.insert((one.id.clone(), one.started_at.clone())) {
+                let started = one.started_at.as_ref().and_then(|at| at.parse::<Timestamp>().ok());
+                let since = started.and_then(|at| i32::try_from(at.as_second()).ok()).unwrap_or_default();
+                let options = LogsOptions { since, ..self.wanted.plain(true) };
+                self.streams.push(self.engine.logs(&one.id, options)?.boxed());
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use bollard::models::{ContainerCpuStats, ContainerMemoryStats, ContainerStatsResponse};
 use clap::Args;
-use futures_util::future::try_join_all;
+use futures_util::future::{ready, try_join_all};
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +12,7 @@ use super::{Error, containers, here};
 use crate::config::ServiceName;
 use crate::control::operation::get;
 use crate::control::{Access, Context, Control, Endpoint, Operation};
+use crate::docker::engine;
 
 /// What one or more containers use.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
@@ -86,6 +89,56 @@ impl Operation for ServiceStats {
     }
 }
 
+/// What comes when somebody follows what a service uses.
+#[derive(Debug)]
+pub(crate) enum Reading {
+    /// What a container has used in the last second.
+    Used(OfContainer),
+    /// A container has ended, and with it its readings.
+    Ended(String),
+}
+
+/// A reading of each container each second, until they end. Nobody reads ahead of whoever takes them.
+pub(crate) async fn follow(
+    control: &Control,
+    service: &ServiceName,
+) -> Result<BoxStream<'static, Result<Reading, engine::Error>>, Error> {
+    let (docker, service) = here(control, service).await?;
+    let mut streams = Vec::new();
+    for one in containers(docker, &service, None)?.into_iter().filter(|one| one.state == "running") {
+        streams.push(readings(docker.engine.follow_stats(&one.id)?, one.id, one.replica).boxed());
+    }
+    if streams.is_empty() {
+        let name = &service.service_name;
+        return Err(Error::Conflict(format!(
+            "no container of the service {name} runs: there is nothing to read"
+        )));
+    }
+    Ok(stream::select_all(streams).boxed())
+}
+
+fn readings(
+    all: impl Stream<Item = Result<ContainerStatsResponse, engine::Error>> + Send,
+    container_id: String,
+    replica: u32,
+) -> impl Stream<Item = Result<Reading, engine::Error>> + Send {
+    let end = Reading::Ended(container_id.clone());
+    // Of a container that has ended engines go on to tell nothing.
+    all.take_while(|stats| ready(stats.as_ref().map_or(true, |stats| cpu_time(stats.cpu_stats.as_ref()) > 0)))
+        // The use of processors can't be told by the first.
+        .filter(|stats| ready(stats.as_ref().map_or(true, |stats| cpu_time(stats.precpu_stats.as_ref()) > 0)))
+        .map(move |stats| {
+            let usage = usage(&stats?);
+            Ok(Reading::Used(OfContainer { container_id: container_id.clone(), replica, usage }))
+        })
+        .chain(stream::once(ready(Ok(end))))
+}
+
+/// The time of processors that a container has used.
+fn cpu_time(stats: Option<&ContainerCpuStats>) -> u64 {
+    stats.and_then(|stats| stats.cpu_usage.as_ref()?.total_usage).unwrap_or_default()
+}
+
 impl Usage {
     fn plus(self, other: &Self) -> Self {
         let memory_usage = self.memory_usage + other.memory_usage;
@@ -145,13 +198,10 @@ fn used(memory: &ContainerMemoryStats) -> u64 {
 }
 
 fn processors(now: Option<&ContainerCpuStats>, before: Option<&ContainerCpuStats>) -> f64 {
-    let total = |stats: Option<&ContainerCpuStats>| {
-        stats.and_then(|stats| stats.cpu_usage.as_ref()?.total_usage).unwrap_or_default()
-    };
     let system = |stats: Option<&ContainerCpuStats>| {
         stats.and_then(|stats| stats.system_cpu_usage).unwrap_or_default()
     };
-    let used = total(now).saturating_sub(total(before));
+    let used = cpu_time(now).saturating_sub(cpu_time(before));
     let passed = system(now).saturating_sub(system(before));
     let per_cpu = || now?.cpu_usage.as_ref()?.percpu_usage.as_ref().map(|all| all.len() as f64);
     let online = now.and_then(|now| now.online_cpus).filter(|count| *count > 0).map(f64::from);
@@ -166,6 +216,25 @@ mod tests {
 
     fn of(value: Value) -> Usage {
         usage(&serde_json::from_value(value).expect("an answer of the engine"))
+    }
+
+    #[tokio::test]
+    async fn readings_are_told_until_the_container_ends() {
+        let at = |now: u64, before: u64| {
+            let stats = json!({
+                "cpu_stats": { "cpu_usage": { "total_usage": now }, "system_cpu_usage": now * 10 },
+                "precpu_stats": { "cpu_usage": { "total_usage": before }, "system_cpu_usage": before * 10 },
+            });
+            Ok(serde_json::from_value(stats).expect("an answer of the engine"))
+        };
+        // The engine would go on like the last one for ever.
+        let all = stream::iter([at(100, 0), at(200, 100), at(300, 200), at(0, 300)]).chain(stream::pending());
+        let told: Vec<_> = readings(all, "abc".to_owned(), 0).collect().await;
+        let told = told.into_iter().map(|reading| match reading.expect("readable") {
+            Reading::Used(one) => one.usage.cpu_usage.round().to_string(),
+            Reading::Ended(id) => id,
+        });
+        assert_eq!(told.collect::<Vec<_>>(), ["10", "10", "abc"]);
     }
 
     #[test]
