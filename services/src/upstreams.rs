@@ -225,18 +225,8 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::store::{Document, Key, Kind};
-
-    fn config(documents: &[(Kind, &str, serde_json::Value)]) -> Config {
-        let document = |(kind, id, value): &(Kind, &str, serde_json::Value)| Document {
-            key: Key::new(*kind, *id),
-            version: 1,
-            value: value.clone(),
-        };
-        let config = Config::parse(documents.iter().map(document).collect());
-        assert_eq!(config.problems, []);
-        config
-    }
+    use crate::config::tests::config;
+    use crate::store::Kind;
 
     #[tokio::test]
     async fn each_upstream_is_told_once_with_all_that_use_it() {

@@ -475,4 +475,4 @@ pub fn parse<T: Entity>(document: Document) -> Result<T, Vec<FieldError>> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

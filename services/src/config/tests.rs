@@ -28,6 +28,14 @@ fn document(kind: Kind, id: &str, value: Value) -> Document {
     Document { key: Key::new(kind, id), version: 3, value }
 }
 
+/// A configuration without problems.
+pub(crate) fn config(documents: &[(Kind, &str, Value)]) -> Config {
+    let document = |(kind, id, value): &(Kind, &str, Value)| document(*kind, id, value.clone());
+    let config = Config::parse(documents.iter().map(document).collect());
+    assert_eq!(config.problems, []);
+    config
+}
+
 #[test]
 fn a_proxy_has_the_catalogues_defaults() {
     let proxy = serde_json::to_value(proxy(json!({})).expect("valid")).expect("a struct");

@@ -18,8 +18,10 @@ use bollard::query_parameters as query;
 use futures_util::{Stream, StreamExt};
 
 use super::connection::{Connection, STREAM, Unusable};
+use super::owner::Owner;
+use super::policy::Mounted;
 use super::spec::{self, ImageFacts};
-use super::{Owner, tls};
+use super::tls;
 
 /// What a plain call may take.
 const CALL: Duration = Duration::from_secs(20);
@@ -63,17 +65,6 @@ pub enum Error {
 
 /// The result of asking the engine.
 pub type Result<T> = std::result::Result<T, Error>;
-
-/// A folder of the machine that a container mounts.
-#[derive(Debug, Clone)]
-pub struct Mounted {
-    /// The service that the container is of.
-    pub service: String,
-    /// The folder.
-    pub path: String,
-    /// Whether the container can't write it.
-    pub read_only: bool,
-}
 
 /// An engine. A clone is a reference count.
 #[derive(Clone)]

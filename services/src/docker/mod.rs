@@ -14,6 +14,7 @@ pub(crate) mod foreign;
 pub mod images;
 pub(crate) mod labels;
 mod observe;
+mod owner;
 mod plan;
 pub mod policy;
 pub mod ports;
@@ -31,6 +32,7 @@ pub use addresses::Switchboard;
 pub use connection::Connection;
 pub use engine::Engine;
 pub use labels::{Claim, ClaimState};
+pub use owner::Owner;
 pub use policy::Policy;
 pub use ports::PortBoard;
 pub use reconcile::Reconciler;
@@ -38,15 +40,6 @@ pub use state::{Board, Known, Status};
 
 use crate::config::service::{Source, Volume};
 use crate::config::{NodeName, Service};
-
-/// Whose containers these are: what two deployments or nodes run on one engine does not mix.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
-    /// The issuer of the deployment.
-    pub deployment: String,
-    /// The node.
-    pub node: NodeName,
-}
 
 /// What operations use of the engine. A clone is a reference count.
 #[derive(Debug, Clone)]

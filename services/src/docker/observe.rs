@@ -13,8 +13,9 @@ use jiff::Timestamp;
 use tokio::net::TcpStream;
 
 use super::engine::{Engine, Error, Result};
+use super::owner::Owner;
 use super::plan::Phase;
-use super::{Owner, spec};
+use super::spec;
 use crate::config::ServiceName;
 use crate::config::service::DEFAULT_PORT;
 

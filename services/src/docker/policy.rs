@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use portcullis_layers::glob;
 
-use super::engine::Mounted;
 use crate::config::Service;
 use crate::config::service::{Source, Volume};
 
@@ -113,6 +112,17 @@ pub const NEVER: [&str; 10] = [
     "SYS_PTRACE",
     "SYS_RAWIO",
 ];
+
+/// A folder of the machine that a container mounts.
+#[derive(Debug, Clone)]
+pub struct Mounted {
+    /// The service that the container is of.
+    pub service: String,
+    /// The folder.
+    pub path: String,
+    /// Whether the container can't write it.
+    pub read_only: bool,
+}
 
 /// Why policy refuses a service: which field, and which setting would have to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -10,7 +10,7 @@ use bollard::models::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
-use super::Owner;
+use super::owner::Owner;
 use super::policy::{Policy, Refusal, USUAL_CAPABILITIES};
 use crate::config::service::{DEFAULT_PORT, Restart, Source, Volume, memory_bytes};
 use crate::config::{Service, ServiceName};

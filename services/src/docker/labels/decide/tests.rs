@@ -1,8 +1,9 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::config::tests::config;
 use crate::docker::labels::{Labelled, read};
-use crate::store::{Document, Key, Kind};
+use crate::store::Kind;
 
 fn node() -> NodeName {
     "main".parse().expect("a name")
@@ -19,17 +20,6 @@ fn labelled(container: &str, created: i64, runs: bool, labels: &[(&str, &str)]) 
         asks: labels.get("portcullis.host").cloned().unwrap_or_default(),
         wish: read(container, &labels),
     }
-}
-
-fn config(documents: &[(Kind, &str, Value)]) -> Config {
-    let document = |(kind, id, value): &(Kind, &str, Value)| Document {
-        key: Key::new(*kind, *id),
-        version: 1,
-        value: value.clone(),
-    };
-    let config = Config::parse(documents.iter().map(document).collect());
-    assert_eq!(config.problems, []);
-    config
 }
 
 /// What the labels of `main/web` made for `app.test`.
