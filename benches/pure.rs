@@ -165,6 +165,7 @@ fn record_encode(c: &mut Criterion) {
         client_gone: false,
         body_failed: false,
         tunnel: false,
+        call: None,
     };
     let mut out = Vec::with_capacity(2048);
     c.bench_function("record encode", |b| {

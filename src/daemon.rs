@@ -434,7 +434,7 @@ async fn serve(
     }
     // Everything that serves stands before the first connection is accepted.
     let metrics = Metrics::new(workers + 1);
-    let sink = Tee(writers.requests.clone(), metrics.clone());
+    let sink = Tee(writers.of_requests(), metrics.clone());
     let edge = Edge::new(settings, live.clone(), (&challenges, demand.clone()), sink, ticker, drain.clone())?;
     let published = published.map(|(node, board)| Ports {
         live: live.clone(),
@@ -641,7 +641,7 @@ fn writers(settings: &Settings, workers: usize) -> Writers {
         diagnostics: Writer::new(Stream::Diagnostics, workers + 1, bytes / 4),
         audit: Writer::new(Stream::Audit, workers + 1, bytes / 4),
         oauth: Writer::new(Stream::Oauth, workers + 1, bytes / 4),
-        mcp: Writer::new(Stream::Mcp, workers + 1, bytes / 4),
+        mcp: Writer::new(Stream::Mcp, workers + 1, bytes),
     }
 }
 

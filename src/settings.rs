@@ -231,7 +231,8 @@ pub struct Logging {
     #[arg(long, env = "PORTCULLIS_LOG_MAX_ENTRIES", default_value_t = 1_000_000, value_parser = number::<1, { usize::MAX }>)]
     pub log_max_entries: usize,
 
-    /// Bytes of log entries that each worker holds back while the store is away; more are dropped and counted.
+    /// Bytes of requests, and as many of calls of MCP servers, that each worker holds back while the store is away, and a
+    /// quarter of other logs; more are dropped and counted.
     #[arg(long, env = "PORTCULLIS_LOG_BUFFER", default_value_t = 16 << 20)]
     pub log_buffer: usize,
 

@@ -478,6 +478,7 @@ impl Gates {
             },
             buckets: Arc::clone(&runtime.buckets),
             sink: Arc::clone(&runtime.calls),
+            with_requests: true,
             ..mcp::Policy::new(effective.proxy.mcp_endpoint())
         }))
     }

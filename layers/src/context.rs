@@ -4,6 +4,8 @@
 //! [`RequestContext`], and one [`Arc<Conn>`] in it that all requests of a connection share:
 //! an extension for each fact would cost an allocation each. Every field has one writer.
 
+mod mcp_call;
+
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
@@ -19,6 +21,8 @@ use smol_str::SmolStr;
 
 use crate::check::Check;
 use crate::names::HostName;
+
+pub use self::mcp_call::{McpCall, Outcome, Verdict};
 
 /// The address of the client as far as we believe it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -393,6 +397,9 @@ pub struct Facts {
     pub upstream_micros: AtomicU64,
     /// By forward: bytes of the request body that went to the upstream.
     pub received: AtomicU64,
+    /// By mcp: the call that the request is, where it is one. Empty for good when the record has been made: whoever comes
+    /// later finds that out, and has to tell of the call by other means.
+    pub call: OnceLock<Option<Box<McpCall>>>,
 }
 
 impl Facts {

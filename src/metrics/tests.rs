@@ -41,6 +41,7 @@ fn record() -> Record<'static> {
         client_gone: false,
         body_failed: false,
         tunnel: false,
+        call: None,
     }
 }
 

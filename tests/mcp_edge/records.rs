@@ -66,6 +66,13 @@ async fn every_call_leaves_one_record_that_can_be_found() {
         assert!(record["response_time_ms"].is_number() && record["trace_id"].is_string(), "{tool}");
     }
     assert_eq!(found("method=tools/call&user=https://idp.test/alice", 5).await.len(), 5);
+    // The record of a call is that of its request.
+    let requests = site.daemon.run(&["log", "search", "--hostname", HOST, "--tool", "read"]);
+    let [request] = &requests["logs"].as_array().unwrap()[..] else { panic!("one request: {requests:#}") };
+    assert_eq!((&request["request_method"], &request["request_path"]), (&json!("POST"), &json!("/mcp")));
+    assert_eq!(request["trace_id"], found("tool=read", 1).await[0]["trace_id"]);
+    assert_eq!(site.daemon.run(&["log", "search", "--hostname", HOST])["total"], 5);
+    assert_eq!(site.daemon.run(&["log", "stats", "--hostname", HOST])["total_requests"], 5);
     let shown = site.daemon.run(&["log", "mcp", "--decision", "deny"]);
     assert_eq!(shown["logs"].as_array().unwrap().len(), 1);
 }

@@ -105,6 +105,8 @@ impl<K: Sink> Entry<K> {
             client_gone: !(outcome.complete || outcome.body_failed || outcome.tunnel),
             body_failed: outcome.body_failed,
             tunnel: outcome.tunnel,
+            // From now on nobody can add it.
+            call: facts.call.get_or_init(|| None).as_deref(),
         });
     }
 }

@@ -12,9 +12,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use http::{Method, Version};
+use smol_str::SmolStr;
 
 use crate::check::Check;
-use crate::context::{ClientAddr, Principal, RequestId, TlsInfo};
+use crate::context::{ClientAddr, McpCall, Principal, RequestId, TlsInfo, Verdict};
 use crate::names::HostName;
 
 /// The longest internal cause that is kept, in bytes.
@@ -22,6 +23,9 @@ const MAX_CAUSE: usize = 1024;
 
 /// The longest list of scopes that is kept, in bytes.
 const MAX_SCOPES: usize = 1024;
+
+/// The longest name that is kept of a call, in bytes.
+const MAX_NAME: usize = 256;
 
 /// Everything that is known of a request when its answer has ended.
 #[derive(Debug, Clone)]
@@ -86,6 +90,8 @@ pub struct Record<'a> {
     pub body_failed: bool,
     /// The connection became a tunnel; times and bytes are those of the tunnel.
     pub tunnel: bool,
+    /// The call of an MCP server that the request is, where that is known.
+    pub call: Option<&'a McpCall>,
 }
 
 impl Record<'_> {
@@ -138,6 +144,9 @@ impl Record<'_> {
         flag(out, b",\"client_gone\":true", self.client_gone);
         flag(out, b",\"body_failed\":true", self.body_failed);
         flag(out, b",\"tunnel\":true", self.tunnel);
+        if let Some(call) = self.call {
+            encode_call(out, call);
+        }
         out.push(b'}');
     }
 
@@ -176,6 +185,31 @@ fn encode_principal(out: &mut Vec<u8>, principal: &Principal) {
         escape(out, scope);
     }
     out.push(b'"');
+}
+
+/// What a call was, what was decided, and how it went.
+pub(crate) fn encode_call(out: &mut Vec<u8>, call: &McpCall) {
+    fn short(value: Option<&SmolStr>) -> Option<&str> {
+        value.map(|value| truncated(value, MAX_NAME))
+    }
+    text(out, b",\"traceparent\":\"", call.trace.as_deref());
+    text(out, b",\"mcp_session\":\"", call.session.as_deref());
+    text(out, b",\"mcp_protocol\":\"", short(call.protocol.as_ref()));
+    let method = truncated(&call.method, MAX_NAME);
+    text(out, b",\"mcp_method\":\"", Some(method).filter(|method| !method.is_empty()));
+    text(out, b",\"mcp_name\":\"", short(call.name.as_ref()));
+    text(out, b",\"mcp_call_id\":\"", short(call.id.as_ref()));
+    text(out, b",\"decision\":\"", Some(call.verdict.as_str()));
+    text(out, b",\"rule\":\"", short(call.rule.as_ref()));
+    if let Some(code) = call.outcome.error {
+        out.extend_from_slice(b",\"rpc_error\":");
+        if code < 0 {
+            out.push(b'-');
+        }
+        decimal(out, code.unsigned_abs());
+    }
+    flag(out, b",\"is_error\":true", call.outcome.is_error);
+    flag(out, b",\"unanswered\":true", call.verdict == Verdict::Allow && !call.outcome.answered);
 }
 
 /// Cuts a text to at most `max` bytes, at the border of a character.
@@ -395,6 +429,7 @@ pub(super) mod tests {
             client_gone: false,
             body_failed: false,
             tunnel: false,
+            call: None,
         }
     }
 

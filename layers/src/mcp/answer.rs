@@ -232,7 +232,7 @@ fn refused(bad: &BadAnswer, mut calls: Calls) -> BoxError {
     let documents: Vec<_> = calls
         .pending
         .iter()
-        .map(|call| error::document(call.call_id.as_deref(), error::INTERNAL, &text))
+        .map(|call| error::document(call.id.as_deref(), error::INTERNAL, &text))
         .collect();
     let body = match &documents[..] {
         [] => error::document(None, error::INTERNAL, &text),
@@ -273,6 +273,23 @@ struct JsonBody {
     calls: Calls,
 }
 
+impl JsonBody {
+    /// Whether a piece may pass, and what it tells.
+    fn look(&mut self, frame: &Frame<Bytes>) -> Result<(), BadAnswer> {
+        let Some(data) = frame.data_ref() else { return Ok(()) };
+        self.left = self.left.checked_sub(data.len()).ok_or(BadAnswer::TooLong(self.limit))?;
+        self.watch.feed(data);
+        if self.listless && self.watch.has_lists() {
+            return Err(BadAnswer::Unasked);
+        }
+        if self.strict && self.watch.is_strange() {
+            return Err(BadAnswer::Ambiguous);
+        }
+        self.calls.note_only(self.watch.outcome());
+        Ok(())
+    }
+}
+
 impl http_body::Body for JsonBody {
     type Data = Bytes;
     type Error = BoxError;
@@ -281,23 +298,12 @@ impl http_body::Body for JsonBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            let Some(left) = self.left.checked_sub(data.len()) else {
-                return Poll::Ready(Some(Err(BadAnswer::TooLong(self.limit).into())));
-            };
-            self.left = left;
-            self.watch.feed(data);
-            if self.listless && self.watch.has_lists() {
-                return Poll::Ready(Some(Err(BadAnswer::Unasked.into())));
-            }
-            if self.strict && self.watch.is_strange() {
-                return Poll::Ready(Some(Err(BadAnswer::Ambiguous.into())));
-            }
-            let outcome = self.watch.outcome();
-            self.calls.note_only(outcome);
+        let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            Some(Ok(frame)) => Some(self.look(&frame).map(|()| frame).map_err(Into::into)),
+            end => end,
+        };
+        if !matches!(frame, Some(Ok(_))) {
+            self.calls.end();
         }
         Poll::Ready(frame)
     }
@@ -376,10 +382,17 @@ impl Stream {
         let text = bad.to_string();
         let mut out = Vec::new();
         for call in self.calls.pending.iter().filter(|call| !call.outcome.answered) {
-            let document = error::document(call.call_id.as_deref(), error::INTERNAL, &text);
+            let document = error::document(call.id.as_deref(), error::INTERNAL, &text);
             Outgoing { data: Some(document.as_bytes()), ..Outgoing::default() }.write(&mut out);
         }
         out.into()
+    }
+}
+
+impl EventsBody {
+    fn end(&mut self) {
+        self.ended = true;
+        self.stream.calls.end();
     }
 }
 
@@ -396,19 +409,19 @@ impl http_body::Body for EventsBody {
         }
         let treated = match ready!(self.events.poll_next(cx)) {
             None => {
-                self.ended = true;
+                self.end();
                 return Poll::Ready(None);
             }
             Some(Err(EventsError::Broken(error))) => {
-                self.ended = true;
+                self.end();
                 return Poll::Ready(Some(Err(error)));
             }
             Some(Err(EventsError::TooLong(TooLong { limit }))) => Err(BadAnswer::TooLong(limit)),
             Some(Ok(event)) => self.stream.treat(&event),
         };
         let event = treated.or_else(|bad| {
-            self.ended = true;
             let errors = self.stream.errors(&bad);
+            self.end();
             if errors.is_empty() { Err(bad.into()) } else { Ok(errors) }
         });
         Poll::Ready(Some(event.map(Frame::data)))

@@ -2,6 +2,8 @@
 //!
 //! There is one for each request of a client, each of a batch too, one for each notification that was refused, and one
 //! for a body that is no message. It is made when the answer has ended, and never holds arguments or results.
+//!
+//! A request that is one call may have its record in that of the request ([`Facts::call`]), which knows the rest.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,8 +14,10 @@ use smol_str::SmolStr;
 use tokio::time::Instant;
 
 use crate::access_log::Queue;
-use crate::access_log::record::{address, decimal, milliseconds, text};
-use crate::context::{ClientAddr, Principal, RequestId};
+use crate::access_log::record::{address, decimal, encode_call, milliseconds, text};
+use crate::context::{ClientAddr, Facts, Principal, RequestId};
+
+pub use crate::context::{McpCall, Outcome, Verdict};
 
 /// As much of a session's id as is hashed: one block of SHA-256.
 const END_OF_ID: usize = 48;
@@ -42,45 +46,6 @@ impl Sink for Queue {
     }
 }
 
-/// What was decided about a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It went on to the server.
-    Allow,
-    /// The rules forbid it.
-    Deny,
-    /// It needs scopes that the caller may get.
-    StepUp,
-    /// There were too many.
-    RateLimited,
-    /// It was no valid message, or part of a batch that was refused.
-    Refused,
-}
-
-impl Verdict {
-    /// As it stands in records.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Deny => "deny",
-            Self::StepUp => "step_up",
-            Self::RateLimited => "rate_limited",
-            Self::Refused => "refused",
-        }
-    }
-}
-
-/// How a call went at the server.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Outcome {
-    /// Whether there was an answer at all.
-    pub answered: bool,
-    /// The code of its JSON-RPC error.
-    pub error: Option<i64>,
-    /// Whether it is a result that says `isError`.
-    pub is_error: bool,
-}
-
 /// Everything that is known of a call when its answer has ended.
 #[derive(Debug, Clone)]
 pub struct Record<'a> {
@@ -94,28 +59,12 @@ pub struct Record<'a> {
     pub host: Option<&'a str>,
     /// Who called.
     pub principal: Option<&'a Principal>,
-    /// What the session is called in records: a digest, because its id may be all that somebody needs to use it.
-    pub session: Option<&'a str>,
-    /// The revision of the protocol.
-    pub protocol: Option<&'a str>,
-    /// The id of the call, as JSON.
-    pub call_id: Option<&'a str>,
-    /// The method; empty where none could be read.
-    pub method: &'a str,
-    /// The tool, prompt, resource or task.
-    pub name: Option<&'a str>,
-    /// What was decided.
-    pub verdict: Verdict,
-    /// The rule that decided; `None`: the default, or no rule was asked.
-    pub rule: Option<&'a str>,
+    /// What was called, what was decided, and how it went.
+    pub call: &'a McpCall,
     /// The status of the answer; `None`: the client left before there was one.
     pub status: Option<u16>,
-    /// How it went.
-    pub outcome: Outcome,
     /// From the arrival of the request until the answer ended.
     pub took: Duration,
-    /// `traceparent`, of the header or of `_meta` (W3C Trace Context).
-    pub trace: Option<&'a str>,
 }
 
 impl Record<'_> {
@@ -128,7 +77,6 @@ impl Record<'_> {
             out.extend_from_slice(&id.digits());
             out.push(b'"');
         }
-        text(out, b",\"traceparent\":\"", self.trace);
         if let Some(client) = self.client {
             out.extend_from_slice(b",\"client_ip\":\"");
             address(out, client.ip());
@@ -140,31 +88,12 @@ impl Record<'_> {
             text(out, b",\"auth_subject\":\"", short(Some(&principal.full_subject())));
             text(out, b",\"auth_client_id\":\"", short(principal.client_id.as_deref()));
         }
-        text(out, b",\"mcp_session\":\"", self.session);
-        text(out, b",\"mcp_protocol\":\"", short(self.protocol));
-        text(out, b",\"mcp_method\":\"", short(Some(self.method)).filter(|method| !method.is_empty()));
-        text(out, b",\"mcp_name\":\"", short(self.name));
-        text(out, b",\"mcp_call_id\":\"", short(self.call_id));
-        text(out, b",\"decision\":\"", Some(self.verdict.as_str()));
-        text(out, b",\"rule\":\"", short(self.rule));
         if let Some(status) = self.status {
             out.extend_from_slice(b",\"status_code\":");
             decimal(out, u64::from(status));
         }
-        if let Some(code) = self.outcome.error {
-            out.extend_from_slice(b",\"rpc_error\":");
-            if code < 0 {
-                out.push(b'-');
-            }
-            decimal(out, code.unsigned_abs());
-        }
-        if self.outcome.is_error {
-            out.extend_from_slice(b",\"is_error\":true");
-        }
-        if self.verdict == Verdict::Allow && !self.outcome.answered {
-            out.extend_from_slice(b",\"unanswered\":true");
-        }
         milliseconds(out, b",\"response_time_ms\":", Some(self.took));
+        encode_call(out, self.call);
         out.push(b'}');
     }
 }
@@ -178,6 +107,8 @@ fn short(value: Option<&str>) -> Option<&str> {
 pub struct Caller {
     /// Where the records go.
     pub sink: Arc<dyn Sink>,
+    /// Where the only call of a request goes, if its record is that of the request.
+    pub facts: Option<Arc<Facts>>,
     /// When the request came.
     pub begun: Instant,
     /// See [`Record::id`].
@@ -188,12 +119,29 @@ pub struct Caller {
     pub host: Option<crate::names::HostName>,
     /// See [`Record::principal`].
     pub principal: Option<Arc<Principal>>,
-    /// See [`Record::session`].
+    /// See [`McpCall::session`].
     pub session: Option<SmolStr>,
-    /// See [`Record::protocol`].
+    /// See [`McpCall::protocol`].
     pub protocol: Option<SmolStr>,
     /// Of the header.
     pub trace: Option<SmolStr>,
+}
+
+impl Caller {
+    /// A call of a method that was let through, of which nothing else is known.
+    pub fn call(&self, method: &str) -> McpCall {
+        McpCall {
+            session: self.session.clone(),
+            protocol: self.protocol.clone(),
+            id: None,
+            method: SmolStr::new(method),
+            name: None,
+            verdict: Verdict::Allow,
+            rule: None,
+            outcome: Outcome::default(),
+            trace: self.trace.clone(),
+        }
+    }
 }
 
 impl fmt::Debug for Caller {
@@ -202,32 +150,13 @@ impl fmt::Debug for Caller {
     }
 }
 
-/// A call under way.
-#[derive(Debug)]
-pub struct Pending {
-    /// See [`Record::call_id`].
-    pub call_id: Option<SmolStr>,
-    /// See [`Record::method`].
-    pub method: SmolStr,
-    /// See [`Record::name`].
-    pub name: Option<SmolStr>,
-    /// See [`Record::verdict`].
-    pub verdict: Verdict,
-    /// See [`Record::rule`].
-    pub rule: Option<SmolStr>,
-    /// Of `_meta`.
-    pub trace: Option<SmolStr>,
-    /// See [`Record::outcome`].
-    pub outcome: Outcome,
-}
-
 /// The calls of a request. Their records are emitted when this is dropped, whatever the reason.
 #[derive(Debug)]
 pub struct Calls {
     /// Who calls.
     pub caller: Caller,
     /// What is called.
-    pub pending: Vec<Pending>,
+    pub pending: Vec<McpCall>,
     /// See [`Record::status`].
     pub status: Option<u16>,
 }
@@ -242,15 +171,10 @@ impl Calls {
     #[cold]
     pub fn refuse(&mut self, status: StatusCode, id: Option<&str>, code: i64) {
         self.status = Some(status.as_u16());
-        self.pending.push(Pending {
-            call_id: id.map(SmolStr::new),
-            method: SmolStr::default(),
-            name: None,
-            verdict: Verdict::Refused,
-            rule: None,
-            trace: None,
-            outcome: Outcome { answered: true, error: Some(code), is_error: false },
-        });
+        let outcome = Outcome { answered: true, error: Some(code), is_error: false };
+        let call =
+            McpCall { id: id.map(SmolStr::new), verdict: Verdict::Refused, outcome, ..self.caller.call("") };
+        self.pending.push(call);
     }
 
     /// Notes how the only call there is went, if that is known.
@@ -264,37 +188,52 @@ impl Calls {
 
     /// Notes how the call of this id went.
     pub(super) fn note(&mut self, id: &str, outcome: Outcome) {
-        if let Some(call) = self.pending.iter_mut().find(|call| call.call_id.as_deref() == Some(id)) {
+        if let Some(call) = self.pending.iter_mut().find(|call| call.id.as_deref() == Some(id)) {
             call.outcome = outcome;
         }
     }
-}
 
-impl Drop for Calls {
-    fn drop(&mut self) {
+    /// Has the records made: now, because the record of the request is made when its answer has ended.
+    pub(super) fn end(&mut self) {
+        if self.pending.len() == 1
+            && let Some(facts) = &self.caller.facts
+            && let Some(only) = self.pending.pop()
+            && let Err(late) = facts.call.set(Some(Box::new(only)))
+        {
+            // That record was made before: somebody outside has ended the answer.
+            self.pending.extend(late.map(|late| *late));
+        }
+        if !self.pending.is_empty() {
+            self.emit();
+        }
+    }
+
+    fn emit(&mut self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        let Caller { sink, begun, id, client, host, principal, session, protocol, trace } = &self.caller;
-        for call in &self.pending {
+        let Caller { sink, begun, id, client, host, principal, protocol, .. } = &self.caller;
+        for mut call in self.pending.drain(..) {
+            // One message of a batch may be the only one that says it.
+            if call.protocol.is_none() {
+                call.protocol.clone_from(protocol);
+            }
             sink.emit(&Record {
                 time,
                 id: *id,
                 client: *client,
                 host: host.as_ref().map(crate::names::HostName::as_str),
                 principal: principal.as_deref(),
-                session: session.as_deref(),
-                protocol: protocol.as_deref(),
-                call_id: call.call_id.as_deref(),
-                method: &call.method,
-                name: call.name.as_deref(),
-                verdict: call.verdict,
-                rule: call.rule.as_deref(),
+                call: &call,
                 status: self.status,
-                outcome: call.outcome,
                 took: begun.elapsed(),
-                trace: trace.as_deref().or(call.trace.as_deref()),
             });
         }
+    }
+}
+
+impl Drop for Calls {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -332,23 +271,26 @@ mod tests {
             client_id: Some("c\"1".into()),
             ..Principal::default()
         };
+        let call = McpCall {
+            session: None,
+            protocol: Some("2025-11-25".into()),
+            id: Some("\"x\"".into()),
+            method: "tools/call".into(),
+            name: Some("delete\n".into()),
+            verdict: Verdict::Allow,
+            rule: Some("r".into()),
+            outcome: Outcome { answered: true, error: Some(-32602), is_error: true },
+            trace: None,
+        };
         let record = Record {
             time: 5,
             id: Some(RequestId(1, 2)),
             client: None,
             host: Some("a.example"),
             principal: Some(&principal),
-            session: None,
-            protocol: Some("2025-11-25"),
-            call_id: Some("\"x\""),
-            method: "tools/call",
-            name: Some("delete\n"),
-            verdict: Verdict::Allow,
-            rule: Some("r"),
+            call: &call,
             status: Some(200),
-            outcome: Outcome { answered: true, error: Some(-32602), is_error: true },
             took: Duration::from_micros(1_234_567),
-            trace: None,
         };
         let mut line = Vec::new();
         record.encode(&mut line);

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use smol_str::SmolStr;
 
 use super::arguments::Arguments;
-use super::call::{Calls, Outcome, Pending, Verdict, traceparent};
+use super::call::{Calls, McpCall, Outcome, Verdict, traceparent};
 use super::error;
 use super::headers::{self, Fields, LAST_WITH_BATCHES};
 use super::lists::has_lists;
@@ -100,7 +100,7 @@ pub(super) fn decide(
     if judged.iter().any(|one| one.refusal.is_some()) {
         return Err(refuse(policy, parts, &judged, calls).into());
     }
-    calls.pending.retain(|call| call.call_id.is_some());
+    calls.pending.retain(|call| call.id.is_some());
     let requests = || messages.iter().filter(|message| message.kind == Kind::Request);
     Ok(Plan {
         lists: requests().any(|message| has_lists(&message.method)),
@@ -235,14 +235,14 @@ fn note(calls: &mut Calls, message: &Message<'_>, call: &Result<Call<'_>, Unname
     if calls.caller.protocol.is_none() {
         calls.caller.protocol = meta.and_then(|meta| meta.version.as_deref()).map(SmolStr::new);
     }
-    calls.pending.push(Pending {
-        call_id: message.id.filter(|_| message.kind == Kind::Request).map(SmolStr::new),
-        method: SmolStr::new(&message.method),
+    let traced = || meta.and_then(|meta| traceparent(meta.traceparent.as_deref()?));
+    let seen = calls.caller.call(&message.method);
+    calls.pending.push(McpCall {
+        id: message.id.filter(|_| message.kind == Kind::Request).map(SmolStr::new),
         name,
-        verdict: Verdict::Allow,
         rule,
-        trace: meta.and_then(|meta| traceparent(meta.traceparent.as_deref()?)),
-        outcome: Outcome::default(),
+        trace: seen.trace.or_else(traced),
+        ..seen
     });
 }
 

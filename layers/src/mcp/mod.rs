@@ -105,6 +105,9 @@ pub struct Policy {
     pub buckets: Arc<Buckets>,
     /// Where the records of calls go.
     pub sink: Arc<dyn Sink>,
+    /// Whether the record of a request that is one call tells of the call, too, where there is a log of requests outside
+    /// ([`access_log`](crate::access_log)): then only the others are records of their own.
+    pub with_requests: bool,
 }
 
 impl Policy {
@@ -122,6 +125,7 @@ impl Policy {
             auth: None,
             buckets: Arc::default(),
             sink: Arc::new(|_: &call::Record<'_>| {}),
+            with_requests: false,
         }
     }
 
@@ -331,6 +335,7 @@ fn review(policy: &Policy, calls: &Calls) -> Option<Review> {
 fn caller(policy: &Policy, fields: &Fields<'_>, context: Option<&RequestContext>) -> Caller {
     Caller {
         sink: Arc::clone(&policy.sink),
+        facts: context.and_then(|context| context.facts.clone()).filter(|_| policy.with_requests),
         begun: Instant::now(),
         id: context.and_then(|context| context.id),
         client: context.and_then(RequestContext::client_addr),
@@ -382,7 +387,7 @@ fn failed(error: BoxError, mut calls: Calls) -> BoxError {
         return rejection.into();
     }
     let id = match &calls.pending[..] {
-        [only] => only.call_id.as_deref(),
+        [only] => only.id.as_deref(),
         _ => None,
     };
     in_protocol(rejection, id).into()

@@ -23,7 +23,7 @@ use crate::config::{FieldError, field};
 use crate::control::logs::{Log, filter};
 use crate::control::schema::{self, Field};
 use crate::control::{Caller, Control, Error};
-use crate::logs::{Search, now, parse_entry_id};
+use crate::logs::{Place, Search, Writer, now};
 
 /// Where it answers.
 pub const PATH: &str = "/logs/follow";
@@ -125,7 +125,7 @@ fn open(
     ctx.caller.check(log.access())?;
     let search: Search = field::read(&Value::Object(input)).map_err(Error::invalid)?;
     let filter = filter(&search)?;
-    let after = parts.headers.get("last-event-id").and_then(|id| parse_entry_id(id.to_str().ok()?));
+    let after = parts.headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse::<Place>().ok());
     let place = places.try_acquire_owned().map_err(|_| {
         Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -134,19 +134,22 @@ fn open(
         )
     })?;
 
-    let writer = match log {
-        Log::Requests => &control.writers.requests,
-        Log::Diagnostics => &control.writers.diagnostics,
-        Log::Audit => &control.writers.audit,
-        Log::Oauth => &control.writers.oauth,
-        Log::Mcp => &control.writers.mcp,
+    let writers = &control.writers;
+    let writers = match log {
+        // Requests that are calls stand in the log of these.
+        Log::Requests => vec![&writers.requests, &writers.mcp],
+        Log::Diagnostics => vec![&writers.diagnostics],
+        Log::Audit => vec![&writers.audit],
+        Log::Oauth => vec![&writers.oauth],
+        Log::Mcp => vec![&writers.mcp],
     };
-    let hits = crate::logs::follow(control.store.clone(), log.stream(), filter, after, writer.written());
+    let written = writers.into_iter().map(Writer::written).collect();
+    let hits = crate::logs::follow(control.store.clone(), log.stream(), filter, after.as_ref(), written);
     let events = hits.map(move |hit| {
         // Held as long as somebody follows.
         let _ = &place;
         Ok(match hit {
-            Ok(hit) => Event::default().id(crate::logs::entry_id(hit.id)).data(hit.record.to_string()),
+            Ok(followed) => Event::default().id(followed.place.to_string()).data(followed.record.to_string()),
             Err(error) => Event::default().event("error").data(error.to_string()),
         })
     });

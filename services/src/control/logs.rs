@@ -50,7 +50,7 @@ pub enum Log {
     Audit,
     /// What happened at the authorization server: logins, tokens, refusals.
     Oauth,
-    /// One record per call of an MCP server behind a host.
+    /// One record per call of an MCP server behind a host. Most are requests, and found among these, too.
     Mcp,
 }
 
@@ -501,7 +501,7 @@ pub struct Cleared {
     pub cleared_count: u64,
 }
 
-/// Delete all records of a log. The audit log can't be cleared.
+/// Delete all records of a log. The audit log can't be cleared. Requests that are calls of MCP servers are in `mcp`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema, Args)]
 #[serde(deny_unknown_fields)]
 pub struct ClearLogs {
@@ -524,8 +524,7 @@ impl Operation for ClearLogs {
 
     async fn run(self, control: &Control, _: &Context) -> Result<Cleared, Error> {
         if self.log == Log::Audit {
-            let detail =
-                "is kept, so that nobody hides what was done: expected `requests`, `diagnostics` or `oauth`";
+            let detail = "is kept, so that nobody hides what was done: expected `requests`, `diagnostics`, `oauth` or `mcp`";
             return Err(Error::invalid(FieldError::new("log", "audit", detail)));
         }
         let cleared_count = control.store.clear(self.log.stream()).await?;

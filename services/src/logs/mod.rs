@@ -14,6 +14,7 @@ mod follow;
 mod histogram;
 mod levels;
 mod query;
+mod read;
 mod scan;
 mod stats;
 pub mod tracing;
@@ -23,14 +24,16 @@ mod writers;
 #[cfg(test)]
 mod memory;
 
-pub use self::follow::follow;
+pub use self::follow::{Followed, Place, follow};
 pub use self::histogram::Histogram;
 pub use self::levels::{LevelError, LevelSettings, Levels, SILENT, component, parse_level};
 pub use self::query::{Filter, Search, SearchError};
 pub use self::scan::{Bounds, Error, Hit, Page, Truncated, entry_id, parse_entry_id, search};
 pub use self::stats::{HostStats, PathCount, Stats, stats};
 pub use self::writer::Writer;
-pub use self::writers::Writers;
+pub use self::writers::{RequestWriter, Writers};
+
+pub(crate) use self::read::range;
 
 /// Milliseconds since 1970, now.
 pub fn now() -> u64 {

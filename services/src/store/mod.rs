@@ -248,7 +248,7 @@ pub struct ItemKey {
 /// A stream of entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stream {
-    /// One entry per request.
+    /// One entry per request that is no call of an MCP server behind a host.
     Requests,
     /// One entry per call of an operation.
     Audit,
@@ -256,7 +256,7 @@ pub enum Stream {
     Oauth,
     /// The daemon's own diagnostics.
     Diagnostics,
-    /// One entry per call of an MCP server behind a host.
+    /// One entry per call of an MCP server behind a host: most of them with the request that they are.
     Mcp,
     /// Revoked token ids; short-lived.
     Revocations,

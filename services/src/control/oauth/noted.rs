@@ -255,15 +255,15 @@ impl<'a> Reader<'a> {
                 break;
             }
             let begun = Instant::now();
-            let page = self.control.store.range(self.stream, &self.range).await?;
-            match page.last() {
-                Some(last) => self.range.after = Some(last.id),
+            let part = logs::range(&*self.control.store, self.stream, &self.range).await?;
+            match part.next {
+                Some(next) => self.range.after = Some(next),
                 None => self.at_end = true,
             }
-            self.left = self.left.saturating_sub(page.len());
+            self.left = self.left.saturating_sub(part.read);
             let has =
                 |logged: &Logged| self.needle.is_none_or(|needle| needle.find(&logged.record).is_some());
-            self.page.extend(page.into_iter().filter(has));
+            self.page.extend(part.entries.into_iter().filter(has));
             self.spent += begun.elapsed();
             // A store in memory never waits; others want their turn, too.
             tokio::task::yield_now().await;
