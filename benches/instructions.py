@@ -81,7 +81,7 @@ async def measure(folder, profile, policy=None):
     servers = [await asyncio.start_server(origin, "127.0.0.1", 0) for _ in range(3 if policy else 1)]
     target, *more = [f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}" for server in servers]
     balanced = ["--upstreams", ",".join(more), "--passive-health", "{}",
-                "--load-balancing", f"policy={policy},slow_start_seconds=1"] if policy else []
+                "--load-balancing", json.dumps({"policy": policy, "slow_start_seconds": 1})] if policy else []
 
     def configure():
         daemon = Daemon(folder, http)
