@@ -305,13 +305,9 @@ fn members<'a>(
 
 /// Whether readers that ignore case take one name for the other. Two letters beyond ASCII fold to ASCII ones.
 pub(super) fn looks_like(name: &str, known: &str) -> bool {
-    // Most differ in their first letter.
-    if let ([first, ..], [other, ..]) = (name.as_bytes(), known.as_bytes())
-        && first.is_ascii()
-        && other.is_ascii()
-        && !first.eq_ignore_ascii_case(other)
-    {
-        return false;
+    // As most names are: most of these differ in their length.
+    if name.is_ascii() && known.is_ascii() {
+        return name.eq_ignore_ascii_case(known);
     }
     let fold = |c: char| match c {
         '\u{17f}' => 's',
