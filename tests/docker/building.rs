@@ -147,18 +147,12 @@ async fn what_was_made_is_taken_back_when_a_step_fails() {
 #[tokio::test]
 async fn what_was_built_is_judged_again_by_a_policy_that_changed() {
     let engine = Engine::start();
-    let mut daemon = engine.daemon();
-    let dir = std::sync::Arc::clone(&daemon.dir);
+    let daemon = engine.daemon();
     engine.context("app", &[("Dockerfile", "FROM web:1\nCMD [\"sh\", \"/bin/web\"]\n")]);
     let service = json!({ "service_name": "app", "dockerfile_path": "Dockerfile", "build_context": "app" });
     create(&Api::local(&daemon), service).await;
     assert_eq!(Api::local(&daemon).call("POST", "/services/app/stop", json!({})).await.status, 200);
-    daemon.signal("TERM");
-    daemon.ended();
-    let daemon = Daemon::start_in(dir, |command| {
-        engine.known_to(command);
-        command.env("PORTCULLIS_DOCKER_IMAGES", "other:*");
-    });
+    let daemon = with_other_images(&engine, daemon);
     let api = Api::local(&daemon);
     let id = engine.containers()[0]["Id"].as_str().unwrap().to_owned();
     engine.delete(&format!("/containers/{id}"));

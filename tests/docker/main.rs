@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use support::api::Api;
 use support::client::{Answer, get, plain};
 use support::daemon::Daemon;
+use support::docker::Engine;
 
 /// How long what needs an engine may take on a busy machine.
 const LONG: Duration = Duration::from_secs(90);
@@ -64,6 +65,17 @@ async fn shown(api: &Api, name: &str, what: &str, wanted: impl Fn(&Value) -> boo
         assert!(Instant::now() < end, "{name} is never {what}: {seen:#}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// The same gateway again, which may run other images only.
+fn with_other_images(engine: &Engine, mut daemon: Daemon) -> Daemon {
+    let dir = std::sync::Arc::clone(&daemon.dir);
+    daemon.signal("TERM");
+    daemon.ended();
+    Daemon::start_in(dir, |command| {
+        engine.known_to(command);
+        command.env("PORTCULLIS_DOCKER_IMAGES", "other:*");
+    })
 }
 
 /// Creates a service that has to run in the end.

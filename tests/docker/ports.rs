@@ -42,7 +42,7 @@ async fn add(api: &Api, service: &str, port: Value) -> Value {
 }
 
 /// What a request to a port is answered with; nothing when the connection is closed.
-async fn ask_port(port: u16, headers: &str) -> Option<String> {
+pub(super) async fn ask_port(port: u16, headers: &str) -> Option<String> {
     let mut stream = TcpStream::connect(at(port)).await.ok()?;
     let request = format!("GET / HTTP/1.1\r\nHost: a.test\r\n{headers}Connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;

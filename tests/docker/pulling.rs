@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::*;
 use crate::support::docker::Engine;
+use crate::support::eventually_within;
 
 /// A registry of images that the engine can reach.
 struct Registry {
@@ -26,11 +27,10 @@ impl Registry {
         command.args(["--pdeathsig", "KILL", "docker-registry", "serve"]).arg(&config);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let registry = Self { child: child.expect("docker-registry is installed"), port };
-        let end = Instant::now() + LONG;
-        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            assert!(Instant::now() < end, "the registry does not start");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        eventually_within(LONG, "the registry starts", async || {
+            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()
+        })
+        .await;
         registry
     }
 

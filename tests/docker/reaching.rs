@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use http_body_util::BodyExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::support::certificate::Authority;
 use crate::support::daemon::command;
 use crate::support::docker::Engine;
+use crate::support::eventually_within;
 use crate::support::redis::free_port;
 
 /// All that portcullis asks of an engine, from create to delete. Whether a command may be run in a container is up to
@@ -62,18 +62,7 @@ pub(super) async fn whole_life(engine: &Engine, daemon: &Daemon, may_exec: bool)
 
     let added = daemon.run(&["port", "add", "web", "--name", "http"]);
     let port = added["host_port"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap();
-    let end = Instant::now() + LONG;
-    let answer = loop {
-        if let Ok(mut stream) = tokio::net::TcpStream::connect(("127.0.0.1", port)).await {
-            stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
-            let mut answer = String::new();
-            if stream.read_to_string(&mut answer).await.is_ok() && !answer.is_empty() {
-                break answer;
-            }
-        }
-        assert!(Instant::now() < end, "port {port} does not listen");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
+    let answer = eventually_within(LONG, "the port listens", || ports::ask_port(port, "")).await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("two"), "{answer}");
 
     // Larger than what anything in between likes to keep.

@@ -133,17 +133,11 @@ async fn volumes_that_were_not_made_for_services_are_left_alone() {
 #[tokio::test]
 async fn what_policy_allows_no_more_goes_on_until_it_ends() {
     let engine = Engine::start();
-    let mut daemon = engine.daemon();
-    let dir = std::sync::Arc::clone(&daemon.dir);
+    let daemon = engine.daemon();
     let mut service = web("web", "x");
     service["host"] = json!("web.test");
     create(&Api::local(&daemon), service).await;
-    daemon.signal("TERM");
-    daemon.ended();
-    let daemon = Daemon::start_in(dir, |command| {
-        engine.known_to(command);
-        command.env("PORTCULLIS_DOCKER_IMAGES", "other:*");
-    });
+    let daemon = with_other_images(&engine, daemon);
     let api = Api::local(&daemon);
     let seen = shown(&api, "web", "refused", |seen| seen["state"]["status"] == "failed").await;
     assert!(seen["state"]["last_error"].to_string().contains("PORTCULLIS_DOCKER_IMAGES"), "{seen:#}");

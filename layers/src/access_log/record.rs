@@ -12,7 +12,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use http::{Method, Version};
-use smol_str::SmolStr;
 
 use crate::check::Check;
 use crate::context::{ClientAddr, McpCall, Principal, RequestId, TlsInfo, Verdict};
@@ -189,18 +188,14 @@ fn encode_principal(out: &mut Vec<u8>, principal: &Principal) {
 
 /// What a call was, what was decided, and how it went.
 pub(crate) fn encode_call(out: &mut Vec<u8>, call: &McpCall) {
-    fn short(value: Option<&SmolStr>) -> Option<&str> {
-        value.map(|value| truncated(value, MAX_NAME))
-    }
     text(out, b",\"traceparent\":\"", call.trace.as_deref());
     text(out, b",\"mcp_session\":\"", call.session.as_deref());
-    text(out, b",\"mcp_protocol\":\"", short(call.protocol.as_ref()));
-    let method = truncated(&call.method, MAX_NAME);
-    text(out, b",\"mcp_method\":\"", Some(method).filter(|method| !method.is_empty()));
-    text(out, b",\"mcp_name\":\"", short(call.name.as_ref()));
-    text(out, b",\"mcp_call_id\":\"", short(call.id.as_ref()));
+    text(out, b",\"mcp_protocol\":\"", short(call.protocol.as_deref()));
+    text(out, b",\"mcp_method\":\"", short(Some(&call.method)).filter(|method| !method.is_empty()));
+    text(out, b",\"mcp_name\":\"", short(call.name.as_deref()));
+    text(out, b",\"mcp_call_id\":\"", short(call.id.as_deref()));
     text(out, b",\"decision\":\"", Some(call.verdict.as_str()));
-    text(out, b",\"rule\":\"", short(call.rule.as_ref()));
+    text(out, b",\"rule\":\"", short(call.rule.as_deref()));
     if let Some(code) = call.outcome.error {
         out.extend_from_slice(b",\"rpc_error\":");
         if code < 0 {
@@ -210,6 +205,11 @@ pub(crate) fn encode_call(out: &mut Vec<u8>, call: &McpCall) {
     }
     flag(out, b",\"is_error\":true", call.outcome.is_error);
     flag(out, b",\"unanswered\":true", call.verdict == Verdict::Allow && !call.outcome.answered);
+}
+
+/// As much of a name as a record of a call holds.
+pub(crate) fn short(name: Option<&str>) -> Option<&str> {
+    name.map(|name| truncated(name, MAX_NAME))
 }
 
 /// Cuts a text to at most `max` bytes, at the border of a character.

@@ -14,16 +14,13 @@ use smol_str::SmolStr;
 use tokio::time::Instant;
 
 use crate::access_log::Queue;
-use crate::access_log::record::{address, decimal, encode_call, milliseconds, text};
+use crate::access_log::record::{address, decimal, encode_call, milliseconds, short, text};
 use crate::context::{ClientAddr, Facts, Principal, RequestId};
 
 pub use crate::context::{McpCall, Outcome, Verdict};
 
 /// As much of a session's id as is hashed: one block of SHA-256.
 const END_OF_ID: usize = 48;
-
-/// The longest name, in bytes, that a record holds.
-const MAX_TEXT: usize = 256;
 
 /// Takes the record of each call.
 ///
@@ -96,11 +93,6 @@ impl Record<'_> {
         encode_call(out, self.call);
         out.push(b'}');
     }
-}
-
-/// As much of a text as a record holds.
-fn short(value: Option<&str>) -> Option<&str> {
-    value.map(|value| &value[..value.floor_char_boundary(MAX_TEXT)])
 }
 
 /// What all calls of a request have in common.

@@ -6,6 +6,7 @@
 //! ([`Caller`](crate::control::Caller)) has put it. It must stand behind one of them.
 
 pub mod docs;
+mod events;
 mod input;
 pub mod openapi;
 pub mod problem;

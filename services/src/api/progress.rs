@@ -3,14 +3,12 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::time::Duration;
 
 use axum::extract::Request;
-use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use axum::response::sse::Event;
 use futures_util::{Stream, stream};
-use http::header::{ACCEPT, CACHE_CONTROL};
-use http::{HeaderName, HeaderValue};
+use http::header::ACCEPT;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -18,9 +16,6 @@ use crate::control::Progress;
 
 /// The largest answer that is put into an event.
 const MAX_ANSWER: usize = 16 << 20;
-
-/// How often a comment shows that the connection lives.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Whether the steps are wanted.
 pub(super) fn is_wanted(request: &Request) -> bool {
@@ -36,14 +31,7 @@ where
     let (progress, steps) = Progress::channel();
     request.extensions_mut().insert(progress);
     let told = Told { steps, work: Some(Box::pin(work(request))), answer: None };
-    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
-    let mut response = Sse::new(events(told)).keep_alive(keep_alive).into_response();
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // Other proxies between us and the reader must not gather events.
-    response
-        .headers_mut()
-        .insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    response
+    super::events::answer(events(told))
 }
 
 struct Told {

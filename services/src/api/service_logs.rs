@@ -2,36 +2,30 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::Request;
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
-use futures_util::{Stream, StreamExt};
-use http::header::CACHE_CONTROL;
-use http::{HeaderName, HeaderValue, StatusCode};
+use futures_util::StreamExt;
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
+use super::events;
 use super::input::{context, query};
 use super::openapi::{parameter, security};
 use super::problem::Problem;
 use crate::config::{FieldError, ServiceName, field};
 use crate::control::schema::{self, Field};
 use crate::control::services::{LogsWanted, follow_logs, log_line};
-use crate::control::{Access, Caller, Control, Error};
-use crate::logs::now;
+use crate::control::{Access, Control, Error};
 
 /// Where it answers.
 pub const PATH: &str = "/services/{service_name}/logs/follow";
 
 /// So many followers at once: each one holds a connection to the engine.
 const FOLLOWERS: usize = 50;
-
-/// How often a comment shows that the connection lives.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Follows the logs of a service, for admins. The stream ends when the container does, or the caller's token.
 pub(super) fn follow(control: Arc<Control>) -> MethodRouter {
@@ -83,11 +77,7 @@ async fn open(
     let (parts, _) = request.into_parts();
     let ctx = context(&parts)?;
     ctx.caller.check(Access::Admin)?;
-    let path = parts.uri.path().trim_end_matches('/');
-    let name = path.strip_suffix("/logs/follow").and_then(|path| path.rsplit('/').next()).unwrap_or_default();
-    let name: ServiceName = name.parse().map_err(|error: crate::config::names::Expected| {
-        Error::invalid(FieldError::new("service_name", name, error.to_string()))
-    })?;
+    let name = events::service(&parts, "/logs/follow")?;
     let mut input = Map::new();
     for (name, texts) in query(parts.uri.query().unwrap_or_default())? {
         let kind =
@@ -97,15 +87,9 @@ async fn open(
         input.insert(name, value);
     }
     let wanted: LogsWanted = field::read(&Value::Object(input)).map_err(Error::invalid)?;
-    let place = places.try_acquire_owned().map_err(|_| {
-        Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too_many_followers",
-            "too many follow the logs of services: try again later",
-        )
-    })?;
+    let place = events::place(places, "the logs of services")?;
     let lines = follow_logs(control, &name, &wanted).await?;
-    let events = lines.map(move |line| {
+    let lines = lines.map(move |line| {
         // Held as long as somebody follows.
         let _ = &place;
         Ok::<_, Infallible>(match line {
@@ -114,30 +98,5 @@ async fn open(
             Err(error) => Event::default().event("error").data(error.to_string()),
         })
     });
-    Ok(answer_until_expiry(&ctx.caller, events))
-}
-
-/// Answers with events, which end when the caller's token does.
-pub(super) fn answer_until_expiry(
-    caller: &Caller,
-    events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static,
-) -> Response {
-    match caller {
-        Caller::Principal(principal) if principal.expires_at > 0 => {
-            let left = Duration::from_secs(principal.expires_at).saturating_sub(Duration::from_millis(now()));
-            answer(events.take_until(Box::pin(tokio::time::sleep(left))))
-        }
-        Caller::Principal(_) | Caller::Local | Caller::Anonymous => answer(events),
-    }
-}
-
-fn answer(events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static) -> Response {
-    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
-    let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // Other proxies between us and the reader must not gather events.
-    response
-        .headers_mut()
-        .insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    response
+    Ok(events::answer_until_expiry(&ctx.caller, lines))
 }

@@ -9,15 +9,15 @@ use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
 use futures_util::StreamExt;
-use http::{Method, StatusCode, Uri};
+use http::{Method, Uri};
 use serde_json::{Value, json};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
+use super::events;
 use super::input::{context, query};
 use super::openapi::parameter;
 use super::problem::Problem;
-use super::service_logs::answer_until_expiry;
-use crate::config::{FieldError, ServiceName};
+use crate::config::FieldError;
 use crate::control::services::{Reading, ServiceStats, follow_stats};
 use crate::control::{Control, Error};
 
@@ -88,20 +88,10 @@ async fn open(control: &Arc<Control>, places: Arc<Semaphore>, request: Request) 
     let (parts, _) = request.into_parts();
     let ctx = context(&parts)?;
     control.admit::<ServiceStats>(&ctx)?;
-    let path = parts.uri.path().trim_end_matches('/');
-    let name = path.strip_suffix("/stats").and_then(|path| path.rsplit('/').next()).unwrap_or_default();
-    let name: ServiceName = name.parse().map_err(|error: crate::config::names::Expected| {
-        Error::invalid(FieldError::new("service_name", name, error.to_string()))
-    })?;
-    let place: OwnedSemaphorePermit = places.try_acquire_owned().map_err(|_| {
-        Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too_many_followers",
-            "too many follow what services use: try again later",
-        )
-    })?;
+    let name = events::service(&parts, "/stats")?;
+    let place = events::place(places, "what services use")?;
     let readings = follow_stats(control, &name).await?;
-    let events = readings.map(move |reading| {
+    let readings = readings.map(move |reading| {
         // Held as long as somebody follows.
         let _ = &place;
         Ok::<_, Infallible>(match reading {
@@ -115,7 +105,7 @@ async fn open(control: &Arc<Control>, places: Arc<Semaphore>, request: Request) 
             Err(error) => Event::default().event("error").data(error.to_string()),
         })
     });
-    Ok(answer_until_expiry(&ctx.caller, events))
+    Ok(events::answer_until_expiry(&ctx.caller, readings))
 }
 
 #[cfg(test)]

@@ -1,29 +1,26 @@
 //! Following a log live, as server-sent events.
 
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::Request;
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
-use futures_util::{Stream, StreamExt};
-use http::header::CACHE_CONTROL;
-use http::{HeaderName, HeaderValue, StatusCode};
+use futures_util::StreamExt;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
+use super::events;
 use super::input::{context, query};
 use super::openapi::{parameter, security};
 use super::problem::Problem;
 use crate::config::{FieldError, field};
 use crate::control::logs::{Log, filter};
 use crate::control::schema::{self, Field};
-use crate::control::{Caller, Control, Error};
-use crate::logs::{Place, Search, Writer, now};
+use crate::control::{Control, Error};
+use crate::logs::{Place, Search, Writer};
 
 /// Where it answers.
 pub const PATH: &str = "/logs/follow";
@@ -31,13 +28,8 @@ pub const PATH: &str = "/logs/follow";
 /// So many followers at once: each one reads the store.
 const FOLLOWERS: usize = 100;
 
-/// How often a comment shows that the connection lives.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-
 /// Fields of a search that mean nothing here.
 pub const WINDOW: [&str; 6] = ["hours", "since", "until", "limit", "offset", "cursor"];
-
-type Events = Pin<Box<dyn Stream<Item = Result<Event, Infallible>> + Send>>;
 
 /// Follows a log: `log` says which, and the fields of a search say what of it. `Last-Event-ID` goes on
 /// behind an event. The stream ends when the caller's token does.
@@ -46,12 +38,7 @@ pub(super) fn follow(control: Arc<Control>) -> MethodRouter {
     let places = Arc::new(Semaphore::new(FOLLOWERS));
     get(move |request: Request| {
         let (control, fields, places) = (control.clone(), fields.clone(), places.clone());
-        async move {
-            match open(&control, &fields, places, request) {
-                Ok(events) => answer(events),
-                Err(problem) => problem.into_response(),
-            }
-        }
+        async move { open(&control, &fields, places, request).unwrap_or_else(IntoResponse::into_response) }
     })
 }
 
@@ -89,23 +76,12 @@ pub(super) fn describe(generator: &mut SchemaGenerator) -> Value {
     })
 }
 
-fn answer(events: Events) -> Response {
-    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
-    let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // Other proxies between us and the reader must not gather events.
-    response
-        .headers_mut()
-        .insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    response
-}
-
 fn open(
     control: &Arc<Control>,
     fields: &[Field],
     places: Arc<Semaphore>,
     request: Request,
-) -> Result<Events, Problem> {
+) -> Result<Response, Problem> {
     let (parts, _) = request.into_parts();
     let ctx = context(&parts)?;
     let mut log = Log::default();
@@ -126,13 +102,7 @@ fn open(
     let search: Search = field::read(&Value::Object(input)).map_err(Error::invalid)?;
     let filter = filter(&search)?;
     let after = parts.headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse::<Place>().ok());
-    let place = places.try_acquire_owned().map_err(|_| {
-        Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too_many_followers",
-            "too many follow the logs: try again later",
-        )
-    })?;
+    let place = events::place(places, "the logs")?;
 
     let writers = &control.writers;
     let writers = match log {
@@ -145,19 +115,13 @@ fn open(
     };
     let written = writers.into_iter().map(Writer::written).collect();
     let hits = crate::logs::follow(control.store.clone(), log.stream(), filter, after.as_ref(), written);
-    let events = hits.map(move |hit| {
+    let hits = hits.map(move |hit| {
         // Held as long as somebody follows.
         let _ = &place;
-        Ok(match hit {
+        Ok::<_, Infallible>(match hit {
             Ok(followed) => Event::default().id(followed.place.to_string()).data(followed.record.to_string()),
             Err(error) => Event::default().event("error").data(error.to_string()),
         })
     });
-    Ok(match &ctx.caller {
-        Caller::Principal(principal) if principal.expires_at > 0 => {
-            let left = Duration::from_secs(principal.expires_at).saturating_sub(Duration::from_millis(now()));
-            Box::pin(events.take_until(Box::pin(tokio::time::sleep(left))))
-        }
-        Caller::Principal(_) | Caller::Local | Caller::Anonymous => Box::pin(events),
-    })
+    Ok(events::answer_until_expiry(&ctx.caller, hits))
 }
