@@ -279,13 +279,29 @@ impl RequestId {
     /// The id as text, without the formatting machinery.
     pub fn digits(self) -> [u8; ID_LENGTH] {
         let mut text = [0; ID_LENGTH];
-        let bytes = self.0.to_be_bytes().into_iter().chain(self.1.to_be_bytes());
-        for (digits, byte) in text.chunks_exact_mut(2).zip(bytes) {
-            digits[0] = HEX[usize::from(byte >> 4)];
-            digits[1] = HEX[usize::from(byte & 15)];
-        }
+        let (first, second) = text.split_at_mut(ID_LENGTH / 2);
+        first.copy_from_slice(&hexadecimal(self.0));
+        second.copy_from_slice(&hexadecimal(self.1));
         text
     }
+}
+
+/// A number as sixteen hexadecimal digits, eight of them made at once.
+pub(crate) fn hexadecimal(number: u64) -> [u8; 16] {
+    const ONES: u64 = u64::MAX / 255;
+    let digits = |half: u64| {
+        // Four bits to a byte, in their order.
+        let half = (half << 16 | half) & 0x0000_ffff_0000_ffff;
+        let half = (half << 8 | half) & 0x00ff_00ff_00ff_00ff;
+        let half = (half << 4 | half) & (ONES * 0x0f);
+        // From ten on they are letters.
+        let letters = (half + ONES * 6) >> 4 & ONES;
+        (half + ONES * u64::from(b'0') + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
+    };
+    let mut text = [0; 16];
+    text[..8].copy_from_slice(&digits(number >> 32));
+    text[8..].copy_from_slice(&digits(number & u64::from(u32::MAX)));
+    text
 }
 
 /// The length of a request id as text.
@@ -297,8 +313,6 @@ const IDS_OF_A_BLOCK: usize = 64;
 thread_local! {
     static BLOCK: RefCell<BytesMut> = RefCell::default();
 }
-
-const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// The route that matched.
 #[derive(Debug, Clone)]

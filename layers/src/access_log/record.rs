@@ -329,13 +329,18 @@ pub fn escape(out: &mut Vec<u8>, value: &str) {
     let mut copied = 0;
     let mut at = 0;
     while at < bytes.len() {
-        if let Some(eight) = bytes[at..].first_chunk()
-            && are_plain(u64::from_ne_bytes(*eight))
-        {
+        let rest = &bytes[at..];
+        // Blanks behind the end change nothing.
+        let eight = rest.first_chunk().copied().unwrap_or_else(|| {
+            let mut eight = [b' '; 8];
+            eight[..rest.len()].copy_from_slice(rest);
+            eight
+        });
+        if are_plain(u64::from_ne_bytes(eight)) {
             at += 8;
             continue;
         }
-        let byte = bytes[at];
+        let byte = rest[0];
         match ESCAPES[usize::from(byte)] {
             PLAIN => {}
             SHORT => {
@@ -368,15 +373,11 @@ pub fn escape(out: &mut Vec<u8>, value: &str) {
 /// byte is compared within its own eight bits; the highest of them tells.
 const fn are_plain(eight: u64) -> bool {
     const ONES: u64 = u64::MAX / 255;
-    const fn has_zero(bytes: u64) -> u64 {
-        bytes.wrapping_sub(ONES) & !bytes
-    }
-    let special = eight
-        | (eight.wrapping_sub(ONES * 0x20) & !eight)
-        | has_zero(eight ^ (ONES * b'"' as u64))
-        | has_zero(eight ^ (ONES * b'\\' as u64))
-        | has_zero(eight ^ (ONES * 0x7f));
-    special & (ONES * 0x80) == 0
+    // With this bit turned over a quote comes right behind the control characters.
+    let controls_and_quote = (eight ^ (ONES * 0x02)).wrapping_sub(ONES * 0x21);
+    let backslash = (eight ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
+    let delete = (eight ^ (ONES * 0x7f)).wrapping_sub(ONES);
+    (eight | controls_and_quote | backslash | delete) & (ONES * 0x80) == 0
 }
 
 fn unicode_escape(out: &mut Vec<u8>, code: u8) {

@@ -5,7 +5,9 @@
 //! with 502 as long as no head is out, else as the last event of the stream. Where neither is possible the answer
 //! breaks off.
 
+use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -15,34 +17,52 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::call::Calls;
-use super::error;
+use super::decide::Plan;
+use super::headers::Field;
 use super::lists::{BadList, Review, members, messages};
 use super::message::gather;
 use super::outcome::{Seen, Watch};
 use super::sse::{Event, Events, EventsError, Outgoing, Reader, TooLong};
+use super::{Policy, error};
 use crate::body::{Body, BoxError, BoxFuture, Response};
 use crate::rejection::Rejection;
 
 /// What to do with an answer.
 #[derive(Debug)]
 pub(super) struct Treatment {
-    /// The longest event, or body of JSON.
-    pub(super) limit: usize,
-    /// Who cuts lists down.
-    pub(super) review: Option<Review>,
-    /// Whether there may be lists in it, or what no cache may give to others. Others are looked for, too: servers find the
-    /// request for an answer by its id, which a client may use twice.
-    pub(super) lists: bool,
-    /// Whether the request is for answers: a GET is, a DELETE is not, nor are notifications.
-    pub(super) asked: bool,
-    /// Whether it was a batch.
-    pub(super) batch: bool,
+    /// Which bounds it has, and what is in lists.
+    policy: Arc<Policy>,
+    /// What it answers.
+    plan: Plan,
+    /// Whether there may be something in lists that somebody may not use.
+    reviews: bool,
 }
 
 impl Treatment {
+    /// What a policy demands of an answer.
+    pub(super) fn of(policy: Arc<Policy>, plan: Plan) -> Self {
+        let reviews = policy.pins.is_some() || !policy.rules.is_open();
+        Self { policy, plan, reviews }
+    }
+
+    /// The longest event, or body of JSON.
+    fn limit(&self) -> usize {
+        self.policy.max_answer
+    }
+
+    /// Who cuts lists down for a caller; `None`: nobody has to.
+    fn review<'a>(&'a self, calls: &'a Calls) -> Option<Review<'a>> {
+        self.reviews.then(|| Review {
+            pins: self.policy.pins.as_deref(),
+            rules: &self.policy.rules,
+            principal: calls.caller.principal.as_deref(),
+            with_attainable: self.policy.list_attainable,
+        })
+    }
+
     /// Whether an answer of this status only says that the server has got what was sent.
     fn acknowledges(&self, status: StatusCode) -> bool {
-        matches!(status, StatusCode::ACCEPTED | StatusCode::NO_CONTENT) || !self.asked
+        matches!(status, StatusCode::ACCEPTED | StatusCode::NO_CONTENT) || !self.plan.asks
     }
 }
 
@@ -82,15 +102,24 @@ enum Kind {
     Doubtful,
 }
 
-fn kind(headers: &HeaderMap, body: &Body) -> Kind {
-    if body.is_end_stream() {
-        return Kind::Nothing;
+/// What the headers say of a body: its media type, and an encoding if it has one.
+fn described(headers: &HeaderMap) -> (Field<'_>, Option<&HeaderValue>) {
+    let (mut media_type, mut encoding) = (Field::Absent, None);
+    for (name, value) in headers {
+        if *name == CONTENT_TYPE {
+            media_type.add(value);
+        } else if *name == CONTENT_ENCODING && !is_identity(value) {
+            encoding = Some(value);
+        }
     }
-    let mut values = headers.get_all(CONTENT_TYPE).iter();
-    let value = match (values.next(), values.next()) {
-        (Some(value), None) => value,
-        (None, _) => return Kind::Other,
-        (Some(_), Some(_)) => return Kind::Doubtful,
+    (media_type, encoding)
+}
+
+fn kind(media_type: Field<'_>) -> Kind {
+    let value = match media_type {
+        Field::Once(value) => value,
+        Field::Absent => return Kind::Other,
+        Field::Often(_) => return Kind::Doubtful,
     };
     let mut parts = value.as_bytes().split(|byte| *byte == b';');
     let essence = parts.next().unwrap_or_default().trim_ascii();
@@ -114,41 +143,50 @@ pub(super) enum Passed {
 }
 
 /// Passes an answer on.
-pub(super) fn pass(response: Response, treatment: Treatment, mut calls: Calls) -> Passed {
+pub(super) fn pass(response: Response, treatment: Treatment, mut calls: Box<Calls>) -> Passed {
     calls.status = Some(response.status().as_u16());
     let (mut parts, body) = response.into_parts();
-    let encoding = parts.headers.get(CONTENT_ENCODING).filter(|value| !is_identity(value));
-    if let Some(encoding) = encoding.filter(|_| !body.is_end_stream()) {
-        return Passed::Now(Err(refused(&BadAnswer::Encoding(encoding.clone()), calls)));
-    }
-    let limit = treatment.limit;
-    let body = match kind(&parts.headers, &body) {
+    let kind = match described(&parts.headers) {
+        _ if body.is_end_stream() => Kind::Nothing,
+        (_, Some(encoding)) => {
+            return Passed::Now(Err(refused(&BadAnswer::Encoding(encoding.clone()), calls)));
+        }
+        (media_type, None) => kind(media_type),
+    };
+    let limit = treatment.limit();
+    let body = match kind {
         Kind::Events => {
-            // Lists may become shorter, and an error may become the last event.
-            parts.headers.remove(CONTENT_LENGTH);
             let stream = Stream { treatment, calls };
-            match body.into_whole() {
+            let length = body.size_hint().exact();
+            let treated = match body.into_whole() {
                 Ok(whole) => stream.all(whole, parts.status),
                 Err(body) => {
                     let events = Events::new(body, limit);
                     Ok(Body::new(EventsBody { events, stream, ended: false }))
                 }
+            };
+            // Lists may become shorter, and an error may become the last event.
+            if length.is_none() || treated.as_ref().is_ok_and(|body| body.size_hint().exact() != length) {
+                parts.headers.remove(CONTENT_LENGTH);
             }
+            treated
         }
         Kind::Json if body.size_hint().lower() > limit as u64 => {
             Err(refused(&BadAnswer::TooLong(limit), calls))
         }
         Kind::Json => {
-            let is_list = treatment.lists && treatment.review.is_some();
-            let listless = treatment.review.is_some();
+            // Lists are looked for also where none was asked for: servers find the request for an answer by its id, which
+            // a client may use twice.
+            let listless = treatment.reviews;
+            let is_list = listless && treatment.plan.lists;
             // What a server says of its own refusal is for the client, whatever it is.
             let strict = listless && parts.status.is_success() && !treatment.acknowledges(parts.status);
             match body.into_whole() {
-                Ok(whole) if is_list || treatment.batch => {
+                Ok(whole) if is_list || treatment.plan.batch => {
                     return Passed::Now(list(parts, whole, &treatment, calls));
                 }
                 Ok(whole) => json(whole, listless, strict, calls),
-                Err(body) if is_list || treatment.batch => {
+                Err(body) if is_list || treatment.plan.batch => {
                     return Passed::Later(Box::pin(async move {
                         match gather(body, limit).await {
                             Ok(whole) => list(parts, whole, &treatment, calls),
@@ -178,7 +216,7 @@ pub(super) fn pass(response: Response, treatment: Treatment, mut calls: Calls) -
 }
 
 /// JSON without lists that is here already.
-fn json(whole: Bytes, listless: bool, strict: bool, mut calls: Calls) -> Result<Body, BoxError> {
+fn json(whole: Bytes, listless: bool, strict: bool, mut calls: Box<Calls>) -> Result<Body, BoxError> {
     let seen = Seen::of(&whole);
     if listless && seen.lists {
         return Err(refused(&BadAnswer::Unasked, calls));
@@ -195,9 +233,9 @@ fn list(
     mut parts: Parts,
     whole: Bytes,
     treatment: &Treatment,
-    mut calls: Calls,
+    mut calls: Box<Calls>,
 ) -> Result<Response, BoxError> {
-    let edited = match treatment.review.as_ref().map_or(Ok(None), |review| review.edit(&whole)) {
+    let edited = match treatment.review(&calls).map_or(Ok(None), |review| review.edit(&whole)) {
         Ok(edited) => edited,
         // It says with its status what it means; who can't be shown why reads that.
         Err(error) if !parts.status.is_success() => {
@@ -205,7 +243,7 @@ fn list(
         }
         Err(error) => return Err(refused(&error.into(), calls)),
     };
-    note(&mut calls, &whole, treatment.batch);
+    note(&mut calls, &whole, treatment.plan.batch);
     let whole = edited.map_or(whole, Bytes::from);
     parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
     Ok(Response::from_parts(parts, Body::from(whole)))
@@ -226,7 +264,7 @@ fn is_identity(encoding: &HeaderValue) -> bool {
 
 /// 502 with an error for every call that has no answer.
 #[cold]
-fn refused(bad: &BadAnswer, mut calls: Calls) -> BoxError {
+fn refused(bad: &BadAnswer, mut calls: Box<Calls>) -> BoxError {
     calls.status = Some(StatusCode::BAD_GATEWAY.as_u16());
     let text = bad.to_string();
     let documents: Vec<_> = calls
@@ -270,7 +308,7 @@ struct JsonBody {
     /// Whether it has to be one message.
     strict: bool,
     watch: Watch,
-    calls: Calls,
+    calls: Box<Calls>,
 }
 
 impl JsonBody {
@@ -327,53 +365,61 @@ struct EventsBody {
 /// What is done with the events of a stream.
 struct Stream {
     treatment: Treatment,
-    calls: Calls,
+    calls: Box<Calls>,
 }
 
 impl Stream {
-    /// An event as the client gets it.
-    fn treat(&mut self, event: &Event) -> Result<Bytes, BadAnswer> {
-        let Some(data) = event.data().filter(|data| !data.is_empty()) else { return Ok(event.raw().clone()) };
+    /// What the client gets in place of an event; `None`: the event as it came.
+    fn treat(&mut self, event: &Event) -> Result<Option<Bytes>, BadAnswer> {
+        let Some(data) = event.data().filter(|data| !data.is_empty()) else { return Ok(None) };
         // Clients read events with another name than `message` as nothing of the protocol; it may be a sign of life.
         let is_json = matches!(data.trim_ascii_start().first(), Some(b'{' | b'['));
         if !is_json && event.name().is_some_and(|name| name != "message") {
-            return Ok(event.raw().clone());
+            return Ok(None);
         }
         let seen = Seen::of(data);
         // What was not asked for as a list, and is none, needs nobody to look through it.
-        let Treatment { review, lists, .. } = &self.treatment;
-        let review = review.as_ref().filter(|_| *lists || seen.lists || !seen.whole);
+        let looks = self.treatment.plan.lists || seen.lists || !seen.whole;
+        let review = if looks { self.treatment.review(&self.calls) } else { None };
         let edited = review.map_or(Ok(None), |review| review.edit(data))?;
         // What can't be read is no answer.
-        if self.treatment.batch {
+        if self.treatment.plan.batch {
             note(&mut self.calls, data, true);
         } else {
             self.calls.note_only(seen.outcome);
         }
-        Ok(edited.map_or_else(|| event.raw().clone(), |data| event.with_data(&data)))
+        Ok(edited.map(|data| event.with_data(&data)))
     }
 
-    /// All of a stream that is here already.
+    /// All of a stream that is here already. What nothing is edited in is not copied.
     fn all(mut self, whole: Bytes, status: StatusCode) -> Result<Body, BoxError> {
-        let limit = self.treatment.limit;
-        let mut all = BytesMut::with_capacity(whole.len());
+        let limit = self.treatment.limit();
         let mut reader = Reader::new(limit);
         reader.push(whole.clone());
+        // The events that were read, one behind the other, and those of them that are edited.
+        let mut events: Option<Range<usize>> = None;
+        let mut edits: Vec<(Range<usize>, Bytes)> = Vec::new();
         loop {
-            let treated = match reader.next() {
-                Ok(None) => return Ok(all.freeze().into()),
-                Ok(Some(event)) => self.treat(&event),
-                Err(TooLong { limit }) => Err(BadAnswer::TooLong(limit)),
+            let bad = match reader.next() {
+                Ok(None) => return Ok(spliced(&whole, events.unwrap_or_default(), &edits).into()),
+                Ok(Some(event)) => match self.treat(&event) {
+                    Ok(edited) => {
+                        let end = whole.len() - reader.unread();
+                        let place = end - event.raw().len()..end;
+                        events = Some(events.map_or(place.start, |events| events.start)..end);
+                        edits.extend(edited.map(|edited| (place, edited)));
+                        continue;
+                    }
+                    Err(bad) => bad,
+                },
+                Err(TooLong { limit }) => BadAnswer::TooLong(limit),
             };
-            match treated {
-                Ok(event) => all.extend_from_slice(&event),
-                Err(bad) if all.is_empty() && status.is_success() => return Err(refused(&bad, self.calls)),
-                // Then it goes as if it came in pieces.
-                Err(_) => {
-                    let events = Events::new(Body::from(whole), limit);
-                    return Ok(Body::new(EventsBody { events, stream: self, ended: false }));
-                }
+            if events.is_none() && status.is_success() {
+                return Err(refused(&bad, self.calls));
             }
+            // Then it goes as if it came in pieces.
+            let events = Events::new(Body::from(whole), limit);
+            return Ok(Body::new(EventsBody { events, stream: self, ended: false }));
         }
     }
 
@@ -387,6 +433,22 @@ impl Stream {
         }
         out.into()
     }
+}
+
+/// A part of the bytes with other ones in some places.
+fn spliced(whole: &Bytes, part: Range<usize>, edits: &[(Range<usize>, Bytes)]) -> Bytes {
+    if edits.is_empty() {
+        return whole.slice(part);
+    }
+    let mut out = BytesMut::with_capacity(part.len());
+    let mut at = part.start;
+    for (place, edited) in edits {
+        out.extend_from_slice(&whole[at..place.start]);
+        out.extend_from_slice(edited);
+        at = place.end;
+    }
+    out.extend_from_slice(&whole[at..part.end]);
+    out.freeze()
 }
 
 impl EventsBody {
@@ -417,7 +479,9 @@ impl http_body::Body for EventsBody {
                 return Poll::Ready(Some(Err(error)));
             }
             Some(Err(EventsError::TooLong(TooLong { limit }))) => Err(BadAnswer::TooLong(limit)),
-            Some(Ok(event)) => self.stream.treat(&event),
+            Some(Ok(event)) => {
+                self.stream.treat(&event).map(|edited| edited.unwrap_or_else(|| event.into_raw()))
+            }
         };
         let event = treated.or_else(|bad| {
             let errors = self.stream.errors(&bad);

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
+use smallvec::SmallVec;
 use smol_str::SmolStr;
 use tokio::time::Instant;
 
 use crate::access_log::Queue;
 use crate::access_log::record::{address, decimal, encode_call, milliseconds, short, text};
-use crate::context::{ClientAddr, Facts, Principal, RequestId};
+use crate::context::{ClientAddr, Facts, Principal, RequestId, hexadecimal};
 
 pub use crate::context::{McpCall, Outcome, Verdict};
 
@@ -148,15 +149,15 @@ pub struct Calls {
     /// Who calls.
     pub caller: Caller,
     /// What is called.
-    pub pending: Vec<McpCall>,
+    pub pending: SmallVec<[Box<McpCall>; 1]>,
     /// See [`Record::status`].
     pub status: Option<u16>,
 }
 
 impl Calls {
     /// The calls of a request, of which none is known yet.
-    pub const fn of(caller: Caller) -> Self {
-        Self { caller, pending: Vec::new(), status: None }
+    pub fn of(caller: Caller) -> Self {
+        Self { caller, pending: SmallVec::new(), status: None }
     }
 
     /// Notes that what was posted is no message that anybody could read.
@@ -166,7 +167,7 @@ impl Calls {
         let outcome = Outcome { answered: true, error: Some(code), is_error: false };
         let call =
             McpCall { id: id.map(SmolStr::new), verdict: Verdict::Refused, outcome, ..self.caller.call("") };
-        self.pending.push(call);
+        self.pending.push(Box::new(call));
     }
 
     /// Notes how the only call there is went, if that is known.
@@ -190,10 +191,10 @@ impl Calls {
         if self.pending.len() == 1
             && let Some(facts) = &self.caller.facts
             && let Some(only) = self.pending.pop()
-            && let Err(late) = facts.call.set(Some(Box::new(only)))
+            && let Err(late) = facts.call.set(Some(only))
         {
             // That record was made before: somebody outside has ended the answer.
-            self.pending.extend(late.map(|late| *late));
+            self.pending.extend(late);
         }
         if !self.pending.is_empty() {
             self.emit();
@@ -242,13 +243,11 @@ pub fn traceparent(text: &str) -> Option<SmolStr> {
 }
 
 /// What a session is called in records: a digest of the end of its id, which is enough to tell long ones apart.
-pub fn session_digest(id: &str) -> SmolStr {
-    let id = id.as_bytes();
+pub fn session_digest(id: &[u8]) -> SmolStr {
     let end = &id[id.len().saturating_sub(END_OF_ID)..];
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, end);
     let first = digest.as_ref().first_chunk().map_or(0, |eight| u64::from_be_bytes(*eight));
-    let digits = RequestId(first, 0).digits();
-    SmolStr::new(str::from_utf8(&digits[..16]).unwrap_or_default())
+    SmolStr::new(str::from_utf8(&hexadecimal(first)).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -305,8 +304,9 @@ mod tests {
         for bad in ["", "x", &good.to_uppercase(), &good.replace('-', "_"), &format!("{good}0"), &good[1..]] {
             assert_eq!(traceparent(bad), None, "{bad}");
         }
-        assert_eq!(session_digest("a"), "ca978112ca1bbdca");
-        let long = |begin: &str, end: &str| session_digest(&format!("{begin}{}{end}", "x".repeat(100)));
+        assert_eq!(session_digest(b"a"), "ca978112ca1bbdca");
+        let long =
+            |begin: &str, end: &str| session_digest(format!("{begin}{}{end}", "x".repeat(100)).as_bytes());
         assert!(long("a", "b") == long("c", "b") && long("a", "b") != long("a", "c"));
     }
 }

@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
-use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
 use smallvec::SmallVec;
 use smol_str::SmolStr;
@@ -19,7 +18,7 @@ use super::message::{Kind, Message, Payload};
 use super::rates::TooMany;
 use super::rules::{Call, Decision, Object, Rule, Unnamed};
 use super::{Policy, path, resources};
-use crate::body::BoxError;
+use crate::body::{BoxError, Request};
 use crate::check::Check;
 use crate::context::Principal;
 use crate::rejection::Rejection;
@@ -62,7 +61,7 @@ struct Judged<'a> {
 /// Decides on what a client has posted, and notes the calls.
 pub(super) fn decide(
     policy: &Policy,
-    parts: &Parts,
+    request: &Request,
     fields: &Fields<'_>,
     body: &[u8],
     calls: &mut Calls,
@@ -98,7 +97,7 @@ pub(super) fn decide(
         }
     }
     if judged.iter().any(|one| one.refusal.is_some()) {
-        return Err(refuse(policy, parts, &judged, calls).into());
+        return Err(refuse(policy, request, &judged, calls).into());
     }
     calls.pending.retain(|call| call.id.is_some());
     let requests = || messages.iter().filter(|message| message.kind == Kind::Request);
@@ -237,13 +236,13 @@ fn note(calls: &mut Calls, message: &Message<'_>, call: &Result<Call<'_>, Unname
     }
     let traced = || meta.and_then(|meta| traceparent(meta.traceparent.as_deref()?));
     let seen = calls.caller.call(&message.method);
-    calls.pending.push(McpCall {
+    calls.pending.push(Box::new(McpCall {
         id: message.id.filter(|_| message.kind == Kind::Request).map(SmolStr::new),
         name,
         rule,
         trace: seen.trace.or_else(traced),
         ..seen
-    });
+    }));
 }
 
 /// A body that is no message, or does not say what the headers say.
@@ -298,9 +297,9 @@ impl Refusal {
 
 /// Refuses everything that was posted.
 #[cold]
-fn refuse(policy: &Policy, parts: &Parts, judged: &[Judged<'_>], calls: &mut Calls) -> Rejection {
+fn refuse(policy: &Policy, request: &Request, judged: &[Judged<'_>], calls: &mut Calls) -> Rejection {
     let refusals = || judged.iter().filter_map(|one| one.refusal.as_ref());
-    let scopes = scopes(policy, parts, refusals());
+    let scopes = scopes(policy, request, refusals());
     let mut documents = Vec::new();
     for (Judged { message, refusal, .. }, pending) in judged.iter().zip(&mut calls.pending) {
         let (verdict, code, text) = match refusal {
@@ -354,9 +353,9 @@ fn seconds(after: Duration) -> HeaderValue {
 
 /// All scopes that the messages need, with those that the host needs anyway: a client replaces its token by one that
 /// has exactly these.
-fn scopes<'a>(policy: &Policy, parts: &Parts, refusals: impl Iterator<Item = &'a Refusal>) -> String {
+fn scopes<'a>(policy: &Policy, request: &Request, refusals: impl Iterator<Item = &'a Refusal>) -> String {
     let demanded =
-        policy.auth.as_ref().map(|auth| auth.required(&Method::POST, path(parts))).unwrap_or_default();
+        policy.auth.as_ref().map(|auth| auth.required(&Method::POST, path(request))).unwrap_or_default();
     let mut all: Vec<&str> = demanded.split_ascii_whitespace().collect();
     for refusal in refusals {
         if let Refusal::Scopes(scopes) | Refusal::Anonymous(scopes) = refusal {

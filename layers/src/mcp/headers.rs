@@ -53,22 +53,29 @@ pub(super) struct Fields<'a> {
     method: Field<'a>,
     name: Field<'a>,
     params: Vec<(&'a HeaderName, &'a HeaderValue)>,
+    /// Whether there is an `Accept-Encoding`.
+    pub(super) accepts_encodings: bool,
 }
 
 impl<'a> Field<'a> {
-    fn add(&mut self, value: &'a HeaderValue) {
+    pub(super) const fn add(&mut self, value: &'a HeaderValue) {
         *self = match self {
             Self::Absent => Self::Once(value),
             Self::Once(first) | Self::Often(first) => Self::Often(first),
         };
     }
 
-    /// The first value, if it is text.
-    pub(super) fn first(self) -> Option<&'a str> {
+    /// The first value.
+    pub(super) const fn first(self) -> Option<&'a HeaderValue> {
         match self {
             Self::Absent => None,
-            Self::Once(value) | Self::Often(value) => value.to_str().ok(),
+            Self::Once(value) | Self::Often(value) => Some(value),
         }
+    }
+
+    /// The first value, if it is text.
+    pub(super) fn text(self) -> Option<&'a str> {
+        self.first()?.to_str().ok()
     }
 
     /// The only value.
@@ -105,6 +112,10 @@ impl<'a> Fields<'a> {
                 "mcp-protocol-version" => &mut all.version,
                 "mcp-method" => &mut all.method,
                 "mcp-name" => &mut all.name,
+                "accept-encoding" => {
+                    all.accepts_encodings = true;
+                    continue;
+                }
                 other => {
                     if other.starts_with(PARAM) {
                         all.params.push((name, value));

@@ -10,20 +10,49 @@ use super::message::MAX_DEPTH;
 /// The deepest nesting of an answer. Recursive readers give up here, too.
 pub(super) const MAX_ANSWER_DEPTH: usize = 128;
 
-/// Why a text is not read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Why a text is not read. It is small enough to be returned in a register, by functions that are called for each value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadJson {
     /// It is no JSON.
     #[error("{what} at byte {at}")]
     Syntax {
         /// Where.
-        at: usize,
+        at: u32,
         /// What is there, or is not.
-        what: &'static str,
+        what: What,
     },
     /// Deeper than it may be.
     #[error("it is nested too deeply")]
     Deep,
+}
+
+/// What is not JSON about a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum What {
+    #[error("no object")]
+    NoObject,
+    #[error("no list")]
+    NoList,
+    #[error("no value")]
+    NoValue,
+    #[error("no name of a member")]
+    NoName,
+    #[error("no colon")]
+    NoColon,
+    #[error("neither a comma nor the end")]
+    NoComma,
+    #[error("no digit")]
+    NoDigit,
+    #[error("no escape")]
+    NoEscape,
+    #[error("no end of a string")]
+    NoEnd,
+    #[error("no text before this quote")]
+    NoText,
+    #[error("a control character in a string")]
+    Control,
+    #[error("something behind the end")]
+    Behind,
 }
 
 /// Reads a text from its beginning to its end.
@@ -79,14 +108,14 @@ impl<'a> Reader<'a> {
         &mut self,
         mut each: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.enter(b'{', "no object")?;
+        self.enter(b'{', What::NoObject)?;
         if self.peek() == Some(b'}') {
             self.at += 1;
         } else {
             loop {
-                self.expect(b'"', "no name of a member")?;
+                self.expect(b'"', What::NoName)?;
                 let name = self.text_behind_quote()?;
-                self.expect(b':', "no colon")?;
+                self.expect(b':', What::NoColon)?;
                 each(self, name)?;
                 if self.is_last(b'}')? {
                     break;
@@ -102,7 +131,7 @@ impl<'a> Reader<'a> {
         &mut self,
         mut each: impl FnMut(&mut Self) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.enter(b'[', "no list")?;
+        self.enter(b'[', What::NoList)?;
         if self.peek() == Some(b']') {
             self.at += 1;
         } else {
@@ -119,12 +148,12 @@ impl<'a> Reader<'a> {
 
     /// Nothing may come any more.
     pub(super) fn end(mut self) -> Result<(), BadJson> {
-        if self.peek().is_none() { Ok(()) } else { Err(self.bad("something behind the end")) }
+        if self.peek().is_none() { Ok(()) } else { Err(self.bad(What::Behind)) }
     }
 
     #[cold]
-    const fn bad(&self, what: &'static str) -> BadJson {
-        BadJson::Syntax { at: self.at, what }
+    fn bad(&self, what: What) -> BadJson {
+        BadJson::Syntax { at: u32::try_from(self.at).unwrap_or(u32::MAX), what }
     }
 
     fn byte(&self) -> Option<u8> {
@@ -137,7 +166,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn expect(&mut self, byte: u8, missing: &'static str) -> Result<(), BadJson> {
+    fn expect(&mut self, byte: u8, missing: What) -> Result<(), BadJson> {
         if self.peek() != Some(byte) {
             return Err(self.bad(missing));
         }
@@ -145,7 +174,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn enter(&mut self, byte: u8, missing: &'static str) -> Result<(), BadJson> {
+    fn enter(&mut self, byte: u8, missing: What) -> Result<(), BadJson> {
         self.expect(byte, missing)?;
         self.depth += 1;
         if self.depth > self.deepest { Err(BadJson::Deep) } else { Ok(()) }
@@ -155,7 +184,7 @@ impl<'a> Reader<'a> {
     fn is_last(&mut self, end: u8) -> Result<bool, BadJson> {
         let byte = self.peek();
         if byte != Some(b',') && byte != Some(end) {
-            return Err(self.bad("neither a comma nor the end"));
+            return Err(self.bad(What::NoComma));
         }
         self.at += 1;
         Ok(byte == Some(end))
@@ -163,14 +192,18 @@ impl<'a> Reader<'a> {
 
     /// To the end of the value that begins here.
     fn skip(&mut self) -> Result<(), BadJson> {
+        match self.peek() {
+            Some(b'{' | b'[') => self.nested(),
+            first => self.scalar(first),
+        }
+    }
+
+    /// To the end of the object or list that begins here.
+    fn nested(&mut self) -> Result<(), BadJson> {
         // Which of the levels are objects, the innermost last.
         let (mut objects, mut levels) = (0_u128, 0);
         loop {
             match self.peek() {
-                Some(b'"') => {
-                    self.at += 1;
-                    self.string_end()?;
-                }
                 Some(open @ (b'{' | b'[')) => {
                     self.at += 1;
                     if self.depth + levels == self.deepest {
@@ -187,11 +220,7 @@ impl<'a> Reader<'a> {
                     }
                     self.at += 1;
                 }
-                Some(b'-' | b'0'..=b'9') => self.number()?,
-                Some(b't') => self.word("true")?,
-                Some(b'f') => self.word("false")?,
-                Some(b'n') => self.word("null")?,
-                _ => return Err(self.bad("no value")),
+                first => self.scalar(first)?,
             }
             // Out of all that ends here.
             loop {
@@ -211,16 +240,31 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// To the end of the value without parts that begins here, with this byte.
+    fn scalar(&mut self, first: Option<u8>) -> Result<(), BadJson> {
+        match first {
+            Some(b'"') => {
+                self.at += 1;
+                self.string_end().map(drop)
+            }
+            Some(b'-' | b'0'..=b'9') => self.number(),
+            Some(b't') => self.word("true"),
+            Some(b'f') => self.word("false"),
+            Some(b'n') => self.word("null"),
+            _ => Err(self.bad(What::NoValue)),
+        }
+    }
+
     /// A member's name, which nobody asks for, and the colon.
     fn name(&mut self) -> Result<(), BadJson> {
-        self.expect(b'"', "no name of a member")?;
+        self.expect(b'"', What::NoName)?;
         self.string_end()?;
-        self.expect(b':', "no colon")
+        self.expect(b':', What::NoColon)
     }
 
     fn word(&mut self, word: &str) -> Result<(), BadJson> {
         if !self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
-            return Err(self.bad("no value"));
+            return Err(self.bad(What::NoValue));
         }
         self.at += word.len();
         Ok(())
@@ -255,49 +299,78 @@ impl<'a> Reader<'a> {
         while let Some(b'0'..=b'9') = self.byte() {
             self.at += 1;
         }
-        if self.at == begin { Err(self.bad("no digit")) } else { Ok(()) }
+        if self.at == begin { Err(self.bad(What::NoDigit)) } else { Ok(()) }
     }
 
     /// What a string says whose first quote has been read.
     fn text_behind_quote(&mut self) -> Result<Cow<'a, str>, BadJson> {
         let begin = self.at;
         let escapes = self.string_end()?;
-        if !escapes {
-            return Ok(Cow::Borrowed(&self.text[begin..self.at - 1]));
-        }
+        if escapes { self.unescaped(begin - 1) } else { Ok(Cow::Borrowed(&self.text[begin..self.at - 1])) }
+    }
+
+    /// What the string says that has begun here and was just read.
+    #[cold]
+    fn unescaped(&self, begin: usize) -> Result<Cow<'a, str>, BadJson> {
         // Half a surrogate pair is an escape, but no text.
-        let text = serde_json::from_str(&self.text[begin - 1..self.at]);
-        text.map(Cow::Owned).map_err(|_| self.bad("no text before this quote"))
+        let text = serde_json::from_str(&self.text[begin..self.at]);
+        text.map(Cow::Owned).map_err(|_| self.bad(What::NoText))
     }
 
     /// Goes behind the last quote of a string; whether it has escapes.
     fn string_end(&mut self) -> Result<bool, BadJson> {
-        let bytes = self.text.as_bytes();
-        let mut escapes = false;
-        loop {
-            while let Some(eight) = bytes.get(self.at..).and_then(<[u8]>::first_chunk) {
-                let marks = marks(u64::from_le_bytes(*eight));
-                self.at += (marks.trailing_zeros() / u8::BITS) as usize;
-                if marks != 0 {
-                    break;
-                }
+        match self.mark() {
+            Some(b'"') => {
+                self.at += 1;
+                Ok(false)
             }
-            match self.byte() {
+            // Most have none: what they need goes without this.
+            mark => self.string_end_from(mark),
+        }
+    }
+
+    /// The same for a string that goes on with an escape, or is none.
+    #[inline(never)]
+    fn string_end_from(&mut self, mut mark: Option<u8>) -> Result<bool, BadJson> {
+        loop {
+            match mark {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(escapes);
+                    return Ok(true);
                 }
                 Some(b'\\') => {
-                    escapes = true;
                     self.at += 1;
                     self.escape()?;
                 }
-                Some(b'\0'..=b'\x1f') => return Err(self.bad("a control character in a string")),
-                // Near the end of the text they come one by one.
-                Some(_) => self.at += 1,
-                None => return Err(self.bad("no end of a string")),
+                Some(_) => return Err(self.bad(What::Control)),
+                None => return Err(self.bad(What::NoEnd)),
             }
+            mark = self.mark();
         }
+    }
+
+    /// Goes to the next byte that a string does not simply go on with: a quote, a backslash, a control character.
+    #[inline]
+    fn mark(&mut self) -> Option<u8> {
+        let (eights, _) = self.text.as_bytes()[self.at..].as_chunks();
+        for eight in eights {
+            let eight = u64::from_le_bytes(*eight);
+            let marks = marks(eight);
+            if marks != 0 {
+                let byte = marks.trailing_zeros() / u8::BITS;
+                self.at += byte as usize;
+                return Some((eight >> (byte * u8::BITS)) as u8);
+            }
+            self.at += size_of_val(&eight);
+        }
+        // Near the end of the text they come one by one.
+        while let Some(byte) = self.byte() {
+            if matches!(byte, b'"' | b'\\' | b'\0'..=b'\x1f') {
+                return Some(byte);
+            }
+            self.at += 1;
+        }
+        None
     }
 
     fn escape(&mut self) -> Result<(), BadJson> {
@@ -305,22 +378,21 @@ impl<'a> Reader<'a> {
         let length = match rest {
             [b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => 1,
             [b'u', a, b, c, d, ..] if [a, b, c, d].iter().all(|digit| digit.is_ascii_hexdigit()) => 5,
-            _ => return Err(self.bad("no escape")),
+            _ => return Err(self.bad(What::NoEscape)),
         };
         self.at += length;
         Ok(())
     }
 }
 
-/// The high bit of the first byte that a string does not simply go on with: a quote, a backslash, a control character.
-/// Bits behind it mean nothing.
+/// The high bit of the first byte that a string does not simply go on with. Bits behind it mean nothing.
 const fn marks(eight: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = ONES << 7;
-    let quote = eight ^ (ONES * b'"' as u64);
-    let backslash = eight ^ (ONES * b'\\' as u64);
-    let control = eight.wrapping_sub(ONES * 0x20) & !eight;
-    (quote.wrapping_sub(ONES) & !quote | backslash.wrapping_sub(ONES) & !backslash | control) & HIGH
+    // With this bit turned over a quote comes right behind the control characters.
+    let controls_and_quote = (eight ^ (ONES * 0x02)).wrapping_sub(ONES * 0x21);
+    let backslash = (eight ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
+    (controls_and_quote | backslash) & !eight & HIGH
 }
 
 #[cfg(test)]

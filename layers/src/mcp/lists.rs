@@ -4,7 +4,6 @@
 //! blanks.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -52,23 +51,23 @@ pub fn has_lists(method: &str) -> bool {
 }
 
 /// Judges the entries of lists for one caller.
-#[derive(Debug, Clone)]
-pub struct Review {
+#[derive(Debug, Clone, Copy)]
+pub struct Review<'a> {
     /// Which tools are as they were approved.
-    pub pins: Option<Arc<Pins>>,
+    pub pins: Option<&'a Pins>,
     /// By which rules.
-    pub rules: Arc<Rules>,
+    pub rules: &'a Rules,
     /// For whom.
-    pub principal: Option<Arc<Principal>>,
+    pub principal: Option<&'a Principal>,
     /// Whether an entry stays that the caller could use with more scopes.
     pub with_attainable: bool,
 }
 
-impl Review {
+impl Review<'_> {
     /// Whether an entry stays.
     fn keeps(&self, object: Object<'_>, entry: &str) -> bool {
         // First, so that all of them are seen, whoever asks.
-        let pinned = match (&self.pins, object) {
+        let pinned = match (self.pins, object) {
             (Some(pins), Object::Tool(name)) => pins.look(name, entry),
             _ => true,
         };
@@ -81,13 +80,13 @@ impl Review {
         struct Named {
             name: String,
         }
-        if let (Some(pins), Ok(Named { name })) = (&self.pins, serde_json::from_str(entry)) {
+        if let (Some(pins), Ok(Named { name })) = (self.pins, serde_json::from_str(entry)) {
             pins.look(&name, entry);
         }
     }
 
     fn allows(&self, object: Object<'_>) -> bool {
-        match self.rules.decide(&Call::listed(object), self.principal.as_deref()) {
+        match self.rules.decide(&Call::listed(object), self.principal) {
             Ok(Decision::Allow(_)) => true,
             Ok(Decision::Scopes(_)) => self.with_attainable,
             Ok(Decision::Deny(_)) | Err(_) => false,
@@ -303,7 +302,7 @@ mod tests {
     use super::super::rules::{Effect, Rule, Selector};
     use super::*;
 
-    fn review(with_attainable: bool) -> Review {
+    fn edited(message: &[u8], with_attainable: bool) -> Result<Option<Vec<u8>>, BadList> {
         let deny = |what| Rule { what, effect: Effect::Deny, ..Rule::default() };
         let list = |text: &str| vec![text.into()];
         let scoped = Rule {
@@ -317,12 +316,8 @@ mod tests {
             deny(Selector { resources: list("file:///etc/*"), ..Selector::default() }),
             scoped,
         ];
-        Review {
-            pins: None,
-            rules: Arc::new(Rules { rules, ..Rules::default() }),
-            principal: None,
-            with_attainable,
-        }
+        let rules = Rules { rules, ..Rules::default() };
+        Review { pins: None, rules: &rules, principal: None, with_attainable }.edit(message)
     }
 
     #[test]
@@ -354,12 +349,12 @@ mod tests {
             (r#"{"id":1,"method":"x","params":{"tools":[{"name":"secret"}]}}"#, None),
             (r#"{"id":1,"result":[]}"#, None),
         ] {
-            let edited = review(false).edit(message.as_bytes()).expect("readable");
+            let edited = edited(message.as_bytes(), false).expect("readable");
             let edited = edited.map(|bytes| String::from_utf8(bytes).expect("text"));
             assert_eq!(edited.as_deref(), expected, "{message}");
         }
         let write = br#"{"id":1,"result":{"tools":[{"name":"write"}]}}"#;
-        assert_eq!(review(true).edit(write), Ok(None), "an entry that a step would reach");
+        assert_eq!(edited(write, true), Ok(None), "an entry that a step would reach");
     }
 
     #[test]
@@ -379,8 +374,8 @@ mod tests {
             &long,
         ] {
             let shown: String = message.chars().take(60).collect();
-            assert!(review(false).edit(message.as_bytes()).is_err(), "{shown}");
+            assert!(edited(message.as_bytes(), false).is_err(), "{shown}");
         }
-        assert!(review(false).edit(b"{\"result\":{\"tools\":[{\"name\":\"\xff\"}]}}").is_err());
+        assert!(edited(b"{\"result\":{\"tools\":[{\"name\":\"\xff\"}]}}", false).is_err());
     }
 }

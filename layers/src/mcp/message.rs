@@ -305,7 +305,13 @@ fn members<'a>(
 
 /// Whether readers that ignore case take one name for the other. Two letters beyond ASCII fold to ASCII ones.
 pub(super) fn looks_like(name: &str, known: &str) -> bool {
-    // As most names are: most of these differ in their length.
+    // Most names differ in their first letter, and of the others most are ASCII.
+    let first = |text: &str| text.bytes().next().filter(u8::is_ascii).map(|byte| byte.to_ascii_lowercase());
+    if let (Some(one), Some(other)) = (first(name), first(known))
+        && one != other
+    {
+        return false;
+    }
     if name.is_ascii() && known.is_ascii() {
         return name.eq_ignore_ascii_case(known);
     }

@@ -53,8 +53,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, UPGRADE};
-use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
 use http_body::Body as _;
 use smol_str::SmolStr;
@@ -66,7 +66,6 @@ use self::answer::{Passed, Treatment};
 use self::call::{Caller, Calls, Sink};
 use self::decide::{Plan, decide};
 use self::headers::Fields;
-use self::lists::Review;
 use self::pins::Pins;
 use self::rates::{Buckets, Limit};
 use self::rules::Rules;
@@ -257,17 +256,11 @@ where
         let refusal = error::rejection(StatusCode::NOT_IMPLEMENTED, "mcp_upgrade", text.to_owned(), body);
         return Err(refusal.into());
     }
-    let fields = Fields::of(request.headers());
-    let calls = Calls::of(caller(&policy, &fields, request.extensions().get()));
+    let calls = calls(&policy, &Fields::of(request.headers()), request.extensions().get());
     request.headers_mut().remove(ACCEPT_ENCODING);
     // Answers of calls may come on it, when a client goes on where it has lost its connection.
-    let (review, asked) = (review(&policy, &calls), request.method() == Method::GET);
-    let treatment = Treatment { limit: policy.max_answer, review, lists: true, asked, batch: false };
-    let answer: BoxFuture<_> = inner.call(request).into();
-    match answered(answer.await, treatment, calls) {
-        Passed::Now(response) => response,
-        Passed::Later(response) => response.await,
-    }
+    let plan = Plan { lists: true, asks: request.method() == Method::GET, batch: false };
+    answered(inner.call(request).into(), Treatment::of(policy, plan), calls).await
 }
 
 /// Messages of the client.
@@ -275,65 +268,55 @@ where
 fn post<S>(
     policy: Arc<Policy>,
     mut inner: S,
-    request: Request,
+    mut request: Request,
 ) -> impl Future<Output = Result<Response, BoxError>> + Send
 where
     S: Service<Request> + Send,
     S::Future: Into<BoxFuture<Result<Response, BoxError>>>,
 {
-    let (mut parts, body) = request.into_parts();
     async move {
-        let fields = Fields::of(&parts.headers);
-        let mut calls = Calls::of(caller(&policy, &fields, parts.extensions.get()));
-        if let Err(text) = readable(&fields) {
-            calls.refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, error::INVALID_REQUEST);
-            let body = error::document(None, error::INVALID_REQUEST, text);
-            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            return Err(error::rejection(status, "mcp_media_type", text.to_owned(), body).into());
-        }
-        let body = match message::gather(body, policy.max_request).await {
+        let body = std::mem::replace(request.body_mut(), Body::empty());
+        let fields = Fields::of(request.headers());
+        let mut calls = calls(&policy, &fields, request.extensions().get());
+        let body = match read(&fields, body, policy.max_request).await {
             Ok(body) => body,
-            Err(error) => {
-                let refusal = unread(error);
+            Err(refusal) => {
                 calls.refuse(refusal.status(), None, error::INVALID_REQUEST);
                 return Err(refusal.into());
             }
         };
-        let Plan { lists, asks: asked, batch } = decide(&policy, &parts, &fields, &body, &mut calls)?;
+        let accepts_encodings = fields.accepts_encodings;
+        let plan = decide(&policy, &request, &fields, &body, &mut calls)?;
         // Nobody could read what is compressed on its way back.
-        parts.headers.remove(ACCEPT_ENCODING);
-        // Also where no list was asked for: servers find the stream for an answer by the id, which a client may use twice.
-        let review = review(&policy, &calls);
-        let treatment = Treatment { limit: policy.max_answer, review, lists, asked, batch };
-        let request = Request::from_parts(parts, Body::from(body));
-        let answer: BoxFuture<_> = inner.call(request).into();
-        match answered(answer.await, treatment, calls) {
+        if accepts_encodings {
+            request.headers_mut().remove(ACCEPT_ENCODING);
+        }
+        *request.body_mut() = Body::from(body);
+        answered(inner.call(request).into(), Treatment::of(policy, plan), calls).await
+    }
+}
+
+/// What the server answers, as the client gets it.
+fn answered(
+    answer: BoxFuture<Result<Response, BoxError>>,
+    treatment: Treatment,
+    calls: Box<Calls>,
+) -> impl Future<Output = Result<Response, BoxError>> + Send {
+    async move {
+        let passed = match answer.await {
+            Ok(response) => answer::pass(response, treatment, calls),
+            Err(error) => return Err(failed(error, calls)),
+        };
+        match passed {
             Passed::Now(response) => response,
             Passed::Later(response) => response.await,
         }
     }
 }
 
-/// What the server answers, as the client gets it.
-fn answered(answer: Result<Response, BoxError>, treatment: Treatment, calls: Calls) -> Passed {
-    match answer {
-        Ok(response) => answer::pass(response, treatment, calls),
-        Err(error) => Passed::Now(Err(failed(error, calls))),
-    }
-}
-
-/// Who cuts lists down for a caller; `None`: there is nothing that anybody may not use.
-fn review(policy: &Policy, calls: &Calls) -> Option<Review> {
-    (policy.pins.is_some() || !policy.rules.is_open()).then(|| Review {
-        pins: policy.pins.clone(),
-        rules: Arc::clone(&policy.rules),
-        principal: calls.caller.principal.clone(),
-        with_attainable: policy.list_attainable,
-    })
-}
-
-fn caller(policy: &Policy, fields: &Fields<'_>, context: Option<&RequestContext>) -> Caller {
-    Caller {
+/// The calls of a request, of which nothing is known yet but who makes them.
+fn calls(policy: &Policy, fields: &Fields<'_>, context: Option<&RequestContext>) -> Box<Calls> {
+    Box::new(Calls::of(Caller {
         sink: Arc::clone(&policy.sink),
         facts: context.and_then(|context| context.facts.clone()).filter(|_| policy.with_requests),
         begun: Instant::now(),
@@ -341,10 +324,20 @@ fn caller(policy: &Policy, fields: &Fields<'_>, context: Option<&RequestContext>
         client: context.and_then(RequestContext::client_addr),
         host: context.and_then(|context| context.host.clone()),
         principal: context.and_then(|context| context.principal.clone()),
-        session: fields.session.first().map(call::session_digest),
-        protocol: fields.version.first().map(Into::into),
-        trace: fields.traceparent.first().and_then(call::traceparent),
+        session: fields.session.first().map(|id| call::session_digest(id.as_bytes())),
+        protocol: fields.version.text().map(Into::into),
+        trace: fields.traceparent.text().and_then(call::traceparent),
+    }))
+}
+
+/// The body of a message.
+async fn read(fields: &Fields<'_>, body: Body, limit: usize) -> Result<Bytes, Rejection> {
+    if let Err(text) = readable(fields) {
+        let body = error::document(None, error::INVALID_REQUEST, text);
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return Err(error::rejection(status, "mcp_media_type", text.to_owned(), body));
     }
+    message::gather(body, limit).await.map_err(unread)
 }
 
 /// Whether the body is one that others read as we do: JSON, in UTF-8, not compressed.
@@ -380,7 +373,7 @@ fn unread(error: BoxError) -> Rejection {
 
 /// What it means that the server could not be asked.
 #[cold]
-fn failed(error: BoxError, mut calls: Calls) -> BoxError {
+fn failed(error: BoxError, mut calls: Box<Calls>) -> BoxError {
     let rejection = Rejection::of(error);
     calls.status = Some(rejection.status().as_u16());
     if rejection.body().is_some() {
@@ -403,10 +396,10 @@ fn in_protocol(rejection: Rejection, id: Option<&str>) -> Rejection {
 }
 
 /// The path that was asked for, for what is demanded of tokens.
-fn path(parts: &Parts) -> &str {
-    let context = parts.extensions.get::<RequestContext>();
+fn path(request: &Request) -> &str {
+    let context = request.extensions().get::<RequestContext>();
     let asked = context.and_then(|context| context.asked.as_ref());
-    asked.map_or_else(|| parts.uri.path(), |asked| asked.path())
+    asked.map_or_else(|| request.uri().path(), |asked| asked.path())
 }
 
 #[cfg(test)]

@@ -15,11 +15,12 @@
 //! assert!(reader.next().expect("short").is_none());
 //! reader.push("1}\r\n\r\ndata: late".into());
 //! let event = reader.next().expect("short").expect("complete");
-//! assert_eq!((event.id(), event.data().map(|data| &data[..])), (Some("7"), Some(&b"{\"a\":1}"[..])));
+//! assert_eq!((event.id(), event.data()), (Some("7"), Some(&b"{\"a\":1}"[..])));
 //! assert_eq!(event.with_data(b"{}"), "id: 7\ndata: {}\n\n");
 //! assert_eq!(Outgoing { data: Some(b"x"), ..Outgoing::default() }.to_bytes(), "data: x\n\n");
 //! ```
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -145,6 +146,11 @@ impl Reader {
         Ok(Some(Event::of(self.held.split().freeze())))
     }
 
+    /// How many bytes that it was given it has not looked at yet.
+    pub const fn unread(&self) -> usize {
+        self.fresh.len()
+    }
+
     /// Whether the stream could end here without breaking an event off.
     pub fn is_between_events(&self) -> bool {
         self.held.is_empty() && self.fresh.is_empty()
@@ -180,58 +186,67 @@ impl Reader {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     raw: Bytes,
-    name: Option<Bytes>,
-    id: Option<Bytes>,
+    /// Where in the bytes it is.
+    name: Option<Range<usize>>,
+    id: Option<Range<usize>>,
     retry: Option<u64>,
-    data: Option<Bytes>,
+    data: Option<Data>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Data {
+    /// One line of the event.
+    Line(Range<usize>),
+    /// Several.
+    Joined(Bytes),
 }
 
 impl Event {
     /// Reads the fields of an event's bytes.
     fn of(raw: Bytes) -> Self {
-        let mut event = Self { raw: Bytes::new(), name: None, id: None, retry: None, data: None };
+        let (mut name, mut id, mut retry) = (None, None, None);
+        let mut line: Option<Range<usize>> = None;
         let mut joined: Option<BytesMut> = None;
         let mut at = 0;
         while at < raw.len() {
             let end = memchr2(b'\n', b'\r', &raw[at..]).map_or(raw.len(), |found| at + found);
-            let line = at..end;
+            let colon = memchr(b':', &raw[at..end]).map(|found| at + found);
+            let field = &raw[at..colon.unwrap_or(end)];
+            let begin = colon.map_or(end, |colon| colon + 1);
+            let value = begin + usize::from(raw[begin..end].first() == Some(&b' '))..end;
             // The LF of a CRLF makes a blank line here, and those say nothing.
             at = end + 1;
-            let colon = memchr(b':', &raw[line.clone()]).map(|found| line.start + found);
-            let name = &raw[line.start..colon.unwrap_or(line.end)];
-            let value = colon.map_or(line.end..line.end, |colon| colon + 1..line.end);
-            let value = value.start + usize::from(raw[value.clone()].first() == Some(&b' '))..value.end;
-            match name {
-                b"data" => match (&event.data, &mut joined) {
-                    (None, _) => event.data = Some(raw.slice(value)),
+            match field {
+                b"data" => match (&line, &mut joined) {
+                    (None, _) => line = Some(value),
                     (Some(_), Some(joined)) => {
                         joined.extend_from_slice(b"\n");
                         joined.extend_from_slice(&raw[value]);
                     }
                     (Some(first), joined) => {
                         let mut both = BytesMut::with_capacity(raw.len());
-                        both.extend_from_slice(first);
+                        both.extend_from_slice(&raw[first.clone()]);
                         both.extend_from_slice(b"\n");
                         both.extend_from_slice(&raw[value]);
                         *joined = Some(both);
                     }
                 },
-                b"event" => event.name = Some(raw.slice(value)),
-                b"id" if !raw[value.clone()].contains(&0) => event.id = Some(raw.slice(value)),
+                b"event" => name = Some(value),
+                b"id" if !raw[value.clone()].contains(&0) => id = Some(value),
                 b"retry" => {
-                    let digits = &raw[value];
-                    let digits = Some(digits).filter(|text| text.iter().all(u8::is_ascii_digit));
+                    let digits = Some(&raw[value]).filter(|text| text.iter().all(u8::is_ascii_digit));
                     let digits = digits.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
-                    event.retry = digits.or(event.retry);
+                    retry = digits.or(retry);
                 }
                 // Comments have an empty name; what is unknown is ignored.
                 _ => {}
             }
         }
-        if let Some(joined) = joined {
-            event.data = Some(joined.freeze());
-        }
-        Self { raw, ..event }
+        let data = match joined {
+            Some(joined) => Some(Data::Joined(joined.freeze())),
+            None => line.map(Data::Line),
+        };
+        Self { raw, name, id, retry, data }
     }
 
     /// The bytes as they came, with the blank line behind them.
@@ -239,14 +254,19 @@ impl Event {
         &self.raw
     }
 
+    /// The same for who needs nothing else any more.
+    pub fn into_raw(self) -> Bytes {
+        self.raw
+    }
+
     /// The type; `None` where none is given or it is no UTF-8, which is `message`.
     pub fn name(&self) -> Option<&str> {
-        std::str::from_utf8(self.name.as_ref()?).ok()
+        std::str::from_utf8(&self.raw[self.name.clone()?]).ok()
     }
 
     /// The id, from which a client goes on after a lost connection.
     pub fn id(&self) -> Option<&str> {
-        std::str::from_utf8(self.id.as_ref()?).ok()
+        std::str::from_utf8(&self.raw[self.id.clone()?]).ok()
     }
 
     /// How long a client shall wait before it connects again, in milliseconds.
@@ -255,8 +275,11 @@ impl Event {
     }
 
     /// The data: the lines of them, joined by LF. `None`: the event has none, and nobody is told of it.
-    pub const fn data(&self) -> Option<&Bytes> {
-        self.data.as_ref()
+    pub fn data(&self) -> Option<&[u8]> {
+        self.data.as_ref().map(|data| match data {
+            Data::Line(line) => &self.raw[line.clone()],
+            Data::Joined(lines) => lines,
+        })
     }
 
     /// The same event with other data, as bytes to send.
@@ -571,9 +594,9 @@ mod tests {
         let mut events = Events::new(body(vec![Ok("data: 1\n"), Ok("\ndata: 2\n\nda"), Ok("ta: 3\n")]), 64);
         let mut read = Vec::new();
         while let Some(event) = events.next().await {
-            read.extend(event.expect("short").data().cloned());
+            read.extend(event.expect("short").data().map(<[u8]>::to_vec));
         }
-        assert_eq!(read, ["1", "2"]);
+        assert_eq!(read, [b"1", b"2"]);
 
         let mut events =
             Events::new(body(vec![Ok("data: 1\n\n"), Err("gone".into()), Ok("data: 2\n\n")]), 64);
