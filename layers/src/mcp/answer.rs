@@ -22,7 +22,7 @@ use super::headers::Field;
 use super::lists::{BadList, Review, members, messages};
 use super::message::gather;
 use super::outcome::{Seen, Watch};
-use super::sse::{Event, Events, EventsError, Outgoing, Reader, TooLong};
+use super::sse::{Event, Events, EventsError, Outgoing, Reader, TooLong, is_plain};
 use super::{Policy, error};
 use crate::body::{Body, BoxError, BoxFuture, Response};
 use crate::rejection::Rejection;
@@ -371,11 +371,19 @@ struct Stream {
 impl Stream {
     /// What the client gets in place of an event; `None`: the event as it came.
     fn treat(&mut self, event: &Event) -> Result<Option<Bytes>, BadAnswer> {
+        let reviews = self.treatment.reviews;
+        if reviews && !event.is_plain() {
+            return Err(BadAnswer::Ambiguous);
+        }
         let Some(data) = event.data().filter(|data| !data.is_empty()) else { return Ok(None) };
         // Clients read events with another name than `message` as nothing of the protocol; it may be a sign of life.
         let is_json = matches!(data.trim_ascii_start().first(), Some(b'{' | b'['));
         if !is_json && event.name().is_some_and(|name| name != "message") {
-            return Ok(None);
+            return if reviews && !data.split(|byte| *byte == b'\n').all(is_plain) {
+                Err(BadAnswer::Ambiguous)
+            } else {
+                Ok(None)
+            };
         }
         let seen = Seen::of(data);
         // What was not asked for as a list, and is none, needs nobody to look through it.

@@ -10,6 +10,7 @@ use super::call::Outcome;
 use super::json::{BadJson, Reader};
 use super::lists::is_list;
 use super::message::looks_like;
+use super::sse::is_plain;
 
 /// What a whole message says.
 #[derive(Debug, Default)]
@@ -30,7 +31,10 @@ impl Seen {
             return seen;
         }
         let watch = Watch::of(message);
-        let whole = seen.whole && matches!(read, Ok(Err(BadJson::Deep))) && watch.is_whole();
+        // Nobody has looked for characters in it that JSON has not.
+        let plain = || message.split(|byte| matches!(byte, b'\r' | b'\n')).all(is_plain);
+        let deep = matches!(read, Ok(Err(BadJson::Deep)));
+        let whole = seen.whole && deep && watch.is_whole() && plain();
         Self { outcome: watch.outcome, lists: seen.lists || watch.lists, whole }
     }
 

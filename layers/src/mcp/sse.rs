@@ -191,6 +191,8 @@ pub struct Event {
     id: Option<Range<usize>>,
     retry: Option<u64>,
     data: Option<Data>,
+    /// See [`is_plain`](Self::is_plain).
+    plain: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,6 +209,7 @@ impl Event {
         let (mut name, mut id, mut retry) = (None, None, None);
         let mut line: Option<Range<usize>> = None;
         let mut joined: Option<BytesMut> = None;
+        let mut plain = true;
         let mut at = 0;
         while at < raw.len() {
             let end = memchr2(b'\n', b'\r', &raw[at..]).map_or(raw.len(), |found| at + found);
@@ -214,6 +217,7 @@ impl Event {
             let field = &raw[at..colon.unwrap_or(end)];
             let begin = colon.map_or(end, |colon| colon + 1);
             let value = begin + usize::from(raw[begin..end].first() == Some(&b' '))..end;
+            plain &= field == b"data" || is_plain(&raw[at..end]);
             // The LF of a CRLF makes a blank line here, and those say nothing.
             at = end + 1;
             match field {
@@ -238,15 +242,15 @@ impl Event {
                     let digits = digits.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
                     retry = digits.or(retry);
                 }
-                // Comments have an empty name; what is unknown is ignored.
-                _ => {}
+                // Comments and blank lines have an empty name; what is unknown is ignored.
+                name => plain &= name.is_empty(),
             }
         }
         let data = match joined {
             Some(joined) => Some(Data::Joined(joined.freeze())),
             None => line.map(Data::Line),
         };
-        Self { raw, name, id, retry, data }
+        Self { raw, name, id, retry, data, plain }
     }
 
     /// The bytes as they came, with the blank line behind them.
@@ -282,10 +286,25 @@ impl Event {
         })
     }
 
+    /// Whether every reader finds the same lines and fields in it. Some take other characters than CR and LF for the end of
+    /// a line, and some know fields by names that are none: with a second byte order mark in front, or in another case.
+    /// Of the data nothing is said.
+    pub const fn is_plain(&self) -> bool {
+        self.plain
+    }
+
     /// The same event with other data, as bytes to send.
     pub fn with_data(&self, data: &[u8]) -> Bytes {
         Outgoing { event: self.name(), id: self.id(), retry: self.retry, data: Some(data) }.to_bytes()
     }
+}
+
+/// Whether a line has no character that ends it for some readers: no control character but the tab, and no separator of
+/// lines.
+pub fn is_plain(line: &[u8]) -> bool {
+    let is_odd = |c: char| c.is_control() && c != '\t' || matches!(c, '\u{2028}' | '\u{2029}');
+    let is_usual = |byte: &u8| matches!(byte, b'\t' | b' '..=b'~');
+    line.iter().all(is_usual) || std::str::from_utf8(line).is_ok_and(|line| !line.contains(is_odd))
 }
 
 /// An event to be written.

@@ -26,7 +26,10 @@ struct Edge {
 
 type HttpServer = crate::body::HttpService;
 
-fn edge(script: Script, change: impl FnOnce(&mut Policy)) -> Edge {
+fn edge(
+    script: impl Fn(&Value) -> http::Response<Body> + Clone + Send + Sync + 'static,
+    change: impl FnOnce(&mut Policy),
+) -> Edge {
     let records = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::new(Mutex::new(Vec::new()));
     let mut policy = Policy::new("/mcp");
@@ -39,7 +42,7 @@ fn edge(script: Script, change: impl FnOnce(&mut Policy)) -> Edge {
     change(&mut policy);
     let requests = Arc::clone(&seen);
     let server = crate::body::HttpService::new(service_fn(move |request: Request| {
-        let requests = Arc::clone(&requests);
+        let (script, requests) = (script.clone(), Arc::clone(&requests));
         async move {
             let (parts, body) = request.into_parts();
             let body = body.collect().await?.to_bytes();
@@ -585,6 +588,46 @@ async fn answers_of_hostile_servers_are_errors_that_clients_can_read() {
         let got = edge.call(Some(alice(&[])), "tools/call", json!({ "name": "read" })).await;
         assert!(got.broken);
         assert_eq!(edge.records()[0]["unanswered"], true);
+    }
+}
+
+/// What some readers take for lines and fields is not: lists could be hidden there.
+#[tokio::test]
+async fn events_that_not_everybody_reads_in_one_way_are_refused() {
+    const LIST: &str = r#"data: {"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"secret"}]}}"#;
+    let deep =
+        |inner: &str| format!(r#"{{"id":1,"result":{{"a":{}{inner}{}}}}}"#, "[".repeat(200), "]".repeat(200));
+    for (stream, passes) in [
+        (format!("\u{feff}\u{feff}{LIST}\n\n"), false),
+        (format!("\u{ef}\u{bb}\u{bf}{LIST}\n\n"), false),
+        (format!(" {LIST}\n\n"), false),
+        (format!("D{}\n\n", &LIST[1..]), false),
+        (format!(": x\u{2028}{LIST}\u{2028}\u{2028}\n\n"), false),
+        (format!("id: 1\u{85}\u{85}{LIST}\u{85}\n\n"), false),
+        (format!("retry: 1\u{b}\u{b}{LIST}\u{b}\n\n"), false),
+        (format!("event: e\u{1c}\u{1c}{LIST}\u{1c}\ndata: x\n\n"), false),
+        (format!("event: ping\ndata: x\ndata: \u{c}\u{c}{LIST}\u{c}\n\n"), false),
+        (format!("data: {}\n\n", deep(&format!("\u{b}\u{b}{LIST}\u{b}"))), false),
+        (format!("data: {}\n\n", deep("1")), true),
+        ("\u{feff}data: {}\n\n".to_owned(), true),
+        (": gr\u{fc}\u{df}e\tan alle\n\ndata: {}\n\n".to_owned(), true),
+        ("event: ping\nid: \u{e9}\ndata: gr\u{fc}\u{df}e\n\n".to_owned(), true),
+        ("retry: 10\r\nid\r\ndata: {}\r\n\r\n".to_owned(), true),
+    ] {
+        for pieces in [false, true] {
+            let sent = stream.clone();
+            let script = move |_: &Value| {
+                let body =
+                    if pieces { streamed(vec![Ok(sent.clone().leak())]) } else { Body::from(sent.clone()) };
+                answer_of("text/event-stream", body)
+            };
+            let got =
+                edge(script, ruled).call(Some(alice(&[])), "tools/call", json!({ "name": "read" })).await;
+            assert!(!got.body.contains("secret"), "{stream:?}: {}", got.body);
+            assert_eq!(got.body.contains("\"error\""), !passes, "{stream:?}: {}", got.body);
+            assert!(!passes || got.body == stream.trim_start_matches('\u{feff}'), "{stream:?}: {}", got.body);
+            assert_eq!(got.status, if passes || pieces { 200 } else { 502 }, "{stream:?}");
+        }
     }
 }
 
