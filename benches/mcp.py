@@ -2,7 +2,7 @@
 import http.client
 import json
 import os
-import re
+import random
 import shutil
 import socket
 import ssl
@@ -14,12 +14,15 @@ import time
 from pathlib import Path
 
 BINARY = os.path.abspath(os.environ["PORTCULLIS_BIN"])
-ROUNDS = int(os.environ.get("ROUNDS", 21))
-SECONDS = int(os.environ.get("SECONDS_EACH", 1))
+STARTS = int(os.environ.get("STARTS", 3))
+ROUNDS = int(os.environ.get("ROUNDS", 40))
+SECONDS = float(os.environ.get("SECONDS_EACH", 0.3))
 KINDS = os.environ.get("KINDS", "json-2025 sse-2025 json-2026 sse-2026").split()
+LOADS = os.environ.get("LOADS", "alone crowd").split()
 TLS = os.environ.get("TLS") != "0"
 CONNECTIONS = 16
-PAUSE = int(os.environ.get("PAUSE", 2))
+# Seconds from one call to the next where each is alone.
+PACE = 0.0005
 
 ANSWER = json.dumps({"jsonrpc": "2.0", "id": 7, "result": {
     "content": [{"type": "text", "text": "It is 21 degrees and sunny in Zurich."}],
@@ -88,8 +91,7 @@ class Bench:
                     "OAUTH_ISSUER": "https://auth.localhost", "PORTCULLIS_ACME_AUTOMATIC": "false",
                     "HTTP_PORT": "0" if TLS else str(self.port), "HTTPS_PORT": str(self.port) if TLS else "0",
                     "PORTCULLIS_WORKERS": "1", "LOG_LEVEL": "WARN"}
-        self.daemon = self.start("portcullis", [BINARY, "serve"], self.env)
-        wait("portcullis", lambda: self.cli("system", "ready"))
+        self.serve()
         self.tokens = {}
         for answer, port in ports.items():
             for policy in (None, POLICY):
@@ -103,6 +105,16 @@ class Bench:
                 shown = self.cli("--format", "json", "token", "create", host, "--audience", host,
                                  "--scopes", "mcp:read")
                 self.tokens[host] = json.loads(shown)["token"]
+
+    def serve(self):
+        self.daemon = self.start("portcullis", [BINARY, "serve"], self.env)
+        wait("portcullis", lambda: self.cli("system", "ready"))
+
+    def restart(self):
+        self.daemon.terminate()
+        self.daemon.wait(60)
+        self.processes.remove(self.daemon)
+        self.serve()
 
     @staticmethod
     def host(answer, policy):
@@ -153,36 +165,100 @@ class Bench:
             sys.exit(f"unexpected answer of {host}: {response.status} {body}")
         return response
 
-    def script(self, host, revision):
-        """The load of a host, for wrk."""
-        headers = self.headers(host, revision)
-        if revision == "2025":
-            headers["Mcp-Session-Id"] = self.ask(host, headers, self.call(revision)).getheader("Mcp-Session-Id")
-        self.ask(host, headers, self.call(revision))
-        lines = [f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in headers.items()]
-        path = self.folder / f"{host}-{revision}.lua"
-        # The same rate for both hosts: how often a busy peer has to be woken depends on how busy it is.
-        pause = [f"function delay() return {PAUSE} end"] if PAUSE else []
-        path.write_text("\n".join(['wrk.method = "POST"', f"wrk.body = [==[{self.call(revision)}]==]", *lines, *pause]))
-        return path
-
     def cpu(self):
         # Nanoseconds of each thread: what the process as a whole is said to have used is rounded to ticks.
         tasks = Path(f"/proc/{self.daemon.pid}/task").iterdir()
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
-    def measure(self, script):
-        """CPU seconds for each request."""
+    def measure(self, load):
+        """CPU microseconds for each call."""
         before = self.cpu()
-        url = f"http{'s' if TLS else ''}://127.0.0.1:{self.port}/mcp"
-        said = subprocess.run(["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "-s", str(script), url], check=True,
-                              stdout=subprocess.PIPE, timeout=SECONDS + 60).stdout.decode()
+        calls = load.run()
         # The writers of records work on for a moment.
-        time.sleep(0.5)
-        used = self.cpu() - before
-        if "Non-2xx" in said or "Socket errors" in said:
-            sys.exit(f"requests failed:\n{said}")
-        return used / int(re.search(r"(\d+) requests in", said)[1])
+        time.sleep(0.15)
+        return (self.cpu() - before) / calls * 1e6
+
+
+class Load:
+    """Calls of a host over connections that stay."""
+
+    def __init__(self, bench, host, revision, alone):
+        headers, body = bench.headers(host, revision), bench.call(revision)
+        if revision == "2025":
+            headers["Mcp-Session-Id"] = bench.ask(host, headers, body).getheader("Mcp-Session-Id")
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.request = f"POST /mcp HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+        self.alone = alone
+        self.connections = [self.connect(bench) for _ in range(CONNECTIONS)]
+
+    @staticmethod
+    def connect(bench):
+        connection = socket.create_connection(("127.0.0.1", bench.port), timeout=20)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return ssl._create_unverified_context().wrap_socket(connection) if TLS else connection
+
+    @staticmethod
+    def receive(connection):
+        """Reads one answer, whose end its length tells, or its last chunk."""
+        answer = head = b""
+        length = None
+        while length is None or len(answer) < length:
+            got = connection.recv(65536)
+            if not got:
+                sys.exit(f"a connection was closed: {answer}")
+            answer += got
+            if not head and b"\r\n\r\n" in answer:
+                head = answer[:answer.index(b"\r\n\r\n") + 4].lower()
+                if not head.startswith(b"http/1.1 200"):
+                    sys.exit(f"unexpected answer: {answer}")
+                if b"content-length: " in head:
+                    length = len(head) + int(head.split(b"content-length: ", 1)[1].split(b"\r", 1)[0])
+            if head and length is None and answer.endswith(b"\r\n0\r\n\r\n"):
+                return
+
+    def run(self):
+        calls, now = 0, time.monotonic()
+        end = now + SECONDS
+        while time.monotonic() < end:
+            if self.alone:
+                for connection in self.connections:
+                    now += PACE
+                    time.sleep(max(0, now - time.monotonic()))
+                    connection.sendall(self.request)
+                    self.receive(connection)
+            else:
+                for connection in self.connections:
+                    connection.sendall(self.request)
+                for connection in self.connections:
+                    self.receive(connection)
+            calls += len(self.connections)
+        return calls
+
+    def close(self):
+        for connection in self.connections:
+            connection.close()
+
+
+def median(pairs):
+    """The median of how much more the second of each takes. A machine that others use is as slow for the one as for the
+    other, for a moment."""
+    return statistics.median(b / a for a, b in pairs) - 1
+
+
+def rounds(bench, kind, load):
+    answer, revision = kind.split("-")
+    plain, guarded = (Load(bench, bench.host(answer, policy), revision, load == "alone") for policy in (None, POLICY))
+    pairs = []
+    for number in range(ROUNDS + 1):
+        # The one that is first has it neither better nor worse.
+        order = [plain, guarded] if number % 2 else [guarded, plain]
+        used = {each: bench.measure(each) for each in order}
+        # The first ones only warm up.
+        if number:
+            pairs.append((used[plain], used[guarded]))
+    plain.close()
+    guarded.close()
+    return pairs
 
 
 def main():
@@ -190,26 +266,20 @@ def main():
     bench = None
     try:
         bench = Bench(folder)
-        print(f"CPU for each call, medians of {ROUNDS} rounds\n"
-              f"{'':12}{'plain':>12}{'with a policy':>16}{'more':>8}{'best fifth':>12}")
-        for kind in KINDS:
-            answer, revision = kind.split("-")
-            hosts = [bench.host(answer, None), bench.host(answer, POLICY)]
-            scripts = [bench.script(host, revision) for host in hosts]
-            found = [[], []]
-            for number in range(ROUNDS + 1):
-                for each, script in zip(found, scripts):
-                    used = bench.measure(script)
-                    # The first ones only warm up.
-                    if number:
-                        each.append(used * 1e6)
-            # Of each round: a machine that others use is as slow for the one as for the other, for a moment.
-            ratios = sorted(b / a for a, b in zip(*found))
-            # Others only add to what it takes: the best rounds are those that they left alone.
-            best = [statistics.median(sorted(each)[:max(1, ROUNDS // 5)]) for each in found]
-            plain, guarded = map(statistics.median, found)
-            print(f"{kind:12}{plain:9.1f} us{guarded:13.1f} us{statistics.median(ratios) - 1:+8.1%}"
-                  f"{best[1] / best[0] - 1:+12.1%}   (rounds: {ratios[0] - 1:+.1%} to {ratios[-1] - 1:+.1%})", flush=True)
+        found = {(kind, load): [] for kind in KINDS for load in LOADS}
+        for start in range(STARTS):
+            # Where its code and data lie is another place each time, which is worth some percent.
+            if start:
+                bench.restart()
+            for (kind, load), pairs in found.items():
+                pairs += rounds(bench, kind, load)
+        print(f"CPU for each call, medians of {STARTS * ROUNDS} pairs\n"
+              f"{'':18}{'plain':>12}{'with a policy':>16}{'more':>8}   95 % of such medians")
+        for (kind, load), pairs in found.items():
+            plain, guarded = (statistics.median(side) for side in zip(*pairs))
+            likely = sorted(median(random.choices(pairs, k=len(pairs))) for _ in range(2000))
+            print(f"{kind:12}{load:6}{plain:9.1f} us{guarded:13.1f} us{median(pairs):+8.1%}"
+                  f"   {likely[50]:+.1%} to {likely[-51]:+.1%}")
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         sys.exit(f"{error}\n{error.stderr}")
     finally:

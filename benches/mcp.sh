@@ -1,19 +1,23 @@
 #!/bin/sh
 # What it costs a protected host that it knows of MCP: CPU time of the process for each call of a tool, with a policy (a
-# few rules with `deny` for the rest, limits, records) and without, in turn. The answers are JSON and, from the other
-# server, a stream of events; clients have sessions (2025-11-25) or none (2026-07-28).
+# few rules with `deny` for the rest, limits, records) and without, in short turns. The answers are JSON and, from the
+# other server, a stream of events; clients have sessions (2025-11-25) or none (2026-07-28).
+#
+# Calls come alone, 2,000 a second, as those of people do; or in a crowd, 16 at once and the next ones behind the answers.
+# In a crowd it also counts how often a peer has to be woken, which depends on how long it has had nothing to do.
 #
 #   PORTCULLIS_BIN  the binary (default: target/dist/portcullis)
-#   ROUNDS          measurements of each (default 21)
-#   SECONDS_EACH    of each measurement (default 1)
+#   STARTS          how often it is started anew (default 3)
+#   ROUNDS          pairs of measurements of each, for each start (default 40)
+#   SECONDS_EACH    of each measurement (default 0.3)
 #   KINDS           of json-2025, sse-2025, json-2026 and sse-2026 those that are measured
-#   PAUSE           milliseconds that each of the 16 connections waits before a call (default 2; 0: as fast as it goes)
+#   LOADS           of alone and crowd those that are measured
 #   TLS             0: over plain HTTP, which no client sends a token over
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 export PORTCULLIS_BIN="${PORTCULLIS_BIN:-$here/../target/dist/portcullis}"
 PATH="$PATH:/usr/sbin"
-for tool in wrk nginx python3; do
+for tool in nginx python3; do
     command -v $tool >/dev/null 2>&1 || { echo "missing: $tool (the package has the same name)" >&2; exit 2; }
 done
 [ -x "$PORTCULLIS_BIN" ] || { echo "missing: $PORTCULLIS_BIN (cargo build --profile dist)" >&2; exit 2; }
