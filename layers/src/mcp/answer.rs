@@ -11,20 +11,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::response::Parts;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::call::Calls;
 use super::decide::Plan;
-use super::headers::Field;
+use super::headers::{Field, is_utf8};
 use super::lists::{BadList, Review, members, messages};
 use super::message::gather;
 use super::outcome::{Seen, Watch};
 use super::sse::{Event, Events, EventsError, Outgoing, Reader, TooLong, is_plain};
 use super::{Policy, error};
 use crate::body::{Body, BoxError, BoxFuture, Response};
+use crate::names::HostName;
 use crate::rejection::Rejection;
 
 /// What to do with an answer.
@@ -81,6 +82,9 @@ pub(super) enum BadAnswer {
     /// It is neither JSON nor a stream of events, or may be both.
     #[error("the server's answer is neither JSON nor a stream of events, or says that it is both")]
     Type,
+    /// It sends the client away.
+    #[error("the server's answer sends the client to another host")]
+    Elsewhere,
     /// It has a list in it that nobody has asked for.
     #[error("the server's answer has a list that was not asked for")]
     Unasked,
@@ -97,6 +101,8 @@ enum Kind {
     Events,
     Json,
     Nothing,
+    /// A refusal that is neither, and read as JSON by some clients.
+    Refused,
     Other,
     /// It has more than one type, or may have.
     Doubtful,
@@ -115,7 +121,8 @@ fn described(headers: &HeaderMap) -> (Field<'_>, Option<&HeaderValue>) {
     (media_type, encoding)
 }
 
-fn kind(media_type: Field<'_>) -> Kind {
+/// The kind that a media type stands for; where somebody has to look into it, all have to read it as the same text.
+fn kind(media_type: Field<'_>, reviews: bool) -> Kind {
     let value = match media_type {
         Field::Once(value) => value,
         Field::Absent => return Kind::Other,
@@ -124,16 +131,18 @@ fn kind(media_type: Field<'_>) -> Kind {
     let mut parts = value.as_bytes().split(|byte| *byte == b';');
     let essence = parts.next().unwrap_or_default().trim_ascii();
     // Some readers look for a media type anywhere in the header.
-    if parts.any(|parameter| parameter.contains(&b'/')) {
+    if parts.clone().any(|parameter| parameter.contains(&b'/')) {
         return Kind::Doubtful;
     }
-    if essence.eq_ignore_ascii_case(b"text/event-stream") {
+    let kind = if essence.eq_ignore_ascii_case(b"text/event-stream") {
         Kind::Events
     } else if essence.eq_ignore_ascii_case(b"application/json") {
         Kind::Json
     } else {
-        Kind::Other
-    }
+        return Kind::Other;
+    };
+    let says_utf8 = |parameter| std::str::from_utf8(parameter).is_ok_and(is_utf8);
+    if reviews && !parts.all(says_utf8) { Kind::Doubtful } else { kind }
 }
 
 /// An answer as the client gets it, now or when all of it has come.
@@ -151,8 +160,20 @@ pub(super) fn pass(response: Response, treatment: Treatment, mut calls: Box<Call
         (_, Some(encoding)) => {
             return Passed::Now(Err(refused(&BadAnswer::Encoding(encoding.clone()), calls)));
         }
-        (media_type, None) => kind(media_type),
+        (media_type, None) => match kind(media_type, treatment.reviews) {
+            Kind::Other
+                if treatment.reviews
+                    && !parts.status.is_success()
+                    && !treatment.acknowledges(parts.status) =>
+            {
+                Kind::Refused
+            }
+            kind => kind,
+        },
     };
+    if treatment.reviews && leads_away(&parts, &calls) {
+        return Passed::Now(Err(refused(&BadAnswer::Elsewhere, calls)));
+    }
     let limit = treatment.limit();
     let body = match kind {
         Kind::Events => {
@@ -174,19 +195,20 @@ pub(super) fn pass(response: Response, treatment: Treatment, mut calls: Box<Call
         Kind::Json if body.size_hint().lower() > limit as u64 => {
             Err(refused(&BadAnswer::TooLong(limit), calls))
         }
-        Kind::Json => {
+        Kind::Json | Kind::Refused => {
             // Lists are looked for also where none was asked for: servers find the request for an answer by its id, which
             // a client may use twice.
             let listless = treatment.reviews;
-            let is_list = listless && treatment.plan.lists;
+            let gathers =
+                matches!(kind, Kind::Json) && (listless && treatment.plan.lists || treatment.plan.batch);
             // What a server says of its own refusal is for the client, whatever it is.
             let strict = listless && parts.status.is_success() && !treatment.acknowledges(parts.status);
             match body.into_whole() {
-                Ok(whole) if is_list || treatment.plan.batch => {
+                Ok(whole) if gathers => {
                     return Passed::Now(list(parts, whole, &treatment, calls));
                 }
                 Ok(whole) => json(whole, listless, strict, calls),
-                Err(body) if is_list || treatment.plan.batch => {
+                Err(body) if gathers => {
                     return Passed::Later(Box::pin(async move {
                         match gather(body, limit).await {
                             Ok(whole) => list(parts, whole, &treatment, calls),
@@ -255,6 +277,19 @@ fn broken(cause: BoxError, limit: usize) -> BadAnswer {
         Some(crate::body::RequestBodyError::TooLarge { .. }) => BadAnswer::TooLong(limit),
         _ => BadAnswer::Broken(cause),
     }
+}
+
+/// Whether a redirection leads to another host, where nobody looks at what is answered.
+fn leads_away(parts: &Parts, calls: &Calls) -> bool {
+    let host = calls.caller.host.as_ref().map(HostName::as_str);
+    let stays = |to: &HeaderValue| match to.as_bytes() {
+        // Readers of URLs pass over tabs, and take a backslash for a slash.
+        to if !to.iter().all(u8::is_ascii_graphic) || to.contains(&b'\\') => false,
+        [b'/', rest @ ..] => !rest.starts_with(b"/"),
+        to => Uri::try_from(to)
+            .is_ok_and(|uri| uri.host().zip(host).is_some_and(|(to, host)| to.eq_ignore_ascii_case(host))),
+    };
+    parts.status.is_redirection() && !parts.headers.get_all(LOCATION).iter().all(stays)
 }
 
 fn is_identity(encoding: &HeaderValue) -> bool {
@@ -377,13 +412,12 @@ impl Stream {
         }
         let Some(data) = event.data().filter(|data| !data.is_empty()) else { return Ok(None) };
         // Clients read events with another name than `message` as nothing of the protocol; it may be a sign of life.
-        let is_json = matches!(data.trim_ascii_start().first(), Some(b'{' | b'['));
-        if !is_json && event.name().is_some_and(|name| name != "message") {
-            return if reviews && !data.split(|byte| *byte == b'\n').all(is_plain) {
-                Err(BadAnswer::Ambiguous)
-            } else {
-                Ok(None)
-            };
+        let is_message = event.name().is_none_or(|name| matches!(name.trim(), "" | "message"));
+        if !is_message && !looks_like_json(data) {
+            // To some clients the last line is all of the data.
+            let mut lines = data.split(|byte| *byte == b'\n');
+            let is_doubtful = reviews && lines.any(|line| looks_like_json(line) || !is_plain(line));
+            return if is_doubtful { Err(BadAnswer::Ambiguous) } else { Ok(None) };
         }
         let seen = Seen::of(data);
         // What was not asked for as a list, and is none, needs nobody to look through it.
@@ -441,6 +475,12 @@ impl Stream {
         }
         out.into()
     }
+}
+
+/// Whether data are a message or a batch to somebody, who may pass over more blanks than JSON has.
+fn looks_like_json(data: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(data);
+    text.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}').starts_with(['{', '['])
 }
 
 /// A part of the bytes with other ones in some places.

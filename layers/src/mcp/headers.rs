@@ -129,6 +129,15 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Whether a parameter of a media type leaves it at UTF-8: it says so, or nothing about that.
+pub(super) fn is_utf8(parameter: &str) -> bool {
+    let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+    let name = name.trim().to_ascii_lowercase();
+    let value = value.trim().trim_matches('"').to_ascii_lowercase();
+    // `charset*` is another way to say it (RFC 8187).
+    !name.starts_with("charset") || name == "charset" && matches!(&*value, "utf-8" | "utf8")
+}
+
 /// Headers and body disagree (`-32020`).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Disagreement {

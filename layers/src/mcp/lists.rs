@@ -146,6 +146,9 @@ impl Review<'_> {
     }
 }
 
+/// Readers in JavaScript that copy members one by one take what this one has for members of the object itself.
+pub(super) const PROTOTYPE: &str = "__proto__";
+
 /// What of a result is looked at.
 const KNOWN: [&str; 5] = ["tools", "prompts", "resources", "resourceTemplates", "cacheScope"];
 
@@ -162,7 +165,7 @@ fn one_of<'a>(mut all: Members<'a>, known: &[&str]) -> Result<Members<'a>, BadLi
 
 /// Whether a member of a result is a list that has to be looked through, in whatever case its name is written.
 pub(super) fn is_list(name: &str) -> bool {
-    KNOWN[..4].iter().any(|known| looks_like(name, known))
+    name == PROTOTYPE || KNOWN[..4].iter().any(|known| looks_like(name, known))
 }
 
 /// What a list is of.
@@ -244,9 +247,12 @@ fn spliced(text: &str, cuts: &[Cut<'_>]) -> Vec<u8> {
     out
 }
 
-/// The text of a member of an entry.
+/// The text of a member of an entry; `None` also where another one is that member to readers who ignore case.
 fn text_of<'a>(entry: &'a str, key: &str) -> Option<Cow<'a, str>> {
     let all = members(entry).ok()?;
+    if all.iter().any(|(name, _)| name != key && looks_like(name, key)) {
+        return None;
+    }
     let (_, value) = all.into_iter().find(|(name, _)| name == key)?;
     string(value)
 }
@@ -266,6 +272,9 @@ pub(super) fn members(text: &str) -> Result<Members<'_>, BadList> {
     reader.object(|reader, name| {
         if all.len() == MAX_MEMBERS || all.iter().any(|(other, _)| *other == name) {
             return Err(BadList::new("duplicate member, or too many of them"));
+        }
+        if name == PROTOTYPE {
+            return Err(BadList::new("a member is `__proto__`"));
         }
         all.push((name, reader.value()?));
         Ok(())
@@ -331,7 +340,7 @@ mod tests {
                 ),
             ),
             (
-                r#"{"id":1,"result":{"tools":[{"name":"\u0073ecret"},{"title":"no name"},7,{"name":1},{"name":"a","name":"b"}]}}"#,
+                r#"{"id":1,"result":{"tools":[{"name":"\u0073ecret"},{"title":"no name"},7,{"name":1},{"name":"a","name":"b"},{"name":"a","Name":"secret"},{"name":"a","__proto__":{}}]}}"#,
                 Some(r#"{"id":1,"result":{"tools":[]}}"#),
             ),
             (r#"{"id":1,"result":{"tools":[{"name":"write"}]}}"#, Some(r#"{"id":1,"result":{"tools":[]}}"#)),
@@ -366,6 +375,8 @@ mod tests {
             "x",
             r#"{"result":{"tools":[{"name":"a"}}}"#,
             r#"{"result":{"tools":[]}} x"#,
+            r#"{"result":{"__proto__":{"tools":[]}}}"#,
+            r#"{"__proto__":{"result":{"tools":[]}}}"#,
             r#"{"result":{"tools":{}}}"#,
             r#"{"result":{"tools":"x"}}"#,
             r#"{"result":{"tools":[],"tools":[]}}"#,

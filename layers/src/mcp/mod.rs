@@ -264,7 +264,10 @@ where
 }
 
 /// Messages of the client.
-// What the future begins with is used in place: arguments of an async function would be there twice.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "what it begins with is used in place; arguments of an async function are there twice"
+)]
 fn post<S>(
     policy: Arc<Policy>,
     mut inner: S,
@@ -297,20 +300,18 @@ where
 }
 
 /// What the server answers, as the client gets it.
-fn answered(
+async fn answered(
     answer: BoxFuture<Result<Response, BoxError>>,
     treatment: Treatment,
     calls: Box<Calls>,
-) -> impl Future<Output = Result<Response, BoxError>> + Send {
-    async move {
-        let passed = match answer.await {
-            Ok(response) => answer::pass(response, treatment, calls),
-            Err(error) => return Err(failed(error, calls)),
-        };
-        match passed {
-            Passed::Now(response) => response,
-            Passed::Later(response) => response.await,
-        }
+) -> Result<Response, BoxError> {
+    let passed = match answer.await {
+        Ok(response) => answer::pass(response, treatment, calls),
+        Err(error) => return Err(failed(error, calls)),
+    };
+    match passed {
+        Passed::Now(response) => response,
+        Passed::Later(response) => response.await,
     }
 }
 
@@ -353,13 +354,7 @@ fn readable(fields: &Fields<'_>) -> Result<(), &'static str> {
     }
     let mut parts = value.to_str().map_err(|_| JSON)?.split(';').map(str::trim);
     let is_json = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
-    let is_utf8 = |parameter: &str| match parameter.split_once('=') {
-        Some((name, value)) if name.trim().eq_ignore_ascii_case("charset") => {
-            value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
-        }
-        _ => true,
-    };
-    if is_json && parts.all(is_utf8) { Ok(()) } else { Err(JSON) }
+    if is_json && parts.all(headers::is_utf8) { Ok(()) } else { Err(JSON) }
 }
 
 /// What a body that can't be had means.

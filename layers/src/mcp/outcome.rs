@@ -8,7 +8,7 @@ use memchr::memchr2;
 
 use super::call::Outcome;
 use super::json::{BadJson, Reader};
-use super::lists::is_list;
+use super::lists::{PROTOTYPE, is_list};
 use super::message::looks_like;
 use super::sse::is_plain;
 
@@ -55,7 +55,7 @@ impl Seen {
                 "id" => once(2),
                 "method" => once(3),
                 // Some readers take it for the one.
-                _ => *lists |= looks_like(&name, "result"),
+                _ => *lists |= name == PROTOTYPE || looks_like(&name, "result"),
             }
             outcome.answered |= result || error;
             if !(result || error) || reader.peek() != Some(b'{') {
@@ -274,7 +274,8 @@ impl Watch {
                     b"error" => Member::Error,
                     // Some readers take it for the one.
                     name => {
-                        let alike = std::str::from_utf8(name).is_ok_and(|name| looks_like(name, "result"));
+                        let is_alike = |name| name == PROTOTYPE || looks_like(name, "result");
+                        let alike = std::str::from_utf8(name).is_ok_and(is_alike);
                         self.lists |= self.escaped || alike;
                         Member::Other
                     }

@@ -217,7 +217,9 @@ impl Event {
             let field = &raw[at..colon.unwrap_or(end)];
             let begin = colon.map_or(end, |colon| colon + 1);
             let value = begin + usize::from(raw[begin..end].first() == Some(&b' '))..end;
-            plain &= field == b"data" || is_plain(&raw[at..end]);
+            let ends_alone =
+                raw[end..].starts_with(b"\r") && raw.get(end + 1).is_some_and(|next| *next != b'\n');
+            plain &= !ends_alone && (field == b"data" || is_plain(&raw[at..end]));
             // The LF of a CRLF makes a blank line here, and those say nothing.
             at = end + 1;
             match field {
@@ -287,7 +289,8 @@ impl Event {
     }
 
     /// Whether every reader finds the same lines and fields in it. Some take other characters than CR and LF for the end of
-    /// a line, and some know fields by names that are none: with a second byte order mark in front, or in another case.
+    /// a line, some LF alone, and some know fields by names that are none: with a second byte order mark in front, or in
+    /// another case.
     /// Of the data nothing is said.
     pub const fn is_plain(&self) -> bool {
         self.plain
