@@ -306,9 +306,10 @@ fn members<'a>(
 /// Whether readers that ignore case take one name for the other. Two letters beyond ASCII fold to ASCII ones.
 pub(super) fn looks_like(name: &str, known: &str) -> bool {
     // Most names differ in their first letter, and of the others most are ASCII.
-    let first = |text: &str| text.bytes().next().filter(u8::is_ascii).map(|byte| byte.to_ascii_lowercase());
-    if let (Some(one), Some(other)) = (first(name), first(known))
-        && one != other
+    if let ([first, ..], [other, ..]) = (name.as_bytes(), known.as_bytes())
+        && first.is_ascii()
+        && other.is_ascii()
+        && !first.eq_ignore_ascii_case(other)
     {
         return false;
     }

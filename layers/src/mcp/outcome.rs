@@ -54,8 +54,7 @@ impl Seen {
                 "error" => once(1),
                 "id" => once(2),
                 "method" => once(3),
-                // Some readers take it for the one.
-                _ => *lists |= name == PROTOTYPE || looks_like(&name, "result"),
+                _ => *lists |= seems_result(&name),
             }
             outcome.answered |= result || error;
             if !(result || error) || reader.peek() != Some(b'{') {
@@ -81,6 +80,11 @@ impl Seen {
         })?;
         reader.end()
     }
+}
+
+/// Whether some readers take a member of a message for its result, or what is in it.
+fn seems_result(name: &str) -> bool {
+    name == PROTOTYPE || looks_like(name, "result")
 }
 
 /// Reads a message in whatever pieces it comes.
@@ -272,11 +276,9 @@ impl Watch {
                 self.member = match self.word.text() {
                     b"result" => Member::Result,
                     b"error" => Member::Error,
-                    // Some readers take it for the one.
                     name => {
-                        let is_alike = |name| name == PROTOTYPE || looks_like(name, "result");
-                        let alike = std::str::from_utf8(name).is_ok_and(is_alike);
-                        self.lists |= self.escaped || alike;
+                        let seems_result = std::str::from_utf8(name).is_ok_and(seems_result);
+                        self.lists |= self.escaped || seems_result;
                         Member::Other
                     }
                 };
