@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use wide::u8x16;
+
 use super::message::MAX_DEPTH;
 
 /// The deepest nesting of an answer. Recursive readers give up here, too.
@@ -63,6 +65,8 @@ pub(super) struct Reader<'a> {
     /// How many objects and lists the reader is in, and may be in.
     depth: usize,
     deepest: usize,
+    /// Nothing has been read yet of the innermost one.
+    fresh: bool,
 }
 
 // One bit for each object or list that a value is in.
@@ -71,7 +75,7 @@ const _: () = assert!(MAX_DEPTH <= MAX_ANSWER_DEPTH && MAX_ANSWER_DEPTH <= u128:
 impl<'a> Reader<'a> {
     /// Reads what a client sends.
     pub(super) const fn new(text: &'a str) -> Self {
-        Self { text, at: 0, depth: 0, deepest: MAX_DEPTH }
+        Self { text, at: 0, depth: 0, deepest: MAX_DEPTH, fresh: false }
     }
 
     /// Reads what a server answers: data may be nested more deeply than arguments.
@@ -103,47 +107,34 @@ impl<'a> Reader<'a> {
         self.text_behind_quote().map(Some)
     }
 
-    /// The members of the next value, which has to be an object: `each` takes the value of each.
-    pub(super) fn object<E: From<BadJson>>(
-        &mut self,
-        mut each: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        self.enter(b'{', What::NoObject)?;
-        if self.peek() == Some(b'}') {
-            self.at += 1;
-        } else {
-            loop {
-                self.expect(b'"', What::NoName)?;
-                let name = self.text_behind_quote()?;
-                self.expect(b':', What::NoColon)?;
-                each(self, name)?;
-                if self.is_last(b'}')? {
-                    break;
-                }
-            }
-        }
-        self.depth -= 1;
-        Ok(())
+    /// Goes into the next value, which has to be an object: [`member`](Self::member) is read until there is none.
+    pub(super) fn object(&mut self) -> Result<(), BadJson> {
+        self.enter(b'{', What::NoObject)
     }
 
-    /// The elements of the next value, which has to be a list: `each` takes each.
-    pub(super) fn list<E: From<BadJson>>(
-        &mut self,
-        mut each: impl FnMut(&mut Self) -> Result<(), E>,
-    ) -> Result<(), E> {
-        self.enter(b'[', What::NoList)?;
-        if self.peek() == Some(b']') {
-            self.at += 1;
-        } else {
-            loop {
-                each(self)?;
-                if self.is_last(b']')? {
-                    break;
-                }
-            }
+    /// The name of the next member, whose value is to be read next; `None`: that was the last one.
+    ///
+    /// One function for all objects: what is read here is read once for each request, and not in a loop that would be
+    /// worth a copy of its own.
+    #[inline(never)]
+    pub(super) fn member(&mut self) -> Result<Option<Cow<'a, str>>, BadJson> {
+        if self.is_over(b'}')? {
+            return Ok(None);
         }
-        self.depth -= 1;
-        Ok(())
+        self.expect(b'"', What::NoName)?;
+        let name = self.text_behind_quote()?;
+        self.expect(b':', What::NoColon)?;
+        Ok(Some(name))
+    }
+
+    /// Goes into the next value, which has to be a list: [`element`](Self::element) is asked until there is none.
+    pub(super) fn list(&mut self) -> Result<(), BadJson> {
+        self.enter(b'[', What::NoList)
+    }
+
+    /// Whether there is another element, which is to be read next.
+    pub(super) fn element(&mut self) -> Result<bool, BadJson> {
+        self.is_over(b']').map(|over| !over)
     }
 
     /// Nothing may come any more.
@@ -177,7 +168,22 @@ impl<'a> Reader<'a> {
     fn enter(&mut self, byte: u8, missing: What) -> Result<(), BadJson> {
         self.expect(byte, missing)?;
         self.depth += 1;
+        self.fresh = true;
         if self.depth > self.deepest { Err(BadJson::Deep) } else { Ok(()) }
+    }
+
+    /// Whether the object or list that the reader is in ends here; then it is behind that.
+    fn is_over(&mut self, end: u8) -> Result<bool, BadJson> {
+        let over = if !std::mem::take(&mut self.fresh) {
+            self.is_last(end)?
+        } else if self.peek() == Some(end) {
+            self.at += 1;
+            true
+        } else {
+            false
+        };
+        self.depth -= usize::from(over);
+        Ok(over)
     }
 
     /// Whether the object or list ends behind a value, or goes on.
@@ -245,7 +251,7 @@ impl<'a> Reader<'a> {
         match first {
             Some(b'"') => {
                 self.at += 1;
-                self.string_end().map(drop)
+                self.pass_text()
             }
             Some(b'-' | b'0'..=b'9') => self.number(),
             Some(b't') => self.word("true"),
@@ -258,7 +264,7 @@ impl<'a> Reader<'a> {
     /// A member's name, which nobody asks for, and the colon.
     fn name(&mut self) -> Result<(), BadJson> {
         self.expect(b'"', What::NoName)?;
-        self.string_end()?;
+        self.pass_text()?;
         self.expect(b':', What::NoColon)
     }
 
@@ -303,40 +309,49 @@ impl<'a> Reader<'a> {
     }
 
     /// What a string says whose first quote has been read.
+    #[inline]
     fn text_behind_quote(&mut self) -> Result<Cow<'a, str>, BadJson> {
         let begin = self.at;
-        let escapes = self.string_end()?;
-        if escapes { self.unescaped(begin - 1) } else { Ok(Cow::Borrowed(&self.text[begin..self.at - 1])) }
+        match self.mark() {
+            Some(b'"') => {
+                let text = &self.text[begin..self.at];
+                self.at += 1;
+                Ok(Cow::Borrowed(text))
+            }
+            mark => self.unescaped(begin - 1, mark),
+        }
     }
 
-    /// What the string says that has begun here and was just read.
+    /// The same for a string that began here and goes on with an escape, or is none.
     #[cold]
-    fn unescaped(&self, begin: usize) -> Result<Cow<'a, str>, BadJson> {
+    fn unescaped(&mut self, begin: usize, mark: Option<u8>) -> Result<Cow<'a, str>, BadJson> {
+        self.pass_escapes(mark)?;
         // Half a surrogate pair is an escape, but no text.
         let text = serde_json::from_str(&self.text[begin..self.at]);
         text.map(Cow::Owned).map_err(|_| self.bad(What::NoText))
     }
 
-    /// Goes behind the last quote of a string; whether it has escapes.
-    fn string_end(&mut self) -> Result<bool, BadJson> {
+    /// Goes behind the last quote of a string whose first one has been read.
+    #[inline]
+    fn pass_text(&mut self) -> Result<(), BadJson> {
         match self.mark() {
             Some(b'"') => {
                 self.at += 1;
-                Ok(false)
+                Ok(())
             }
-            // Most have none: what they need goes without this.
-            mark => self.string_end_from(mark),
+            // Most have no escapes: what they need goes without this.
+            mark => self.pass_escapes(mark),
         }
     }
 
     /// The same for a string that goes on with an escape, or is none.
     #[inline(never)]
-    fn string_end_from(&mut self, mut mark: Option<u8>) -> Result<bool, BadJson> {
+    fn pass_escapes(&mut self, mut mark: Option<u8>) -> Result<(), BadJson> {
         loop {
             match mark {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(true);
+                    return Ok(());
                 }
                 Some(b'\\') => {
                     self.at += 1;
@@ -350,18 +365,19 @@ impl<'a> Reader<'a> {
     }
 
     /// Goes to the next byte that a string does not simply go on with: a quote, a backslash, a control character.
-    #[inline]
+    ///
+    /// One function for all strings, and what it returns fits into registers.
+    #[inline(never)]
     fn mark(&mut self) -> Option<u8> {
-        let (eights, _) = self.text.as_bytes()[self.at..].as_chunks();
-        for eight in eights {
-            let eight = u64::from_le_bytes(*eight);
-            let marks = marks(eight);
+        let (sixteens, _) = self.text.as_bytes()[self.at..].as_chunks();
+        for sixteen in sixteens {
+            let marks = marks(u8x16::new(*sixteen));
             if marks != 0 {
-                let byte = marks.trailing_zeros() / u8::BITS;
-                self.at += byte as usize;
-                return Some((eight >> (byte * u8::BITS)) as u8);
+                let byte = marks.trailing_zeros() as usize;
+                self.at += byte;
+                return sixteen.get(byte).copied();
             }
-            self.at += size_of_val(&eight);
+            self.at += sixteen.len();
         }
         // Near the end of the text they come one by one.
         while let Some(byte) = self.byte() {
@@ -385,14 +401,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The high bit of the first byte that a string does not simply go on with. Bits behind it mean nothing.
-const fn marks(eight: u64) -> u64 {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = ONES << 7;
-    // With this bit turned over a quote comes right behind the control characters.
-    let controls_and_quote = (eight ^ (ONES * 0x02)).wrapping_sub(ONES * 0x21);
-    let backslash = (eight ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
-    (controls_and_quote | backslash) & !eight & HIGH
+/// The bytes that a string does not simply go on with, a bit for each.
+fn marks(bytes: u8x16) -> u32 {
+    let is_control = bytes.min(u8x16::splat(0x1f)).simd_eq(bytes);
+    (bytes.simd_eq(u8x16::splat(b'"')) | bytes.simd_eq(u8x16::splat(b'\\')) | is_control).to_bitmask()
 }
 
 #[cfg(test)]
@@ -474,6 +486,37 @@ mod tests {
         assert!(taken > 1000, "{taken}");
     }
 
+    /// Reads a value by its members and elements.
+    fn by_steps(reader: &mut Reader<'_>) -> Result<(), BadJson> {
+        match reader.peek() {
+            Some(b'{') => {
+                reader.object()?;
+                while reader.member()?.is_some() {
+                    by_steps(reader)?;
+                }
+            }
+            Some(b'[') => {
+                reader.list()?;
+                while reader.element()? {
+                    by_steps(reader)?;
+                }
+            }
+            _ => drop(reader.value()?),
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn by_steps_it_takes_the_same() {
+        let lists =
+            ["[,1]", "[1,]", "[1 2]", "[[],1]", "[{},[]]", "[[]1]", "[1", "[", r#"{"a":{},"b":[]}"#, "{}{}"];
+        for text in texts().chain(lists.map(str::to_owned)) {
+            let mut reader = Reader::new(&text);
+            let ours = by_steps(&mut reader).and_then(|()| reader.end()).is_ok();
+            assert_eq!(ours, serde_json::from_str::<&RawValue>(&text).is_ok(), "{text:?}");
+        }
+    }
+
     #[test]
     fn strings_are_read_as_another_reader_reads_them() {
         let mut taken = 0;
@@ -510,7 +553,9 @@ mod tests {
         let inner = |depth| {
             let text = nested(depth);
             let mut reader = Reader::new(&text);
-            reader.list(|reader| reader.value().map(drop))
+            reader.list()?;
+            assert_eq!(reader.element(), Ok(true));
+            reader.value().map(drop)
         };
         assert_eq!(inner(MAX_DEPTH), Ok(()));
         assert_eq!(inner(MAX_DEPTH + 1), Err(BadJson::Deep));
@@ -524,27 +569,35 @@ mod tests {
         assert!(whole(&wide).is_ok(), "only what is open counts");
     }
 
+    fn all_members(reader: &mut Reader<'_>) -> Result<(), BadJson> {
+        reader.object()?;
+        while reader.member()?.is_some() {
+            reader.value()?;
+        }
+        Ok(())
+    }
+
     #[test]
     fn members_and_elements_come_in_order() {
         let mut reader = Reader::new(r#" {"a":[1,{"b":2}], "\u0063" : "x" , "d":{}} "#);
         let mut seen = Vec::new();
-        let all = reader.object(|reader, name| {
+        reader.object().expect("an object");
+        while let Some(name) = reader.member().expect("a member") {
             if name == "a" {
-                return reader.list(|reader| {
-                    seen.push(reader.value()?.to_owned());
-                    Ok(())
-                });
+                reader.list().expect("a list");
+                while reader.element().expect("an element") {
+                    seen.push(reader.value().expect("a value").to_owned());
+                }
+                continue;
             }
-            seen.push(format!("{name}={}", reader.value()?));
-            Ok(())
-        });
-        assert_eq!(all, Ok::<_, BadJson>(()));
+            seen.push(format!("{name}={}", reader.value().expect("a value")));
+        }
         assert_eq!(reader.end(), Ok(()));
         assert_eq!(seen, ["1", r#"{"b":2}"#, r#"c="x""#, "d={}"]);
         for bad in
             ["{", "{,}", r#"{"a"}"#, r#"{"a":1,}"#, r#"{"a":1 "b":2}"#, "{1:2}", "[]", "", r#"{"a":1]"#]
         {
-            let read = Reader::new(bad).object(|reader, _| reader.value().map(drop));
+            let read = all_members(&mut Reader::new(bad));
             assert!(matches!(read, Err(BadJson::Syntax { .. })), "{bad}: {read:?}");
         }
     }

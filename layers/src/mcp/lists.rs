@@ -269,7 +269,8 @@ type Members<'a> = Vec<(Cow<'a, str>, &'a str)>;
 pub(super) fn members(text: &str) -> Result<Members<'_>, BadList> {
     let mut all = Members::new();
     let mut reader = Reader::of_answer(text);
-    reader.object(|reader, name| {
+    reader.object()?;
+    while let Some(name) = reader.member()? {
         if all.len() == MAX_MEMBERS || all.iter().any(|(other, _)| *other == name) {
             return Err(BadList::new("duplicate member, or too many of them"));
         }
@@ -277,8 +278,7 @@ pub(super) fn members(text: &str) -> Result<Members<'_>, BadList> {
             return Err(BadList::new("a member is `__proto__`"));
         }
         all.push((name, reader.value()?));
-        Ok(())
-    })?;
+    }
     reader.end()?;
     Ok(all)
 }
@@ -295,13 +295,13 @@ pub(super) fn messages(text: &str) -> Result<Vec<&str>, BadList> {
 pub(super) fn elements(text: &str, most: usize) -> Result<Vec<&str>, BadList> {
     let mut all = Vec::new();
     let mut reader = Reader::of_answer(text);
-    reader.list(|reader| {
+    reader.list()?;
+    while reader.element()? {
         if all.len() == most {
             return Err(BadList::new("a list is too long"));
         }
         all.push(reader.value()?);
-        Ok(())
-    })?;
+    }
     reader.end()?;
     Ok(all)
 }

@@ -89,21 +89,32 @@ impl<'a> Payload<'a> {
     pub fn read(body: &'a [u8]) -> Result<Self, MessageError> {
         let text = std::str::from_utf8(body).map_err(|error| MessageError::Parse(error.to_string()))?;
         let mut reader = Reader::new(text);
-        let payload = if reader.peek() == Some(b'[') {
-            let mut batch = Vec::new();
-            reader.list(|reader| {
-                if batch.len() == MAX_BATCH {
-                    return Err(invalid("the batch has too many messages"));
-                }
-                batch.push(Message::read(reader)?);
-                Ok(())
-            })?;
-            Self::Batch(batch)
-        } else {
-            Self::Single(Message::read(&mut reader)?)
-        };
+        // Read where it stays: it is large.
+        let mut payload = Self::Single(Message::empty());
+        match &mut payload {
+            Self::Single(message) if reader.peek() != Some(b'[') => {
+                message.read(&mut reader)?;
+                reader.end()?;
+            }
+            _ => payload = Self::batch(reader)?,
+        }
+        Ok(payload)
+    }
+
+    #[cold]
+    fn batch(mut reader: Reader<'a>) -> Result<Self, MessageError> {
+        let mut batch = Vec::new();
+        reader.list()?;
+        while reader.element()? {
+            if batch.len() == MAX_BATCH {
+                return Err(invalid("the batch has too many messages"));
+            }
+            let mut message = Message::empty();
+            message.read(&mut reader)?;
+            batch.push(message);
+        }
         reader.end()?;
-        if payload.messages().is_empty() { Err(invalid("the batch is empty")) } else { Ok(payload) }
+        if batch.is_empty() { Err(invalid("the batch is empty")) } else { Ok(Self::Batch(batch)) }
     }
 
     /// The messages.
@@ -177,86 +188,95 @@ pub struct Meta<'a> {
 }
 
 impl<'a> Message<'a> {
-    fn read(reader: &mut Reader<'a>) -> Result<Self, MessageError> {
+    /// A message of which nothing has been read.
+    fn empty() -> Self {
+        Self { kind: Kind::Notification, id: None, method: Cow::Borrowed(""), params: Params::default() }
+    }
+
+    fn read(&mut self, reader: &mut Reader<'a>) -> Result<(), MessageError> {
         const KNOWN: &[&str] = &["jsonrpc", "id", "method", "params", "result", "error"];
-        let (mut id, mut method, mut params) = (None, None, None);
-        let (mut is_version_2, mut answers) = (false, 0);
-        members(reader, KNOWN, |at, reader| {
+        let (mut is_version_2, mut has_method, mut has_params, mut answers) = (false, false, false, 0);
+        let mut members = Members::of(reader, KNOWN)?;
+        while let Some(at) = members.next(reader)? {
             match at {
                 0 => is_version_2 = name(reader)? == "2.0",
-                1 => id = Some(reader.value()?),
-                2 => method = Some(name(reader)?),
+                1 => self.id = Some(reader.value()?),
+                2 => {
+                    has_method = true;
+                    self.method = name(reader)?;
+                }
                 3 if reader.peek() == Some(b'n') => drop(reader.value()?),
-                3 => params = Some(Params::read(reader)?),
+                3 => {
+                    has_params = true;
+                    self.params.read(reader)?;
+                }
                 _ => {
                     answers += 1;
                     reader.value()?;
                 }
             }
-            Ok(())
-        })?;
+        }
         if !is_version_2 {
             return Err(invalid("`jsonrpc` is not \"2.0\""));
         }
-        if id.is_some_and(|id| !is_id(id)) {
+        if self.id.is_some_and(|id| !is_id(id)) {
             return Err(invalid("`id` is no integer and no string of a usual length"));
         }
-        let kind = match (&method, answers) {
-            (Some(_), 0) if id.is_some() => Kind::Request,
-            (Some(_), 0) => Kind::Notification,
-            (None, 1) if params.is_none() => Kind::Response,
+        self.kind = match (has_method, answers) {
+            (true, 0) if self.id.is_some() => Kind::Request,
+            (true, 0) => Kind::Notification,
+            (false, 1) if !has_params => Kind::Response,
             _ => return Err(invalid("it is not exactly one of request, notification and response")),
         };
-        Ok(Self { kind, id, method: method.unwrap_or_default(), params: params.unwrap_or_default() })
+        Ok(())
     }
 }
 
 impl<'a> Params<'a> {
-    fn read(reader: &mut Reader<'a>) -> Result<Self, MessageError> {
+    fn read(&mut self, reader: &mut Reader<'a>) -> Result<(), MessageError> {
         const KNOWN: &[&str] = &["name", "uri", "taskId", "ref", "arguments", "notifications", "_meta"];
-        let mut params = Self::default();
-        members(reader, KNOWN, |at, reader| {
+        let mut members = Members::of(reader, KNOWN)?;
+        while let Some(at) = members.next(reader)? {
             match at {
-                0 => params.name = Some(name(reader)?),
-                1 => params.uri = Some(name(reader)?),
-                2 => params.task = Some(name(reader)?),
-                3 => params.reference = Some(Reference::read(reader)?),
-                4 => params.arguments = Some(reader.value()?),
-                5 => params.notifications = Some(reader.value()?),
-                _ => params.meta = Some(Meta::read(reader)?),
+                0 => self.name = Some(name(reader)?),
+                1 => self.uri = Some(name(reader)?),
+                2 => self.task = Some(name(reader)?),
+                3 => self.reference = Some(Reference::read(reader)?),
+                4 => self.arguments = Some(reader.value()?),
+                5 => self.notifications = Some(reader.value()?),
+                _ => self.meta.insert(Meta::default()).read(reader)?,
             }
-            Ok(())
-        })?;
-        Ok(params)
+        }
+        Ok(())
     }
 }
 
 impl<'a> Reference<'a> {
     fn read(reader: &mut Reader<'a>) -> Result<Self, MessageError> {
         let mut reference = Self::default();
-        members(reader, &["name", "uri"], |at, reader| {
+        let mut members = Members::of(reader, &["name", "uri"])?;
+        while let Some(at) = members.next(reader)? {
             match at {
                 0 => reference.name = Some(name(reader)?),
                 _ => reference.uri = Some(name(reader)?),
             }
-            Ok(())
-        })?;
+        }
         Ok(reference)
     }
 }
 
 impl<'a> Meta<'a> {
-    fn read(reader: &mut Reader<'a>) -> Result<Self, MessageError> {
-        let mut meta = Self::default();
-        members(reader, &["io.modelcontextprotocol/protocolVersion", "traceparent"], |at, reader| {
+    fn read(&mut self, reader: &mut Reader<'a>) -> Result<(), MessageError> {
+        const KNOWN: &[&str] = &["io.modelcontextprotocol/protocolVersion", "traceparent"];
+        let mut members = Members::of(reader, KNOWN)?;
+        while let Some(at) = members.next(reader)? {
             match at {
-                0 => meta.version = Some(name(reader)?),
+                0 => self.version = Some(name(reader)?),
                 // What traces a call is no reason to refuse it.
-                _ => meta.traceparent = string(reader.value()?),
+                _ => self.traceparent = string(reader.value()?),
             }
-            Ok(())
-        })?;
-        Ok(meta)
+        }
+        Ok(())
     }
 }
 
@@ -266,41 +286,51 @@ fn name<'a>(reader: &mut Reader<'a>) -> Result<Cow<'a, str>, MessageError> {
     if text.len() > MAX_NAME { Err(invalid("a name is too long")) } else { Ok(text) }
 }
 
-/// Reads an object: `each` gets the place of each known member, and takes its value. No member is there twice, and none
-/// only looks like a known one.
-fn members<'a>(
-    reader: &mut Reader<'a>,
-    known: &[&str],
-    mut each: impl FnMut(usize, &mut Reader<'a>) -> Result<(), MessageError>,
-) -> Result<(), MessageError> {
-    if reader.peek() != Some(b'{') {
-        // What is no JSON at all is said to be that.
-        reader.value()?;
-        return Err(invalid("a message, `params`, `ref` or `_meta` is no object"));
+/// The members of an object: no member is there twice, and none only looks like a known one.
+struct Members<'a> {
+    known: &'static [&'static str],
+    /// Which of the known ones were there, a bit for each.
+    seen: u32,
+    others: SmallVec<[Cow<'a, str>; 4]>,
+}
+
+impl<'a> Members<'a> {
+    /// Goes into the next value.
+    fn of(reader: &mut Reader<'a>, known: &'static [&'static str]) -> Result<Self, MessageError> {
+        if reader.peek() != Some(b'{') {
+            // What is no JSON at all is said to be that.
+            reader.value()?;
+            return Err(invalid("a message, `params`, `ref` or `_meta` is no object"));
+        }
+        reader.object()?;
+        Ok(Self { known, seen: 0, others: SmallVec::new() })
     }
-    let mut seen = 0_u32;
-    let mut others: SmallVec<[Cow<'a, str>; 4]> = SmallVec::new();
-    reader.object(|reader, name| {
-        if let Some(at) = known.iter().position(|known| *known == name) {
-            if seen & (1 << at) != 0 {
-                return Err(invalid(format!("duplicate member `{name}`")));
+
+    /// The place of the next known member, whose value is to be read next; `None`: there is none any more.
+    #[inline(never)]
+    fn next(&mut self, reader: &mut Reader<'a>) -> Result<Option<usize>, MessageError> {
+        while let Some(name) = reader.member()? {
+            if let Some(at) = self.known.iter().position(|known| *known == name) {
+                if self.seen & (1 << at) != 0 {
+                    return Err(invalid(format!("duplicate member `{name}`")));
+                }
+                self.seen |= 1 << at;
+                return Ok(Some(at));
             }
-            seen |= 1 << at;
-            return each(at, reader);
+            if let Some(known) = self.known.iter().find(|known| looks_like(&name, known)) {
+                return Err(invalid(format!("a member is `{known}` in another case")));
+            }
+            if self.others.contains(&name) {
+                return Err(invalid("duplicate member"));
+            }
+            if self.others.len() == MAX_MEMBERS {
+                return Err(invalid("too many members"));
+            }
+            self.others.push(name);
+            reader.value()?;
         }
-        if let Some(known) = known.iter().find(|known| looks_like(&name, known)) {
-            return Err(invalid(format!("a member is `{known}` in another case")));
-        }
-        if others.contains(&name) {
-            return Err(invalid("duplicate member"));
-        }
-        if others.len() == MAX_MEMBERS {
-            return Err(invalid("too many members"));
-        }
-        others.push(name);
-        reader.value()?;
-        Ok(())
-    })
+        Ok(None)
+    }
 }
 
 /// Whether readers that ignore case take one name for the other. Two letters beyond ASCII fold to ASCII ones.
@@ -385,30 +415,41 @@ fn shape_within(bytes: &[u8], deepest: usize, most: usize) -> Result<(), Unwield
 ///
 /// [`RequestBodyError::TooLarge`] beyond the bound, or the error of the body.
 pub async fn gather(mut body: Body, limit: usize) -> Result<Bytes, BoxError> {
-    let too_large = || RequestBodyError::TooLarge { limit: limit as u64 };
     if body.size_hint().lower() > limit as u64 {
-        return Err(too_large().into());
+        return Err(too_large(limit));
     }
-    let mut first = Bytes::new();
-    let mut rest: Option<BytesMut> = None;
+    let first = loop {
+        let Some(frame) = body.frame().await else { return Ok(Bytes::new()) };
+        match frame?.into_data() {
+            Ok(data) if data.len() > limit => return Err(too_large(limit)),
+            Ok(data) if !data.is_empty() => break data,
+            _ => {}
+        }
+    };
+    // Whoever says how long it is need not be asked whether that was all.
+    if body.is_end_stream() { Ok(first) } else { Box::pin(gather_behind(first, body, limit)).await }
+}
+
+/// The same where there may be more than the first frame.
+async fn gather_behind(first: Bytes, mut body: Body, limit: usize) -> Result<Bytes, BoxError> {
+    let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
-        let held = rest.as_ref().map_or(first.len(), BytesMut::len);
-        if held + data.len() > limit {
-            return Err(too_large().into());
+        if first.len().max(all.len()) + data.len() > limit {
+            return Err(too_large(limit));
         }
-        match &mut rest {
-            Some(rest) => rest.extend_from_slice(&data),
-            None if first.is_empty() => first = data,
-            None => {
-                let mut both = BytesMut::with_capacity(first.len() + data.len() * 2);
-                both.extend_from_slice(&first);
-                both.extend_from_slice(&data);
-                rest = Some(both);
-            }
+        if all.is_empty() && !data.is_empty() {
+            all.reserve(first.len() + data.len() * 2);
+            all.extend_from_slice(&first);
         }
+        all.extend_from_slice(&data);
     }
-    Ok(rest.map_or(first, BytesMut::freeze))
+    Ok(if all.is_empty() { first } else { all.freeze() })
+}
+
+#[cold]
+fn too_large(limit: usize) -> BoxError {
+    RequestBodyError::TooLarge { limit: limit as u64 }.into()
 }
 
 #[cfg(test)]
@@ -492,6 +533,7 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":1,"method":"x","params":{"arguments":{"a":}}}"#, -32700),
             (r#"{"jsonrpc":"2.0","id":01,"method":"x"}"#, -32700),
             ("{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"x\n\"}", -32700),
+            ("[] x", -32700),
             ("[]", -32600),
             ("[[]]", -32600),
             ("[1]", -32600),
@@ -566,7 +608,20 @@ mod tests {
         let gathered = gather(Body::from(whole.clone()), 5).await.expect("short");
         assert_eq!(gathered.as_ptr(), whole.as_ptr(), "one frame is not copied");
         assert_eq!(gather(pieces(&["he", "l", "lo"]), 5).await.expect("short"), "hello");
-        assert_eq!(gather(Body::empty(), 5).await.expect("short"), "");
+        assert_eq!(gather(pieces(&["", "he", "", "llo", ""]), 5).await.expect("short"), "hello");
+        for nothing in [Body::empty(), pieces(&[]), pieces(&["", ""])] {
+            assert_eq!(gather(nothing, 5).await.expect("short"), "");
+        }
+        let trailers = || Ok::<_, BoxError>(http_body::Frame::trailers(http::HeaderMap::new()));
+        let frames = |first: &'static str, last| {
+            let first = Ok(http_body::Frame::data(Bytes::from_static(first.as_bytes())));
+            Body::new(StreamBody::new(futures_util::stream::iter([first, last])))
+        };
+        assert_eq!(gather(frames("hello", trailers()), 5).await.expect("short"), "hello");
+        for first in ["", "hel"] {
+            let broken = gather(frames(first, Err("gone".into())), 5).await.expect_err("broken off");
+            assert_eq!(broken.to_string(), "gone");
+        }
         for too_long in [Body::from("hello!"), pieces(&["hel", "lo!"]), pieces(&["h", "e", "l", "lo!"])] {
             let error = gather(too_long, 5).await.expect_err("too long");
             assert!(matches!(error.downcast_ref(), Some(RequestBodyError::TooLarge { limit: 5 })));

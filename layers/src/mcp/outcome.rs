@@ -47,7 +47,8 @@ impl Seen {
             *whole &= before & (1 << name) == 0;
             before |= 1 << name;
         };
-        reader.object(|reader, name| {
+        reader.object()?;
+        while let Some(name) = reader.member()? {
             let (result, error) = (name == "result", name == "error");
             match &*name {
                 "result" => once(0),
@@ -59,9 +60,10 @@ impl Seen {
             outcome.answered |= result || error;
             if !(result || error) || reader.peek() != Some(b'{') {
                 reader.value()?;
-                return Ok(());
+                continue;
             }
-            reader.object(|reader, name| {
+            reader.object()?;
+            while let Some(name) = reader.member()? {
                 *lists |= result && is_list(&name);
                 let value = reader.value()?;
                 match &*name {
@@ -75,9 +77,8 @@ impl Seen {
                     }
                     _ => {}
                 }
-                Ok::<_, BadJson>(())
-            })
-        })?;
+            }
+        }
         reader.end()
     }
 }
