@@ -52,7 +52,7 @@ impl UpstreamCredentials {
     }
 
     fn call(&self, mut request: Request, inner: &HttpService) -> BoxFuture<Result<Response, BoxError>> {
-        let credential = match request.extensions().get::<RequestContext>() {
+        let credential = match RequestContext::get(request.extensions()) {
             Some(context) => self.of(context),
             None => Err(nobody()),
         };

@@ -134,8 +134,7 @@ where
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         let state = match request.uri().path().strip_prefix(WELL_KNOWN) {
             Some(token) if reads => {
-                let client =
-                    request.extensions().get::<RequestContext>().and_then(RequestContext::client_addr);
+                let client = RequestContext::get(request.extensions()).and_then(RequestContext::client_addr);
                 let client = client.map(|client| client.ip());
                 let asked = is_token(token).then(|| self.layer.challenges.key_authorization(token, client));
                 State::Asked { asked, head: *request.method() == Method::HEAD }

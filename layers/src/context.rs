@@ -143,6 +143,14 @@ impl RequestContext {
         extensions.get_or_insert_default()
     }
 
+    /// The context of a request, if a layer outside has made one.
+    ///
+    /// One function for all who ask, for its code is in the cache then.
+    #[inline(never)]
+    pub fn get(extensions: &http::Extensions) -> Option<&Self> {
+        extensions.get()
+    }
+
     /// The context of a new request on a connection, in extensions that an earlier request has left, where there are any.
     pub fn begin(conn: &Arc<Conn>, extensions: &mut http::Extensions) {
         if extensions.is_empty()

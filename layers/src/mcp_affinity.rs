@@ -1,7 +1,7 @@
 //! Sessions of MCP clients stay at the upstream that began them, and with the person who began them.
 //!
 //! Streamable HTTP names a session in the header `Mcp-Session-Id`. Of several upstreams only one knows it. So what a
-//! client gets as its session is sealed: the upstream's own id, which upstream it is, and whose it is. Whoever has the
+//! client gets as its session is sealed for its user: the upstream's own id, and which upstream it is. Whoever has the
 //! keys, any node, finds the upstream again, and nothing has to be kept. An id that does not open, is another person's, or
 //! names an upstream that is no longer there is answered as an unknown session is (404): the client begins anew.
 //!
@@ -11,6 +11,7 @@
 //!
 //! It stands inside `auth`, whose principal is whom a session is for, and outside `forward`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::future::ready;
@@ -19,8 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use ahash::RandomState;
-use http::header::{CONTENT_TYPE, Entry};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 use tower_service::Service;
@@ -40,8 +41,9 @@ const FIRST_WITHOUT_SESSIONS: &[u8] = b"2026-07-28";
 /// The longest id of an upstream's session that is taken.
 const MAX_ID: usize = 2048;
 
-/// What blobs are sealed as.
-const KIND: &str = "mcp affinity";
+/// What blobs are sealed as. Those of another kind, `mcp affinity`, had their owner in them and not beside them: as this
+/// kind they would be nobody's, and open for everybody.
+const KIND: &str = "mcp session";
 
 /// Codes of refusals that mean that an upstream has not got the request.
 const UNSENT: [&str; 3] = ["upstream_connect", "upstream_dns", "upstream_connect_timeout"];
@@ -49,15 +51,14 @@ const UNSENT: [&str; 3] = ["upstream_connect", "upstream_dns", "upstream_connect
 /// Ids that are remembered as they were opened, to spare the work; then all of them are forgotten.
 const REMEMBERED: usize = 1024;
 
-/// A session as the client keeps it.
+/// A session as the client keeps it. Whose it is need not be in it: for others than its owner, if it has one, it does not
+/// open.
 #[derive(Serialize, Deserialize)]
 struct Sealed {
     /// Which upstream.
     at: SmolStr,
     /// What it calls the session.
     id: String,
-    /// Whose it is.
-    who: Option<(SmolStr, SmolStr)>,
 }
 
 /// A session that was opened.
@@ -67,7 +68,7 @@ struct Opened {
     /// What it calls the session.
     id: HeaderValue,
     /// Whose it is.
-    who: Option<(SmolStr, SmolStr)>,
+    who: Option<Arc<Principal>>,
 }
 
 /// Sends each session's requests to its upstream. A clone is a reference count.
@@ -99,16 +100,22 @@ fn in_turn(count: usize) -> Next {
 
 impl Opened {
     /// Where it is, for whose it is.
-    fn of(&self, who: Option<&Principal>) -> Option<(usize, HeaderValue)> {
+    fn of(&self, who: Option<&Arc<Principal>>) -> Option<(usize, HeaderValue)> {
         let is_theirs = match (&self.who, who) {
-            // A subject is unique with its issuer only.
-            (Some((issuer, subject)), Some(who)) => *issuer == who.issuer && *subject == who.subject,
+            // Who sends the same token again is known by that.
+            (Some(owner), Some(who)) => Arc::ptr_eq(owner, who) || are_one(owner, who),
             (Some(_), None) => false,
             // What nobody has begun, whoever holds it may go on with: clients log in when a call asks them to.
             (None, _) => true,
         };
         is_theirs.then(|| (self.at, self.id.clone()))
     }
+}
+
+/// A subject is unique with its issuer only.
+#[inline(never)]
+fn are_one(one: &Principal, other: &Principal) -> bool {
+    one.issuer == other.issuer && one.subject == other.subject
 }
 
 impl fmt::Debug for Affinity {
@@ -165,50 +172,59 @@ impl Service<Request> for Affinity {
         let shared = Arc::clone(&self.shared);
         let who = principal(&request);
         // Revisions without sessions have no use for one (2026-07-28); revisions compare as texts.
-        let version = request.headers().get(PROTOCOL_VERSION);
+        let (version, session) = described(request.headers());
         let without_sessions = version.is_some_and(|version| version.as_bytes() >= FIRST_WITHOUT_SESSIONS);
-        let at = match request.headers_mut().entry(SESSION_ID) {
-            Entry::Occupied(entry) if without_sessions => {
-                entry.remove_entry_mult();
-                None
+        let Some(session) = session.filter(|_| !without_sessions) else {
+            if session.is_some() {
+                request.headers_mut().remove(SESSION_ID);
             }
-            Entry::Occupied(mut entry) => {
-                let single = entry.iter().nth(1).is_none();
-                let opened = single.then(|| shared.open(entry.get(), who.as_deref())).flatten();
-                let Some((at, id)) = opened else { return Box::pin(ready(Err(unknown().into()))) };
-                entry.insert(id);
-                Some(at)
-            }
-            Entry::Vacant(_) => None,
-        };
-        match at {
-            // To the upstream of the session.
-            Some(at) => {
-                let answer = shared.upstreams[at].1.call(request);
-                Box::pin(async move { shared.seal(at, who.as_deref(), answer.await?) })
-            }
-            None => Box::pin(async move {
+            return Box::pin(async move {
                 let (at, mut response) = shared.begin(request).await?;
                 if without_sessions {
                     response.headers_mut().remove(SESSION_ID);
-                    return Ok(response);
+                } else {
+                    shared.seal(at, who.as_deref(), &mut response)?;
                 }
-                shared.seal(at, who.as_deref(), response)
-            }),
+                Ok(response)
+            });
+        };
+        let Some((at, id)) = shared.open(session, who.as_ref()) else {
+            return Box::pin(ready(Err(unknown().into())));
+        };
+        let fields = request.headers().len();
+        request.headers_mut().insert(SESSION_ID, id);
+        // It was there more than once: nobody knows which one is meant.
+        if request.headers().len() != fields {
+            return Box::pin(ready(Err(unknown().into())));
         }
+        // To the upstream of the session.
+        let answer = shared.upstreams[at].1.call(request);
+        Box::pin(async move {
+            let mut answered = answer.await;
+            if let Ok(response) = &mut answered {
+                shared.seal(at, who.as_deref(), response)?;
+            }
+            answered
+        })
     }
 }
 
 impl Shared {
     /// Where the session of a header is, if it is this caller's.
-    fn open(&self, value: &HeaderValue, who: Option<&Principal>) -> Option<(usize, HeaderValue)> {
+    fn open(&self, value: &HeaderValue, who: Option<&Arc<Principal>>) -> Option<(usize, HeaderValue)> {
         let known = self.opened().get(value.as_bytes()).map(|opened| opened.of(who));
         if let Some(known) = known {
             return known;
         }
-        let sealed: Sealed = self.keys.open(self.purpose(), value.to_str().ok()?)?;
+        let text = value.to_str().ok()?;
+        // Theirs, or nobody's.
+        let (sealed, whose) = who.map(Some).into_iter().chain([None]).find_map(|whose| {
+            let owned = self.owned(whose.map(Arc::as_ref));
+            let sealed: Sealed = self.keys.open(Purpose { kind: KIND, upstream: &owned }, text)?;
+            Some((sealed, whose))
+        })?;
         let at = self.upstreams.iter().position(|(name, _)| *name == sealed.at)?;
-        let opened = Opened { at, id: HeaderValue::try_from(sealed.id).ok()?, who: sealed.who };
+        let opened = Opened { at, id: HeaderValue::try_from(sealed.id).ok()?, who: whose.cloned() };
         let found = opened.of(who);
         let mut all = self.opened();
         if all.len() >= REMEMBERED {
@@ -257,29 +273,52 @@ impl Shared {
     }
 
     /// Gives the client something to keep in place of the upstream's own id.
-    fn seal(&self, at: usize, who: Option<&Principal>, mut response: Response) -> Result<Response, BoxError> {
-        let Some(id) = response.headers_mut().remove(SESSION_ID) else { return Ok(response) };
+    fn seal(&self, at: usize, who: Option<&Principal>, response: &mut Response) -> Result<(), BoxError> {
+        // Nearly all have none, and that is seen sooner than it is looked up.
+        if !response.headers().keys().any(|name| *name == SESSION_ID) {
+            return Ok(());
+        }
+        let Some(id) = response.headers_mut().remove(SESSION_ID) else { return Ok(()) };
         let id = id.to_str().ok().filter(|id| id.len() <= MAX_ID);
         let sealed = id.and_then(|id| {
-            let who = who.map(|who| (who.issuer.clone(), who.subject.clone()));
-            let sealed = Sealed { at: self.upstreams[at].0.clone(), id: id.to_owned(), who };
-            HeaderValue::try_from(self.keys.seal(self.purpose(), &sealed)?).ok()
+            let sealed = Sealed { at: self.upstreams[at].0.clone(), id: id.to_owned() };
+            let text = self.keys.seal(Purpose { kind: KIND, upstream: &self.owned(who) }, &sealed)?;
+            HeaderValue::try_from(text).ok()
         });
         let Some(sealed) = sealed else {
             let detail = "The MCP server's answer names a session that is none.";
             return Err(Rejection::new(StatusCode::BAD_GATEWAY, "mcp_bad_session", detail).into());
         };
         response.headers_mut().insert(SESSION_ID, sealed);
-        Ok(response)
+        Ok(())
     }
 
-    fn purpose(&self) -> Purpose<'_> {
-        Purpose { kind: KIND, upstream: &self.resource }
+    /// What sessions are of, and whose. The issuer's length tells where the subject begins, whatever the two are called.
+    fn owned(&self, who: Option<&Principal>) -> Cow<'_, str> {
+        match who {
+            Some(Principal { issuer, subject, .. }) => {
+                format!("{}\0{}:{issuer}{subject}", self.resource, issuer.len()).into()
+            }
+            None => Cow::Borrowed(&self.resource),
+        }
     }
 }
 
+/// The revision that a request is of, and its session, found in one pass.
+fn described(headers: &HeaderMap) -> (Option<&HeaderValue>, Option<&HeaderValue>) {
+    let (mut version, mut session) = (None, None);
+    for (name, value) in headers {
+        if *name == SESSION_ID {
+            session = session.or(Some(value));
+        } else if *name == PROTOCOL_VERSION {
+            version = version.or(Some(value));
+        }
+    }
+    (version, session)
+}
+
 fn principal(request: &Request) -> Option<Arc<Principal>> {
-    request.extensions().get::<RequestContext>()?.principal.clone()
+    RequestContext::get(request.extensions())?.principal.clone()
 }
 
 /// What servers say of a session that they don't know; clients begin anew then.
@@ -326,13 +365,16 @@ mod tests {
         (name.into(), service)
     }
 
-    fn request(session: Option<&HeaderValue>, subject: &str) -> Request {
+    /// A request of a subject of an issuer, or of nobody.
+    fn request(session: Option<&HeaderValue>, who: Option<(&str, &str)>) -> Request {
         let mut request = http::Request::post("/mcp").body(Body::from("{}")).expect("a request");
         if let Some(session) = session {
             request.headers_mut().insert(SESSION_ID, session.clone());
         }
-        let principal = Principal { subject: subject.into(), ..Principal::default() };
-        RequestContext::of(request.extensions_mut()).principal = Some(Arc::new(principal));
+        let principal = |(issuer, subject): (&str, &str)| {
+            Arc::new(Principal { issuer: issuer.into(), subject: subject.into(), ..Principal::default() })
+        };
+        RequestContext::of(request.extensions_mut()).principal = who.map(principal);
         request
     }
 
@@ -341,7 +383,7 @@ mod tests {
         session: Option<&HeaderValue>,
         subject: &str,
     ) -> Result<Response, Rejection> {
-        affinity.clone().call(request(session, subject)).await.map_err(Rejection::of)
+        affinity.clone().call(request(session, Some(("", subject)))).await.map_err(Rejection::of)
     }
 
     #[tokio::test]
@@ -379,6 +421,52 @@ mod tests {
             assert_eq!((refused.status().as_u16(), refused.code()), (404, "mcp_unknown_session"));
         }
         assert_eq!(seen.lock().expect("a lock").len(), before, "no upstream has heard of it");
+    }
+
+    #[tokio::test]
+    async fn a_session_is_for_whoever_has_begun_it_on_any_node() {
+        let seen = Seen::default();
+        let keys = || Keys::new([&[7; 32]]).expect("a key");
+        let node = || Affinity::new(keys(), "r", [upstream("a", &seen, true)]);
+        let ask = async |node: &Affinity, session, who| node.clone().call(request(session, who)).await;
+        let begun =
+            async |who| ask(&node(), None, who).await.expect("a session").headers()[SESSION_ID].clone();
+        let (alices, nobodys) = (begun(Some(("i", "1"))).await, begun(None).await);
+        let knows_them = node();
+        for (session, who, taken) in [
+            (&alices, Some(("i", "1")), true),
+            (&alices, Some(("i", "2")), false),
+            (&alices, Some(("j", "1")), false),
+            (&alices, Some(("", "i1")), false),
+            (&alices, Some(("i1", "")), false),
+            (&alices, None, false),
+            (&nobodys, None, true),
+            (&nobodys, Some(("i", "2")), true),
+        ] {
+            for node in [&knows_them, &node()] {
+                assert_eq!(ask(node, Some(session), who).await.is_ok(), taken, "{who:?}");
+            }
+        }
+        // Sealed as it once was: with its owner in it.
+        let before = serde_json::json!({"at": "a", "id": "own", "who": ["i", "1"]});
+        let purpose = Purpose { kind: "mcp affinity", upstream: "r" };
+        let before = HeaderValue::try_from(keys().seal(purpose, &before).expect("sealed")).expect("text");
+        for who in [Some(("i", "1")), Some(("i", "2")), None] {
+            assert!(ask(&node(), Some(&before), who).await.is_err(), "{who:?}");
+        }
+        // Nobody knows which of two is meant.
+        for more in [&alices, &nobodys] {
+            let mut twice = request(Some(&alices), Some(("i", "1")));
+            twice.headers_mut().append(SESSION_ID, more.clone());
+            let refused = Rejection::of(knows_them.clone().call(twice).await.expect_err("refused"));
+            assert_eq!(refused.code(), "mcp_unknown_session");
+        }
+        // Where none is meant, none of them is sent on.
+        let mut stateless = request(Some(&alices), Some(("i", "1")));
+        stateless.headers_mut().append(SESSION_ID, nobodys);
+        stateless.headers_mut().insert(PROTOCOL_VERSION, HeaderValue::from_static("2026-07-28"));
+        knows_them.clone().call(stateless).await.expect("an answer");
+        assert_eq!(seen.lock().expect("a lock").last().expect("a request"), "a -");
     }
 
     #[tokio::test]

@@ -146,7 +146,7 @@ impl Rules {
 /// Whether the page is of the very origin that is asked, which may be another port than the public one.
 fn is_own<B>(origin: &HeaderValue, request: &http::Request<B>) -> bool {
     let own = || {
-        let context = request.extensions().get::<RequestContext>()?;
+        let context = RequestContext::get(request.extensions())?;
         let authority = request.headers().get(HOST)?.as_bytes();
         // Where somebody asks about another host than the one that he calls, `Host` says nothing.
         let port = authority.strip_prefix(context.host.as_ref()?.as_str().as_bytes())?;

@@ -180,7 +180,7 @@ struct Subject {
 
 impl Subject {
     fn of(parts: &Parts) -> Self {
-        let context = parts.extensions.get::<RequestContext>();
+        let context = RequestContext::get(&parts.extensions);
         let principal = context.and_then(|context| context.principal.as_ref());
         let name = principal.map(|principal| SmolStr::from(principal.full_subject())).unwrap_or_default();
         let address = context.and_then(RequestContext::client_addr);
@@ -195,7 +195,7 @@ impl Subject {
 
 impl Bridged {
     async fn answer(self, request: Request) -> Result<Response, BoxError> {
-        let facts = request.extensions().get::<RequestContext>().and_then(|context| context.facts.clone());
+        let facts = RequestContext::get(request.extensions()).and_then(|context| context.facts.clone());
         let mut response = self.carried(request).await?;
         if let Some(Word(word)) = response.extensions_mut().remove()
             && let Some(facts) = facts

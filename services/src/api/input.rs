@@ -49,7 +49,7 @@ pub(super) async fn read<O: Operation>(
 
 /// The circumstances of a request. Identity comes from what the listener or the auth layer noted, never from headers.
 pub(super) fn context(parts: &Parts) -> Result<Context, Problem> {
-    let known = parts.extensions.get::<RequestContext>();
+    let known = RequestContext::get(&parts.extensions);
     let caller = match parts.extensions.get::<Caller>() {
         Some(caller) => caller.clone(),
         None => known.and_then(|known| known.principal.clone()).map_or(Caller::Anonymous, Caller::Principal),

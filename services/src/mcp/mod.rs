@@ -57,7 +57,7 @@ impl Default for Options {
 /// Who makes a request: what a layer in front has noted, never what headers say. Who brings a token has what that
 /// allows, and no more because of the machine that the request comes from.
 fn caller(extensions: &http::Extensions) -> Caller {
-    let known = extensions.get::<RequestContext>().and_then(|known| known.principal.clone());
+    let known = RequestContext::get(extensions).and_then(|known| known.principal.clone());
     match (extensions.get::<Caller>(), known) {
         (None | Some(Caller::Local), Some(principal)) => Caller::Principal(principal),
         (Some(caller), _) => caller.clone(),

@@ -28,7 +28,7 @@ enum Who {
 impl Owner {
     /// Who makes a request: what a layer in front has noted, never what headers say.
     pub fn of(extensions: &http::Extensions) -> Self {
-        let known = extensions.get::<RequestContext>();
+        let known = RequestContext::get(extensions);
         let host = known.and_then(|known| known.host.as_ref()).map(|host| host.as_str().into());
         let who = match crate::mcp::caller(extensions) {
             Caller::Anonymous => Who::Anonymous,

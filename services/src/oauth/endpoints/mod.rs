@@ -165,7 +165,7 @@ impl Asked {
     async fn read(server: Arc<AuthorizationServer>, request: Request) -> Self {
         let (parts, body) = request.into_parts();
         let body = to_bytes(body, MAX_BYTES).await.ok();
-        let context = parts.extensions.get::<RequestContext>();
+        let context = RequestContext::get(&parts.extensions);
         Self {
             now: server.now(),
             server,
