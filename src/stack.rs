@@ -467,7 +467,7 @@ impl Gates {
         Some(McpLayer::new(mcp::Policy {
             other_paths: mcp.other_paths,
             rules: mcp.rules(),
-            limits: mcp.limits(),
+            limits: mcp.limits().into(),
             pins: self.pins(mcp),
             max_request: bytes(mcp.max_request_bytes),
             max_answer: bytes(mcp.max_answer_bytes),

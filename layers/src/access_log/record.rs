@@ -233,8 +233,9 @@ fn flag<const N: usize>(out: &mut Vec<u8>, json: &[u8; N], set: bool) {
     }
 }
 
-/// The length of a key is part of the type: a copy of known length is a few moves and no call.
-pub(crate) fn text<const N: usize>(out: &mut Vec<u8>, key: &[u8; N], value: Option<&str>) {
+/// A function of its own: it is called for each of many fields, and what all of them share stays in the cache.
+#[inline(never)]
+pub(crate) fn text(out: &mut Vec<u8>, key: &[u8], value: Option<&str>) {
     if let Some(value) = value {
         out.extend_from_slice(key);
         escape(out, value);

@@ -12,7 +12,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
-use http::response::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use http_body::{Body as _, Frame, SizeHint};
 
@@ -128,7 +127,17 @@ fn kind(media_type: Field<'_>, reviews: bool) -> Kind {
         Field::Absent => return Kind::Other,
         Field::Often(_) => return Kind::Doubtful,
     };
-    let mut parts = value.as_bytes().split(|byte| *byte == b';');
+    // As nearly all servers have it.
+    match value.as_bytes() {
+        b"application/json" => Kind::Json,
+        b"text/event-stream" => Kind::Events,
+        other => kind_of(other, reviews),
+    }
+}
+
+#[inline(never)]
+fn kind_of(media_type: &[u8], reviews: bool) -> Kind {
+    let mut parts = media_type.split(|byte| *byte == b';');
     let essence = parts.next().unwrap_or_default().trim_ascii();
     // Some readers look for a media type anywhere in the header.
     if parts.clone().any(|parameter| parameter.contains(&b'/')) {
@@ -145,55 +154,48 @@ fn kind(media_type: Field<'_>, reviews: bool) -> Kind {
     if reviews && !parts.all(says_utf8) { Kind::Doubtful } else { kind }
 }
 
-/// An answer as the client gets it, now or when all of it has come.
-pub(super) enum Passed {
-    Now(Result<Response, BoxError>),
-    Later(BoxFuture<Result<Response, BoxError>>),
-}
-
-/// Passes an answer on.
-pub(super) fn pass(response: Response, treatment: Treatment, mut calls: Box<Calls>) -> Passed {
-    calls.status = Some(response.status().as_u16());
-    let (mut parts, body) = response.into_parts();
-    let kind = match described(&parts.headers) {
-        _ if body.is_end_stream() => Kind::Nothing,
-        (_, Some(encoding)) => {
-            return Passed::Now(Err(refused(&BadAnswer::Encoding(encoding.clone()), calls)));
-        }
+/// Makes of an answer what the client gets. Where all of it has to come first, that is what the future returns; then, and
+/// upon an error, nothing that is left in `response` is of use.
+pub(super) fn pass(
+    response: &mut Response,
+    treatment: Treatment,
+    mut calls: Box<Calls>,
+) -> Result<Option<BoxFuture<Result<Response, BoxError>>>, BoxError> {
+    let status = response.status();
+    calls.status = Some(status.as_u16());
+    let kind = match described(response.headers()) {
+        _ if response.body().is_end_stream() => Kind::Nothing,
+        (_, Some(encoding)) => return Err(refused(&BadAnswer::Encoding(encoding.clone()), calls)),
         (media_type, None) => match kind(media_type, treatment.reviews) {
-            Kind::Other
-                if treatment.reviews
-                    && !parts.status.is_success()
-                    && !treatment.acknowledges(parts.status) =>
-            {
+            Kind::Other if treatment.reviews && !status.is_success() && !treatment.acknowledges(status) => {
                 Kind::Refused
             }
             kind => kind,
         },
     };
-    if treatment.reviews && leads_away(&parts, &calls) {
-        return Passed::Now(Err(refused(&BadAnswer::Elsewhere, calls)));
+    if treatment.reviews && status.is_redirection() && leads_away(response.headers(), &calls) {
+        return Err(refused(&BadAnswer::Elsewhere, calls));
     }
     let limit = treatment.limit();
-    let body = match kind {
+    match kind {
         Kind::Events => {
             let stream = Stream { treatment, calls };
-            let length = body.size_hint().exact();
-            let treated = match body.into_whole() {
-                Ok(whole) => stream.all(whole, parts.status),
+            let length = response.body().size_hint().exact();
+            let body = match std::mem::take(response.body_mut()).into_whole() {
+                Ok(whole) => stream.all(whole, status)?,
                 Err(body) => {
                     let events = Events::new(body, limit);
-                    Ok(Body::new(EventsBody { events, stream, ended: false }))
+                    Body::new(EventsBody { events, stream, ended: false })
                 }
             };
             // Lists may become shorter, and an error may become the last event.
-            if length.is_none() || treated.as_ref().is_ok_and(|body| body.size_hint().exact() != length) {
-                parts.headers.remove(CONTENT_LENGTH);
+            if length.is_none() || body.size_hint().exact() != length {
+                response.headers_mut().remove(CONTENT_LENGTH);
             }
-            treated
+            *response.body_mut() = body;
         }
-        Kind::Json if body.size_hint().lower() > limit as u64 => {
-            Err(refused(&BadAnswer::TooLong(limit), calls))
+        Kind::Json if response.body().size_hint().lower() > limit as u64 => {
+            return Err(refused(&BadAnswer::TooLong(limit), calls));
         }
         Kind::Json | Kind::Refused => {
             // Lists are looked for also where none was asked for: servers find the request for an answer by its id, which
@@ -202,39 +204,40 @@ pub(super) fn pass(response: Response, treatment: Treatment, mut calls: Box<Call
             let gathers =
                 matches!(kind, Kind::Json) && (listless && treatment.plan.lists || treatment.plan.batch);
             // What a server says of its own refusal is for the client, whatever it is.
-            let strict = listless && parts.status.is_success() && !treatment.acknowledges(parts.status);
-            match body.into_whole() {
-                Ok(whole) if gathers => {
-                    return Passed::Now(list(parts, whole, &treatment, calls));
-                }
-                Ok(whole) => json(whole, listless, strict, calls),
+            let strict = listless && status.is_success() && !treatment.acknowledges(status);
+            match std::mem::take(response.body_mut()).into_whole() {
+                Ok(whole) if gathers => list(response, whole, &treatment, calls)?,
+                Ok(whole) => *response.body_mut() = json(whole, listless, strict, calls)?,
                 Err(body) if gathers => {
-                    return Passed::Later(Box::pin(async move {
+                    let mut response = std::mem::take(response);
+                    return Ok(Some(Box::pin(async move {
                         match gather(body, limit).await {
-                            Ok(whole) => list(parts, whole, &treatment, calls),
-                            Err(cause) => Err(refused(&broken(cause, limit), calls)),
+                            Ok(whole) => list(&mut response, whole, &treatment, calls)?,
+                            Err(cause) => return Err(refused(&broken(cause, limit), calls)),
                         }
-                    }));
+                        Ok(response)
+                    })));
                 }
                 Err(body) => {
                     let watch = Watch::default();
-                    Ok(Body::new(JsonBody { body, left: limit, limit, listless, strict, watch, calls }))
+                    let body = JsonBody { body, left: limit, limit, listless, strict, watch, calls };
+                    *response.body_mut() = Body::new(body);
                 }
             }
         }
         // An acknowledgment needs no words.
-        Kind::Other if treatment.acknowledges(parts.status) => {
+        Kind::Other if treatment.acknowledges(status) => {
             for name in [CONTENT_LENGTH, CONTENT_TYPE] {
-                parts.headers.remove(name);
+                response.headers_mut().remove(name);
             }
-            Ok(Body::empty())
+            *response.body_mut() = Body::empty();
         }
-        Kind::Doubtful => Err(refused(&BadAnswer::Type, calls)),
-        Kind::Other if parts.status.is_success() => Err(refused(&BadAnswer::Type, calls)),
+        Kind::Doubtful => return Err(refused(&BadAnswer::Type, calls)),
+        Kind::Other if status.is_success() => return Err(refused(&BadAnswer::Type, calls)),
         // What a server says of its own refusal is for the client, whatever it is.
-        Kind::Other | Kind::Nothing => Ok(body),
-    };
-    Passed::Now(body.map(|body| Response::from_parts(parts, body)))
+        Kind::Other | Kind::Nothing => {}
+    }
+    Ok(None)
 }
 
 /// JSON without lists that is here already.
@@ -252,23 +255,24 @@ fn json(whole: Bytes, listless: bool, strict: bool, mut calls: Box<Calls>) -> Re
 
 /// JSON with lists, or for a batch.
 fn list(
-    mut parts: Parts,
+    response: &mut Response,
     whole: Bytes,
     treatment: &Treatment,
     mut calls: Box<Calls>,
-) -> Result<Response, BoxError> {
+) -> Result<(), BoxError> {
     let edited = match treatment.review(&calls).map_or(Ok(None), |review| review.edit(&whole)) {
         Ok(edited) => edited,
         // It says with its status what it means; who can't be shown why reads that.
-        Err(error) if !parts.status.is_success() => {
+        Err(error) if !response.status().is_success() => {
             Some(error::document(None, error::INTERNAL, &error.to_string()).into_bytes())
         }
         Err(error) => return Err(refused(&error.into(), calls)),
     };
     note(&mut calls, &whole, treatment.plan.batch);
     let whole = edited.map_or(whole, Bytes::from);
-    parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
-    Ok(Response::from_parts(parts, Body::from(whole)))
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
+    *response.body_mut() = Body::from(whole);
+    Ok(())
 }
 
 #[cold]
@@ -280,7 +284,8 @@ fn broken(cause: BoxError, limit: usize) -> BadAnswer {
 }
 
 /// Whether a redirection leads to another host, where nobody looks at what is answered.
-fn leads_away(parts: &Parts, calls: &Calls) -> bool {
+#[cold]
+fn leads_away(headers: &HeaderMap, calls: &Calls) -> bool {
     let host = calls.caller.host.as_ref().map(HostName::as_str);
     let stays = |to: &HeaderValue| match to.as_bytes() {
         // Readers of URLs pass over tabs, and take a backslash for a slash.
@@ -289,7 +294,7 @@ fn leads_away(parts: &Parts, calls: &Calls) -> bool {
         to => Uri::try_from(to)
             .is_ok_and(|uri| uri.host().zip(host).is_some_and(|(to, host)| to.eq_ignore_ascii_case(host))),
     };
-    parts.status.is_redirection() && !parts.headers.get_all(LOCATION).iter().all(stays)
+    !headers.get_all(LOCATION).iter().all(stays)
 }
 
 fn is_identity(encoding: &HeaderValue) -> bool {

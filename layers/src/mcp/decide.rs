@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use smol_str::SmolStr;
 
 use super::arguments::Arguments;
-use super::call::{Calls, McpCall, Outcome, Verdict, traceparent};
+use super::call::{Calls, Outcome, Verdict, traceparent};
 use super::error;
 use super::headers::{self, Fields, LAST_WITH_BATCHES};
 use super::lists::has_lists;
@@ -84,28 +84,37 @@ pub(super) fn decide(
     }
     let messages = payload.messages();
     let mut judged: SmallVec<[Judged<'_>; 1]> = SmallVec::with_capacity(messages.len());
+    let mut plan = Plan { lists: false, asks: false, batch };
+    let (mut refused, mut tells) = (false, false);
     for message in messages {
         let call = Call::of(message);
         let (refusal, rule) = judge(policy, message, &call, calls.caller.principal.as_deref());
         note(calls, message, &call, rule.map(|rule| rule.id.clone()));
+        refused |= refusal.is_some();
+        match message.kind {
+            Kind::Request => {
+                plan.asks = true;
+                plan.lists |= has_lists(&message.method);
+            }
+            Kind::Notification | Kind::Response => tells = true,
+        }
         judged.push(Judged { message, call, refusal });
     }
     // Only what is not refused anyway counts.
-    if judged.iter().all(|one| one.refusal.is_none()) && !policy.limits.is_empty() {
+    if !refused && !policy.limits.is_empty() {
         for one in &mut judged {
             one.refusal = limited(policy, calls, one);
+            refused |= one.refusal.is_some();
         }
     }
-    if judged.iter().any(|one| one.refusal.is_some()) {
+    if refused {
         return Err(refuse(policy, request, &judged, calls).into());
     }
-    calls.pending.retain(|call| call.id.is_some());
-    let requests = || messages.iter().filter(|message| message.kind == Kind::Request);
-    Ok(Plan {
-        lists: requests().any(|message| has_lists(&message.method)),
-        asks: requests().next().is_some(),
-        batch,
-    })
+    // Nobody answers those.
+    if tells {
+        calls.pending.retain(|call| call.id.is_some());
+    }
+    Ok(plan)
 }
 
 /// What the rules say to one message, and which one.
@@ -120,54 +129,32 @@ fn judge<'p>(
     }
     // Servers that don't look for an id would answer it, and nobody would know.
     if message.kind == Kind::Notification && !message.method.starts_with("notifications/") {
-        let text = format!("`{}` is a request: it needs an id", message.method);
-        return (Some(Refusal::Invalid(error::INVALID_REQUEST, text)), None);
+        return (Some(Refusal::without_id(message)), None);
     }
-    let invalid = |text: String| (Some(Refusal::Invalid(error::INVALID_PARAMS, text)), None);
     let call = match call {
         Ok(call) => call,
-        Err(_) if is_gone(message) => {
-            let text = format!("there is no `{}` in this revision of the protocol", message.method);
-            return (Some(Refusal::Gone(text)), None);
-        }
-        Err(unnamed) => return invalid(unnamed.to_string()),
+        Err(unnamed) => return (Some(Refusal::unnamed(message, unnamed)), None),
     };
     let mut decision = match policy.rules.decide(call, principal) {
         Ok(decision) => decision,
-        Err(unreadable) => return invalid(unreadable.to_string()),
+        Err(unreadable) => return (Some(Refusal::invalid(&unreadable)), None),
     };
     if message.method == "subscriptions/listen" {
         match listened(policy, message, principal, decision) {
             Ok(all) => decision = all,
-            Err(text) => return invalid(text),
+            Err(refusal) => return (Some(refusal), None),
         }
     }
-    let denied = || {
-        let named = call.object.name().map_or_else(String::new, |name| format!(" of `{name}`"));
-        Refusal::Denied(format!("The rules of this host do not allow `{}`{named}.", call.method))
-    };
-    let refusal = match (decision, &policy.auth) {
-        (Decision::Allow(_), _) => None,
-        (Decision::Deny(_), Some(_)) if principal.is_none() => Some(Refusal::Anonymous(Vec::new())),
-        (Decision::Scopes(rule), Some(_)) if principal.is_none() => {
-            Some(Refusal::Anonymous(rule.scopes.clone()))
-        }
-        (Decision::Scopes(rule), Some(auth)) => {
-            let gives = |scope: &SmolStr| {
-                principal.is_some_and(|who| auth.grants.as_ref().is_none_or(|grants| grants.give(who, scope)))
-            };
-            // Who can't get them anyway is not sent to ask for them.
-            Some(if rule.scopes.iter().all(gives) { Refusal::Scopes(rule.scopes.clone()) } else { denied() })
-        }
-        (Decision::Deny(_) | Decision::Scopes(_), _) => Some(denied()),
-    };
+    if !matches!(decision, Decision::Allow(_)) {
+        return (Some(Refusal::by_rules(policy, call, principal, decision)), decision.rule());
+    }
     // Who may not call it anyway need not know how it is.
-    if let (None, Some(pins), Object::Tool(name)) = (&refusal, &policy.pins, call.object)
+    if let (Some(pins), Object::Tool(name)) = (&policy.pins, call.object)
         && let Err(held_back) = pins.check(name)
     {
         return (Some(Refusal::Denied(format!("The tool `{name}` {held_back}."))), decision.rule());
     }
-    (refusal, decision.rule())
+    (None, decision.rule())
 }
 
 /// Whether the revision of a message no longer has its method: clients find out by the error which revision they speak
@@ -179,17 +166,19 @@ fn is_gone(message: &Message<'_>) -> bool {
 }
 
 /// The decision on a subscription, with those on the resources in it: each is as if it were subscribed to alone.
+#[cold]
 fn listened<'p>(
     policy: &'p Policy,
     message: &Message<'_>,
     principal: Option<&Principal>,
     mut decision: Decision<'p>,
-) -> Result<Decision<'p>, String> {
-    let uris = resources::subscribed(message.params.notifications).map_err(|bad| bad.to_string())?;
+) -> Result<Decision<'p>, Refusal> {
+    let uris = resources::subscribed(message.params.notifications).map_err(|bad| Refusal::invalid(&bad))?;
     for uri in &uris {
         let object = Object::Resource(uri);
         let call = Call { method: "resources/subscribe", object, arguments: Some(Arguments::of(None)) };
-        let one = policy.rules.decide(&call, principal).map_err(|unreadable| unreadable.to_string())?;
+        let one =
+            policy.rules.decide(&call, principal).map_err(|unreadable| Refusal::invalid(&unreadable))?;
         // What no scope can help decides for all of it.
         if one.strictness() > decision.strictness() {
             decision = one;
@@ -208,41 +197,36 @@ fn limited(policy: &Policy, calls: &Calls, judged: &Judged<'_>) -> Option<Refusa
         (None, None) => "".into(),
     };
     let take = |method: &str, object: Object<'_>| {
-        // Each resource has one bucket, however it is written.
-        let normal = match object {
-            Object::Resource(uri) => resources::normal(uri),
-            _ => String::new(),
-        };
-        let object = if let Object::Resource(_) = object { Object::Resource(&normal) } else { object };
         policy.buckets.take(host, &user, &policy.limits, method, object).err().map(Refusal::TooMany)
     };
-    if let Some(too_many) = take(call.method, call.object) {
-        return Some(too_many);
+    // Each resource has one bucket, however it is written.
+    let take_resource = |method: &str, uri: &str| take(method, Object::Resource(&resources::normal(uri)));
+    let too_many = match call.object {
+        Object::Resource(uri) => take_resource(call.method, uri),
+        object => take(call.method, object),
+    };
+    if too_many.is_some() || call.method != "subscriptions/listen" {
+        return too_many;
     }
     // A subscription to many counts as many.
-    let uris = match call.method {
-        "subscriptions/listen" => resources::subscribed(message.params.notifications).unwrap_or_default(),
-        _ => Vec::new(),
-    };
-    uris.iter().find_map(|uri| take("resources/subscribe", Object::Resource(uri)))
+    let uris = resources::subscribed(message.params.notifications).unwrap_or_default();
+    uris.iter().find_map(|uri| take_resource("resources/subscribe", uri))
 }
 
 /// Notes a call, or what would be one if it is refused.
 fn note(calls: &mut Calls, message: &Message<'_>, call: &Result<Call<'_>, Unnamed>, rule: Option<SmolStr>) {
-    let name = call.as_ref().ok().and_then(|call| call.object.name().map(SmolStr::new));
     let meta = message.params.meta.as_ref();
     if calls.caller.protocol.is_none() {
         calls.caller.protocol = meta.and_then(|meta| meta.version.as_deref()).map(SmolStr::new);
     }
-    let traced = || meta.and_then(|meta| traceparent(meta.traceparent.as_deref()?));
-    let seen = calls.caller.call(&message.method);
-    calls.pending.push(Box::new(McpCall {
-        id: message.id.filter(|_| message.kind == Kind::Request).map(SmolStr::new),
-        name,
-        rule,
-        trace: seen.trace.or_else(traced),
-        ..seen
-    }));
+    let mut noted = Box::new(calls.caller.call(&message.method));
+    noted.id = message.id.filter(|_| message.kind == Kind::Request).map(SmolStr::new);
+    noted.name = call.as_ref().ok().and_then(|call| call.object.name().map(SmolStr::new));
+    noted.rule = rule;
+    if noted.trace.is_none() {
+        noted.trace = meta.and_then(|meta| traceparent(meta.traceparent.as_deref()?));
+    }
+    calls.pending.push(noted);
 }
 
 /// A body that is no message, or does not say what the headers say.
@@ -255,6 +239,55 @@ fn malformed(calls: &mut Calls, id: Option<&str>, code: i64, text: String) -> Re
 }
 
 impl Refusal {
+    /// A call that can't be judged.
+    #[cold]
+    fn invalid(why: &dyn std::error::Error) -> Self {
+        Self::Invalid(error::INVALID_PARAMS, why.to_string())
+    }
+
+    #[cold]
+    fn without_id(message: &Message<'_>) -> Self {
+        let text = format!("`{}` is a request: it needs an id", message.method);
+        Self::Invalid(error::INVALID_REQUEST, text)
+    }
+
+    /// A call that does not say what it is about.
+    #[cold]
+    fn unnamed(message: &Message<'_>, unnamed: &Unnamed) -> Self {
+        if !is_gone(message) {
+            return Self::invalid(unnamed);
+        }
+        Self::Gone(format!("there is no `{}` in this revision of the protocol", message.method))
+    }
+
+    /// What a decision of the rules means that does not allow a call.
+    #[cold]
+    fn by_rules(
+        policy: &Policy,
+        call: &Call<'_>,
+        principal: Option<&Principal>,
+        decision: Decision<'_>,
+    ) -> Self {
+        let scopes = match decision {
+            Decision::Scopes(rule) => &rule.scopes[..],
+            Decision::Allow(_) | Decision::Deny(_) => &[],
+        };
+        match (&policy.auth, principal) {
+            (Some(_), None) => return Self::Anonymous(scopes.to_vec()),
+            // Who can't get them anyway is not sent to ask for them.
+            (Some(auth), Some(who)) if !scopes.is_empty() => {
+                let gives =
+                    |scope: &SmolStr| auth.grants.as_ref().is_none_or(|grants| grants.give(who, scope));
+                if scopes.iter().all(gives) {
+                    return Self::Scopes(scopes.to_vec());
+                }
+            }
+            _ => {}
+        }
+        let named = call.object.name().map_or_else(String::new, |name| format!(" of `{name}`"));
+        Self::Denied(format!("The rules of this host do not allow `{}`{named}.", call.method))
+    }
+
     const fn verdict(&self) -> Verdict {
         match self {
             Self::Invalid(..) | Self::Gone(_) => Verdict::Refused,

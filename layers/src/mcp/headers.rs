@@ -75,7 +75,7 @@ impl<'a> Field<'a> {
 
     /// The first value, if it is text.
     pub(super) fn text(self) -> Option<&'a str> {
-        self.first()?.to_str().ok()
+        text(self.first()?)
     }
 
     /// The only value.
@@ -94,7 +94,7 @@ impl<'a> Field<'a> {
     fn single(self, name: HeaderName) -> Result<Option<&'a str>, Disagreement> {
         match self {
             Self::Absent => Ok(None),
-            Self::Once(value) => value.to_str().map(Some).map_err(|_| Disagreement::Unreadable(name)),
+            Self::Once(value) => text(value).map(Some).ok_or(Disagreement::Unreadable(name)),
             Self::Often(_) => Err(Disagreement::Unreadable(name)),
         }
     }
@@ -127,6 +127,12 @@ impl<'a> Fields<'a> {
         }
         all
     }
+}
+
+/// The text of a value: printable ASCII. Not inlined: there are many short ones in many places.
+#[inline(never)]
+fn text(value: &HeaderValue) -> Option<&str> {
+    value.to_str().ok()
 }
 
 /// Whether a parameter of a media type leaves it at UTF-8: it says so, or nothing about that.

@@ -2,7 +2,7 @@
 //! often; and a record of each call.
 //!
 //! [`McpLayer`] reads the JSON-RPC messages that a client posts, within bounds, and has each judged before the server
-//! sees it: by [`Rules`], and by [`Limit`]s of how often. Lists in answers are cut down to
+//! sees it: by [`Rules`], and by [`Limits`] of how often. Lists in answers are cut down to
 //! what the caller may use. Whatever else passes is passed on as it came, answers event by event. A client that lacks a
 //! scope is told which ones the call needs (403 `insufficient_scope`), so that it can get them.
 //!
@@ -62,12 +62,12 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::answer::{Passed, Treatment};
+use self::answer::Treatment;
 use self::call::{Caller, Calls, Sink};
 use self::decide::{Plan, decide};
 use self::headers::Fields;
 use self::pins::Pins;
-use self::rates::{Buckets, Limit};
+use self::rates::{Buckets, Limits};
 use self::rules::Rules;
 use crate::auth;
 use crate::body::{Body, BoxError, BoxFuture, Request, RequestBodyError, Response};
@@ -89,7 +89,7 @@ pub struct Policy {
     /// Who may call what.
     pub rules: Arc<Rules>,
     /// How often.
-    pub limits: Vec<Limit>,
+    pub limits: Limits,
     /// Which definitions of tools are approved, if somebody looks at them.
     pub pins: Option<Arc<Pins>>,
     /// The longest request, in bytes.
@@ -116,7 +116,7 @@ impl Policy {
             endpoint: endpoint.trim_end_matches('/').into(),
             other_paths: false,
             rules: Arc::default(),
-            limits: Vec::new(),
+            limits: Limits::default(),
             pins: None,
             max_request: USUAL_BOUND,
             max_answer: USUAL_BOUND,
@@ -199,7 +199,7 @@ where
     fn call(&mut self, request: Request) -> Self::Future {
         let policy = Arc::clone(&self.policy);
         if !policy.is_for(request.uri().path()) {
-            let context = request.extensions().get::<RequestContext>();
+            let context = RequestContext::get(request.extensions());
             let routed = context.is_some_and(|context| context.route.is_some());
             if (routed || policy.other_paths) && !policy.is_almost_for(request.uri().path()) {
                 return self.inner.call(request).into();
@@ -256,7 +256,7 @@ where
         let refusal = error::rejection(StatusCode::NOT_IMPLEMENTED, "mcp_upgrade", text.to_owned(), body);
         return Err(refusal.into());
     }
-    let calls = calls(&policy, &Fields::of(request.headers()), request.extensions().get());
+    let calls = calls(&policy, &Fields::of(request.headers()), RequestContext::get(request.extensions()));
     request.headers_mut().remove(ACCEPT_ENCODING);
     // Answers of calls may come on it, when a client goes on where it has lost its connection.
     let plan = Plan { lists: true, asks: request.method() == Method::GET, batch: false };
@@ -280,7 +280,7 @@ where
     async move {
         let body = std::mem::replace(request.body_mut(), Body::empty());
         let fields = Fields::of(request.headers());
-        let mut calls = calls(&policy, &fields, request.extensions().get());
+        let mut calls = calls(&policy, &fields, RequestContext::get(request.extensions()));
         let body = match read(&fields, body, policy.max_request).await {
             Ok(body) => body,
             Err(refusal) => {
@@ -305,13 +305,13 @@ async fn answered(
     treatment: Treatment,
     calls: Box<Calls>,
 ) -> Result<Response, BoxError> {
-    let passed = match answer.await {
-        Ok(response) => answer::pass(response, treatment, calls),
+    let mut response = match answer.await {
+        Ok(response) => response,
         Err(error) => return Err(failed(error, calls)),
     };
-    match passed {
-        Passed::Now(response) => response,
-        Passed::Later(response) => response.await,
+    match answer::pass(&mut response, treatment, calls)? {
+        None => Ok(response),
+        Some(later) => later.await,
     }
 }
 
@@ -392,7 +392,7 @@ fn in_protocol(rejection: Rejection, id: Option<&str>) -> Rejection {
 
 /// The path that was asked for, for what is demanded of tokens.
 fn path(request: &Request) -> &str {
-    let context = request.extensions().get::<RequestContext>();
+    let context = RequestContext::get(request.extensions());
     let asked = context.and_then(|context| context.asked.as_ref());
     asked.map_or_else(|| request.uri().path(), |asked| asked.path())
 }

@@ -31,7 +31,7 @@ pub enum Effect {
 ///
 /// Without any pattern it is about every call but those that every client needs. With patterns of names it is about
 /// calls of the methods that have such names; if `methods` has some, too, only of those.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Selector {
     /// Methods: `tools/call`, `resources/*`.
     pub methods: Vec<SmolStr>,

@@ -25,7 +25,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use memchr::{memchr, memchr2};
+use memchr::memchr2;
 
 use crate::body::BoxError;
 
@@ -39,6 +39,11 @@ pub struct TooLong {
 
 /// The byte order mark that may stand before the first event.
 const MARK: &[u8] = b"\xEF\xBB\xBF";
+
+/// Where a line ends. That of a blank one need not be looked for.
+fn line_end(bytes: &[u8]) -> Option<usize> {
+    if let Some(b'\n' | b'\r') = bytes.first() { Some(0) } else { memchr2(b'\n', b'\r', bytes) }
+}
 
 /// Takes a stream apart into its events.
 #[derive(Debug)]
@@ -80,7 +85,7 @@ impl Place {
             if self.line_is_empty && self.first_line {
                 self.comment = *byte == b':';
             }
-            let Some(found) = memchr2(b'\n', b'\r', &bytes[at..]) else {
+            let Some(found) = line_end(&bytes[at..]) else {
                 self.line_is_empty = false;
                 return None;
             };
@@ -200,20 +205,37 @@ enum Data {
     /// One line of the event.
     Line(Range<usize>),
     /// Several.
-    Joined(Bytes),
+    Joined(BytesMut),
+}
+
+impl Data {
+    /// With one more line of the event.
+    #[cold]
+    fn and(self, raw: &[u8], line: Range<usize>) -> Self {
+        let mut all = match self {
+            Self::Joined(all) => all,
+            Self::Line(first) => {
+                let mut all = BytesMut::with_capacity(raw.len());
+                all.extend_from_slice(&raw[first]);
+                all
+            }
+        };
+        all.extend_from_slice(b"\n");
+        all.extend_from_slice(&raw[line]);
+        Self::Joined(all)
+    }
 }
 
 impl Event {
     /// Reads the fields of an event's bytes.
     fn of(raw: Bytes) -> Self {
-        let (mut name, mut id, mut retry) = (None, None, None);
-        let mut line: Option<Range<usize>> = None;
-        let mut joined: Option<BytesMut> = None;
+        let (mut name, mut id, mut retry, mut data) = (None, None, None, None);
         let mut plain = true;
         let mut at = 0;
         while at < raw.len() {
-            let end = memchr2(b'\n', b'\r', &raw[at..]).map_or(raw.len(), |found| at + found);
-            let colon = memchr(b':', &raw[at..end]).map(|found| at + found);
+            let end = line_end(&raw[at..]).map_or(raw.len(), |found| at + found);
+            // Names are short: it is found sooner than it would be looked for by a vector.
+            let colon = raw[at..end].iter().position(|byte| *byte == b':').map(|found| at + found);
             let field = &raw[at..colon.unwrap_or(end)];
             let begin = colon.map_or(end, |colon| colon + 1);
             let value = begin + usize::from(raw[begin..end].first() == Some(&b' '))..end;
@@ -223,35 +245,19 @@ impl Event {
             // The LF of a CRLF makes a blank line here, and those say nothing.
             at = end + 1;
             match field {
-                b"data" => match (&line, &mut joined) {
-                    (None, _) => line = Some(value),
-                    (Some(_), Some(joined)) => {
-                        joined.extend_from_slice(b"\n");
-                        joined.extend_from_slice(&raw[value]);
-                    }
-                    (Some(first), joined) => {
-                        let mut both = BytesMut::with_capacity(raw.len());
-                        both.extend_from_slice(&raw[first.clone()]);
-                        both.extend_from_slice(b"\n");
-                        both.extend_from_slice(&raw[value]);
-                        *joined = Some(both);
-                    }
-                },
+                b"data" => {
+                    data = Some(match data {
+                        None => Data::Line(value),
+                        Some(before) => Data::and(before, &raw, value),
+                    });
+                }
                 b"event" => name = Some(value),
                 b"id" if !raw[value.clone()].contains(&0) => id = Some(value),
-                b"retry" => {
-                    let digits = Some(&raw[value]).filter(|text| text.iter().all(u8::is_ascii_digit));
-                    let digits = digits.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
-                    retry = digits.or(retry);
-                }
+                b"retry" => retry = milliseconds(&raw[value]).or(retry),
                 // Comments and blank lines have an empty name; what is unknown is ignored.
                 name => plain &= name.is_empty(),
             }
         }
-        let data = match joined {
-            Some(joined) => Some(Data::Joined(joined.freeze())),
-            None => line.map(Data::Line),
-        };
         Self { raw, name, id, retry, data, plain }
     }
 
@@ -300,6 +306,13 @@ impl Event {
     pub fn with_data(&self, data: &[u8]) -> Bytes {
         Outgoing { event: self.name(), id: self.id(), retry: self.retry, data: Some(data) }.to_bytes()
     }
+}
+
+/// The number that `retry` says: digits and nothing else.
+#[cold]
+fn milliseconds(text: &[u8]) -> Option<u64> {
+    let text = Some(text).filter(|text| text.iter().all(u8::is_ascii_digit))?;
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// Whether a line has no character that ends it for some readers: no control character but the tab, and no separator of

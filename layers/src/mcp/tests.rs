@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, StreamBody};
 use serde_json::{Value, json};
 use tower::{ServiceExt, service_fn};
 
+use super::rates::Limit;
 use super::rules::{Effect, Rule, Selector};
 use super::*;
 use crate::access_log::AccessLogLayer;
@@ -492,7 +493,7 @@ async fn too_many_calls_are_429_with_the_time_to_wait() {
         ruled(policy);
         let what = Selector { tools: vec!["*".into()], ..Selector::default() };
         let per = std::time::Duration::from_secs(60);
-        policy.limits = vec![Limit { what, calls: 2, per, burst: 2, together: false }];
+        policy.limits = vec![Limit { what, calls: 2, per, burst: 2, together: false }].into();
     });
     let read = json!({ "name": "read" });
     for expected in [200, 200, 429] {
