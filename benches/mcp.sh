@@ -4,7 +4,8 @@
 # other server, a stream of events; clients have sessions (2025-11-25) or none (2026-07-28).
 #
 # Calls come alone, 2,000 a second, as those of people do; or in a crowd, 16 at once and the next ones behind the answers.
-# In a crowd it also counts how often a peer has to be woken, which depends on how long it has had nothing to do.
+# The daemon has a CPU of its own. In a crowd none sleeps, which takes root: to wake the one of a peer is dear on a virtual
+# machine, and how often that has to be done depends on how long the peer has had nothing to do.
 #
 #   PORTCULLIS_BIN  the binary (default: target/dist/portcullis)
 #   STARTS          how often it is started anew (default 3)
