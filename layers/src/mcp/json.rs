@@ -531,7 +531,7 @@ mod tests {
 
     #[test]
     fn each_byte_of_a_string_is_looked_at() {
-        for length in 0..20 {
+        for length in 0..36 {
             for at in 0..length {
                 for byte in 0..=0x7f_u8 {
                     let mut bytes = vec![b'x'; length];
