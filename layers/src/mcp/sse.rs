@@ -266,9 +266,10 @@ impl Event {
         &self.raw
     }
 
-    /// The same for who needs nothing else any more.
+    /// The same to be passed on. An event that has come up to the CR of a last CRLF gets its LF, which the reader passes
+    /// over when it comes: not all clients know CR alone.
     pub fn into_raw(self) -> Bytes {
-        self.raw
+        if self.raw.ends_with(b"\r") { [&self.raw, &b"\n"[..]].concat().into() } else { self.raw }
     }
 
     /// The type; `None` where none is given or it is no UTF-8, which is `message`.
@@ -540,6 +541,22 @@ mod tests {
         }
         let single: Vec<_> = bytes.chunks(1).collect();
         assert_eq!(read(&single).0, whole.0);
+    }
+
+    #[test]
+    fn line_ends_of_two_bytes_are_passed_on_however_they_come() {
+        let stream = b": hi\r\n\r\ndata: x\r\n\r\nid: 1\r\ndata: y\r\n\r\n";
+        for at in 0..=stream.len() {
+            let mut reader = Reader::new(64);
+            let mut passed = Vec::new();
+            for piece in [&stream[..at], &stream[at..]] {
+                reader.push(Bytes::from_static(piece));
+                while let Some(event) = reader.next().expect("short") {
+                    passed.extend_from_slice(&event.into_raw());
+                }
+            }
+            assert_eq!(passed.escape_ascii().to_string(), stream.escape_ascii().to_string(), "{at}");
+        }
     }
 
     #[test]
