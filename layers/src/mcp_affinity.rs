@@ -440,8 +440,9 @@ mod tests {
             (&alices, Some(("", "i1")), false),
             (&alices, Some(("i1", "")), false),
             (&alices, None, false),
-            (&nobodys, None, true),
             (&nobodys, Some(("i", "2")), true),
+            (&nobodys, Some(("j", "1")), true),
+            (&nobodys, None, true),
         ] {
             for node in [&knows_them, &node()] {
                 assert_eq!(ask(node, Some(session), who).await.is_ok(), taken, "{who:?}");

@@ -533,12 +533,13 @@ mod tests {
     fn each_byte_of_a_string_is_looked_at() {
         for length in 0..36 {
             for at in 0..length {
-                for byte in 0..=0x7f_u8 {
-                    let mut bytes = vec![b'x'; length];
-                    bytes[at] = byte;
-                    let text = format!("\"{}\"", String::from_utf8(bytes).expect("ASCII"));
-                    let theirs = serde_json::from_str::<&RawValue>(&text).is_ok();
-                    assert_eq!(whole(&text).is_ok(), theirs, "{text:?}");
+                let (before, behind) = ("x".repeat(at), "x".repeat(length - at - 1));
+                for char in ('\0'..='\u{7f}').chain(['\u{80}', 'é', '€', '😀']) {
+                    let text = format!("\"{before}{char}{behind}\"");
+                    let theirs = serde_json::from_str::<String>(&text).ok();
+                    assert_eq!(whole(&text).is_ok(), theirs.is_some(), "{text:?}");
+                    let ours = Reader::new(&text).string().ok().flatten().filter(|_| theirs.is_some());
+                    assert_eq!(ours.as_deref(), theirs.as_deref(), "{text:?}");
                 }
             }
         }

@@ -622,7 +622,8 @@ mod tests {
             let broken = gather(frames(first, Err("gone".into())), 5).await.expect_err("broken off");
             assert_eq!(broken.to_string(), "gone");
         }
-        for too_long in [Body::from("hello!"), pieces(&["hel", "lo!"]), pieces(&["h", "e", "l", "lo!"])] {
+        let too_long: [&[&str]; 4] = [&["hello!"], &["", "hello!"], &["hel", "lo!"], &["h", "e", "l", "lo!"]];
+        for too_long in too_long.map(pieces).into_iter().chain([Body::from("hello!")]) {
             let error = gather(too_long, 5).await.expect_err("too long");
             assert!(matches!(error.downcast_ref(), Some(RequestBodyError::TooLarge { limit: 5 })));
         }
