@@ -24,6 +24,7 @@ TLS = os.environ.get("TLS") != "0"
 CONNECTIONS = 16
 # The daemon has a CPU of its own, where there are several: what else runs does not take it from the cache.
 CPUS = sorted(os.sched_getaffinity(0))
+OTHERS = CPUS[:-1] or CPUS
 # Seconds from one call to the next where each is alone.
 PACE = 0.0005
 
@@ -144,7 +145,7 @@ class Bench:
 
     def start(self, name, command, env):
         log = open(self.folder / f"{name}.log", "ab")
-        cpus = CPUS[-1:] if name == "portcullis" else CPUS[:-1] or CPUS
+        cpus = CPUS[-1:] if name == "portcullis" else OTHERS
         process = subprocess.Popen(command, env=env, cwd=self.folder, stdout=log, stderr=log,
                                    preexec_fn=lambda: os.sched_setaffinity(0, cpus))
         self.processes.append(process)
@@ -287,7 +288,7 @@ def rounds(bench, kind, load):
 def main():
     folder = Path(tempfile.mkdtemp(prefix="portcullis-mcp-"))
     bench = None
-    os.sched_setaffinity(0, CPUS[:-1] or CPUS)
+    os.sched_setaffinity(0, OTHERS)
     try:
         bench = Bench(folder)
         found = {(kind, load): [] for kind in KINDS for load in LOADS}

@@ -274,10 +274,6 @@ impl Shared {
 
     /// Gives the client something to keep in place of the upstream's own id.
     fn seal(&self, at: usize, who: Option<&Principal>, response: &mut Response) -> Result<(), BoxError> {
-        // Nearly all have none, and that is seen sooner than it is looked up.
-        if !response.headers().keys().any(|name| *name == SESSION_ID) {
-            return Ok(());
-        }
         let Some(id) = response.headers_mut().remove(SESSION_ID) else { return Ok(()) };
         let id = id.to_str().ok().filter(|id| id.len() <= MAX_ID);
         let sealed = id.and_then(|id| {

@@ -89,16 +89,13 @@ impl<'a> Payload<'a> {
     pub fn read(body: &'a [u8]) -> Result<Self, MessageError> {
         let text = std::str::from_utf8(body).map_err(|error| MessageError::Parse(error.to_string()))?;
         let mut reader = Reader::new(text);
-        // Read where it stays: it is large.
-        let mut payload = Self::Single(Message::empty());
-        match &mut payload {
-            Self::Single(message) if reader.peek() != Some(b'[') => {
-                message.read(&mut reader)?;
-                reader.end()?;
-            }
-            _ => payload = Self::batch(reader)?,
+        if reader.peek() == Some(b'[') {
+            return Self::batch(reader);
         }
-        Ok(payload)
+        let mut message = Message::empty();
+        message.read(&mut reader)?;
+        reader.end()?;
+        Ok(Self::Single(message))
     }
 
     #[cold]
