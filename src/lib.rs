@@ -21,6 +21,7 @@ pub mod demo;
 mod echo;
 pub mod edge;
 mod forward_auth;
+mod gates;
 pub mod listen;
 pub mod live;
 pub mod local;

@@ -5,18 +5,12 @@ use std::sync::{Arc, OnceLock};
 
 use http::StatusCode;
 use portcullis_layers::allowlist::{Allowlist, AllowlistLayer};
-use portcullis_layers::auth::Policy;
 use portcullis_layers::body::BoxFuture;
 use portcullis_layers::body_limit::BodyLimitLayer;
 use portcullis_layers::forward::{Forward, InvalidTarget, LiveStream, Target};
-use portcullis_layers::forwarded::ForwardedLayer;
 use portcullis_layers::header_prefix::HeaderPrefix;
-use portcullis_layers::headers::{
-    Attest, Credentials, HeadersLayer, Identity, IdentityStripLayer, IdentityToken, ResponseRulesLayer,
-};
+use portcullis_layers::headers::{IdentityStripLayer, ResponseRulesLayer};
 use portcullis_layers::https_redirect::HttpsRedirectLayer;
-use portcullis_layers::mcp::pins::Pins;
-use portcullis_layers::mcp::{self, McpLayer};
 use portcullis_layers::mcp_bridge::{McpBridgeLayer, Settings};
 use portcullis_layers::resource_metadata::ResourceMetadataLayer;
 use portcullis_layers::route::{HostRoutes, Place, RewriteLayer, RouteLayer, Routes};
@@ -24,17 +18,16 @@ use portcullis_layers::{BoxError, HostName, HttpService, Principal, Rejection, R
 use portcullis_services::config::access::{Access, access, metadata, switched_off};
 use portcullis_services::config::auth::RouteAuth;
 use portcullis_services::config::origins::origins;
-use portcullis_services::config::proxy::OUR_COOKIES;
-use portcullis_services::config::proxy::mcp::{Mcp, McpPinning};
 use portcullis_services::config::resolve::{Destination, EffectiveHost, EffectiveRoute, Globals, header_ops};
 use portcullis_services::config::route::RESERVED;
 use portcullis_services::config::{Proxy, Route};
 use portcullis_services::control::Caller;
 use tokio_util::sync::CancellationToken;
 use tower::util::option_layer;
-use tower::{Layer, Service, ServiceBuilder};
+use tower::{Layer, ServiceBuilder};
 
 use crate::cors;
+use crate::gates::Gates;
 use crate::mcp_upstream;
 use crate::oauth_paths::{OAuthPathsLayer, Paths};
 use crate::recent::Recent;
@@ -298,9 +291,9 @@ impl HostStack {
         let fallback = match &self.behind.fallback {
             Fallback::Upstream(forward) => Some(self.upstream(host, forward.clone())?),
             Fallback::Builtin(service) => {
-                Some(unless_local(self.gate(None, host, service.clone())?, service.clone()))
+                Some(unless_local(self.gates().gate(None, host, service.clone())?, service.clone()))
             }
-            Fallback::Away => Some(self.gate(None, host, tower::service_fn(away))?),
+            Fallback::Away => Some(self.gates().gate(None, host, tower::service_fn(away))?),
             Fallback::Nothing => None,
         };
         if let Some(fallback) = &fallback
@@ -311,7 +304,7 @@ impl HostStack {
         }
         let inherited = {
             let leaves = Arc::clone(leaves);
-            self.gate(None, host, Routes::new(move |index| leaves.at(index)))?
+            self.gates().gate(None, host, Routes::new(move |index| leaves.at(index)))?
         };
         let overrides = Arc::new(self.overrides(host, leaves)?);
         let dispatch = Routes::new(move |index| match overrides.gates.get(&index) {
@@ -324,11 +317,11 @@ impl HostStack {
     /// The host's own upstream.
     fn upstream(&self, host: &HostName, forward: Forward) -> Result<HttpService, BoxError> {
         let Self { effective, runtime, .. } = self;
-        let Some(mcp) = &effective.proxy.mcp else { return self.gate(None, host, forward) };
+        let Some(mcp) = &effective.proxy.mcp else { return self.gates().gate(None, host, forward) };
         let resource = format!("{}{}", runtime.site.origin(host.as_str()), effective.proxy.mcp_endpoint());
         let upstream = mcp_upstream::service(runtime, effective, &resource, forward)?;
         if !mcp.bridge {
-            return self.gate(None, host, upstream);
+            return self.gates().gate(None, host, upstream);
         }
         // What is known of one target, and what is sealed for it, is nothing to the next one.
         let upstreams = match &effective.destination {
@@ -342,7 +335,7 @@ impl HostStack {
             ..Settings::new(effective.proxy.mcp_endpoint(), name)
         };
         let bridge = McpBridgeLayer::new(runtime.bridge.clone(), settings);
-        self.builder().gate_with(None, host, upstream, Some(bridge))
+        self.gates().gate_with(None, host, upstream, Some(bridge))
     }
 
     /// The gates of routes that ask for other access than their host. Those of global routes are built when
@@ -366,131 +359,16 @@ impl HostStack {
             }
             overrides.insert(index, gate);
         }
-        let builder = self.builder();
+        let builder = self.gates();
         Ok(Overrides { gates: overrides, builder })
     }
 
     fn lazy(&self, gate: &Lazy) -> Result<Option<HttpService>, BoxError> {
-        gate.leaf.clone().map(|leaf| self.gate(Some(&gate.auth), &gate.host, leaf)).transpose()
+        gate.leaf.clone().map(|leaf| self.gates().gate(Some(&gate.auth), &gate.host, leaf)).transpose()
     }
 
-    fn builder(&self) -> Gates {
+    fn gates(&self) -> Gates {
         Gates { effective: Arc::clone(&self.effective), runtime: Arc::clone(&self.runtime) }
-    }
-
-    fn gate<S>(&self, auth: Option<&RouteAuth>, host: &HostName, inner: S) -> Result<HttpService, BoxError>
-    where
-        S: Service<Request, Response = Response> + Clone + Send + Sync + 'static,
-        S::Error: Into<BoxError> + 'static,
-        S::Future: Into<BoxFuture<Result<Response, BoxError>>> + Send,
-    {
-        self.builder().gate(auth, host, inner)
-    }
-}
-
-/// Builds the gates of a host: what stands between the choice of a route and its target.
-#[derive(Debug, Clone)]
-struct Gates {
-    effective: Arc<EffectiveHost>,
-    runtime: Arc<Runtime>,
-}
-
-impl Gates {
-    /// The route stack without its leaf, boxed.
-    fn gate<S>(&self, auth: Option<&RouteAuth>, host: &HostName, inner: S) -> Result<HttpService, BoxError>
-    where
-        S: Service<Request, Response = Response> + Clone + Send + Sync + 'static,
-        S::Error: Into<BoxError> + 'static,
-        S::Future: Into<BoxFuture<Result<Response, BoxError>>> + Send,
-    {
-        self.gate_with(auth, host, inner, None)
-    }
-
-    /// The same, perhaps with a bridge to a server of another era.
-    fn gate_with<S>(
-        &self,
-        auth: Option<&RouteAuth>,
-        host: &HostName,
-        inner: S,
-        bridge: Option<McpBridgeLayer>,
-    ) -> Result<HttpService, BoxError>
-    where
-        S: Service<Request, Response = Response> + Clone + Send + Sync + 'static,
-        S::Error: Into<BoxError> + 'static,
-        S::Future: Into<BoxFuture<Result<Response, BoxError>>> + Send,
-    {
-        let Self { effective, runtime } = self;
-        let proxy = &effective.proxy;
-        let mut access = access(&runtime.site, proxy, auth, &effective.tokens, host);
-        let mut headers = HeadersLayer::new(header_ops(&proxy.request_rules())?)?;
-        if proxy.auth_pass_headers {
-            headers = headers.with_identity(Identity::new(proxy.auth_header_prefix.parse()?).detailed(true));
-        }
-        let is_protected = matches!(access, Access::Protected(..));
-        if proxy.auth_identity_jwt && is_protected {
-            let attest = Arc::clone(&runtime.identity) as Arc<dyn Attest>;
-            let (prefix, audience) = (proxy.auth_header_prefix.parse()?, runtime.site.resource(proxy, host));
-            let token = IdentityToken::new(&prefix, audience, attest, runtime.workers);
-            headers = headers.with_identity_token(Arc::new(token));
-        }
-        // Browsers send their session to open routes and after a host was opened, too: no upstream may have it.
-        let mut credentials = Credentials {
-            authorization: false,
-            cookies: vec![proxy.session_cookie().into()],
-            cookie_prefixes: vec![OUR_COOKIES.into()],
-        };
-        // The same holds for the token, and for the cookie of older clients, unless the host says otherwise.
-        if (is_protected || proxy.auth_enabled) && !proxy.forward_authorization.unwrap_or(false) {
-            credentials.authorization = true;
-            credentials.cookies.push(proxy.auth_cookie_name.as_str().into());
-        }
-        headers = headers.without(credentials);
-        // Headers after the allowlist: only who may pass is announced. Forwarded last: nobody edits it.
-        let inner = ServiceBuilder::new().layer(headers).layer(ForwardedLayer::new()).service(inner);
-        if let Access::Protected(policy, _) = &mut access {
-            policy.readable = cors::are_refusals_readable(proxy);
-        }
-        let verifier = || runtime.verifiers.of(proxy);
-        Ok(match (self.mcp(&access), bridge) {
-            // Behind the lists: only calls of who may use the host at all are judged, and written down.
-            (Some(mcp), Some(bridge)) => access.gate(verifier, mcp.layer(bridge.layer(inner))),
-            (Some(mcp), None) => access.gate(verifier, mcp.layer(inner)),
-            (None, _) => access.gate(verifier, inner),
-        })
-    }
-
-    /// What judges calls, on a host that knows of the protocol.
-    fn mcp(&self, access: &Access) -> Option<McpLayer> {
-        let Self { effective, runtime } = self;
-        let mcp = effective.proxy.mcp.as_ref()?;
-        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        Some(McpLayer::new(mcp::Policy {
-            other_paths: mcp.other_paths,
-            rules: mcp.rules(),
-            limits: mcp.limits().into(),
-            pins: self.pins(mcp),
-            max_request: bytes(mcp.max_request_bytes),
-            max_answer: bytes(mcp.max_answer_bytes),
-            list_attainable: mcp.list_attainable,
-            auth: match access {
-                Access::Protected(policy, _) => Some(Arc::new(Policy::clone(policy))),
-                Access::Public(_) => None,
-            },
-            buckets: Arc::clone(&runtime.buckets),
-            sink: Arc::clone(&runtime.calls),
-            with_requests: true,
-            ..mcp::Policy::new(effective.proxy.mcp_endpoint())
-        }))
-    }
-
-    /// Which of the server's tools are approved, where somebody looks at them.
-    fn pins(&self, mcp: &Mcp) -> Option<Arc<Pins>> {
-        let tools = self.effective.tools.as_ref()?;
-        let strict = mcp.pinning == McpPinning::Strict || tools.unreadable;
-        let (notes, host) = (self.runtime.tools.clone(), self.effective.proxy.proxy_hostname.clone());
-        let report = Arc::new(move |seen| notes.take(&host, seen));
-        let memory = self.runtime.pins.of(&self.effective.proxy.proxy_hostname);
-        Some(Arc::new(Pins::new(strict, tools.known(), memory, report)))
     }
 }
 
